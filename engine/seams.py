@@ -1,0 +1,85 @@
+"""The seams of an episode: what the core asks of a policy, a world, a user and a scorer.
+
+At most three methods each, all async. The real implementations live in engine.policy, engine.world and
+engine.reward; the scripted ones, for tests, benches and dry runs, in engine.scripted. A configuration names others as `package:Object`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from engine.task import Task
+from engine.types import Completion, Event, Json, Observation, Reply, Reward, StopReason, ToolCall, Turn
+
+
+class Policy(Protocol):
+    """Continues a turn."""
+
+    async def complete(self, turn: Turn) -> Completion:
+        """Sample one completion.
+
+        Raises PolicyError after its own retries."""
+        ...
+
+
+class Session(Protocol):
+    """One episode's view of a world."""
+
+    async def call(self, call: ToolCall) -> Observation:
+        """Answer one call; a wrong call is an observation with ok false, never an exception.
+
+        Raises ToolError if the simulator failed."""
+        ...
+
+    async def close(self) -> Json:
+        """End the session; returns the final state (JSON)."""
+        ...
+
+
+class World(Protocol):
+    """Opens sessions on a task's mock tools."""
+
+    async def open(self, task: Task, seed: int) -> Session:
+        """A fresh session in the task's initial state."""
+        ...
+
+
+class UserSession(Protocol):
+    """One episode's user."""
+
+    async def reply(self, message: str) -> Reply:
+        """Answer the agent.
+
+        Raises UserError if the simulator failed."""
+        ...
+
+
+class User(Protocol):
+    """Opens user sessions."""
+
+    async def open(self, task: Task, seed: int, session: Session) -> UserSession:
+        """A user with the task's private context; ``session`` lets a user see or change the world."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScoringRecord:
+    """What a scorer sees of an episode."""
+
+    task: Task
+    messages: Sequence[Mapping[str, Any]]
+    events: Sequence[Event]
+    final_state: Any
+    stop: StopReason
+
+
+class Scorer(Protocol):
+    """Turns what the agent did into a reward."""
+
+    async def score(self, record: ScoringRecord) -> Reward:
+        """Score one finished episode.
+
+        Raises RewardError if the judge failed: the episode is then unscored."""
+        ...
