@@ -1,0 +1,1 @@
+"""synth-engine: an asynchronous streaming agent-simulation engine that trains small agentic models in mock worlds."""

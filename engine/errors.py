@@ -63,7 +63,7 @@ class RewardError(EpisodeError):
     stop = StopReason.ANSWER
 
 
-class LimitReached(EpisodeError):
+class LimitReached(EpisodeError):  # noqa: N818 - flow control, not a failure
     """A turn or token limit: flow control, scored on what was done."""
 
     def __init__(self, stop: StopReason) -> None:

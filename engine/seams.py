@@ -1,7 +1,8 @@
 """The seams of an episode: what the core asks of a policy, a world, a user and a scorer.
 
 At most three methods each, all async. The real implementations live in engine.policy, engine.world and
-engine.reward; the scripted ones, for tests, benches and dry runs, in engine.scripted. A configuration names others as `package:Object`.
+engine.reward; the scripted ones, for tests, benches and dry runs, in engine.scripted. A
+configuration names others as `package:Object`.
 """
 
 from __future__ import annotations

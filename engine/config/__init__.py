@@ -1,0 +1,31 @@
+"""The configuration: one TOML file, one typed tree (tree), how it is read and explained (load)."""
+
+from engine.config.load import (
+    ASSETS,
+    Loaded,
+    asset,
+    child_environment,
+    dump,
+    environment,
+    fields,
+    load,
+    marks,
+    refuse_changes,
+    value_of,
+)
+from engine.config.tree import Config
+
+__all__ = [
+    "ASSETS",
+    "Config",
+    "Loaded",
+    "asset",
+    "child_environment",
+    "dump",
+    "environment",
+    "fields",
+    "load",
+    "marks",
+    "refuse_changes",
+    "value_of",
+]

@@ -1,0 +1,181 @@
+"""From a TOML file and `--set` overrides to one validated tree, with the source of every key."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+from pydantic import ValidationError
+from pydantic.fields import FieldInfo
+
+from engine.config.tree import Config, Section
+from engine.errors import ConfigError
+
+ASSETS = Path(__file__).resolve().parent.parent / "assets"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Loaded:
+    """A configuration and, for every key that was set, where it came from."""
+
+    config: Config
+    sources: Mapping[str, str]
+
+
+def environment(name: str) -> str | None:
+    """The value of an environment variable; the only place that reads one."""
+    return os.environ.get(name)
+
+
+def child_environment(**extra: str) -> dict[str, str]:
+    """The environment of this process for a child, with `extra` on top."""
+    return {**os.environ, **extra}
+
+
+def fields(section: type[Section] = Config, prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
+    """Every key of the tree as ("learner.lr", its field), in order."""
+    for name, info in section.model_fields.items():
+        inner = info.annotation
+        if isinstance(inner, type) and issubclass(inner, Section):
+            yield from fields(inner, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", info
+
+
+def marks(info: FieldInfo) -> dict[str, Any]:
+    """The marks of one key: `only_if` and `resumable`."""
+    extra = info.json_schema_extra
+    return dict(extra) if isinstance(extra, dict) else {}
+
+
+def asset(kind: str, name: str, suffixes: Sequence[str]) -> Path:
+    """A shipped file by its bare name, or the path as given.
+
+    Raises ConfigError if there is neither."""
+    if Path(name).exists() and (os.sep in name or Path(name).suffix):
+        return Path(name)
+    for suffix in suffixes:
+        if (shipped := ASSETS / kind / f"{name}{suffix}").exists():
+            return shipped
+    known = sorted(path.name.split(".")[0] for path in (ASSETS / kind).glob("*"))
+    raise ConfigError(f"{kind}: there is no file {name!r}, and none is shipped under it (shipped: {', '.join(known)})")
+
+
+def load(file: str | Path | None, overrides: Sequence[str] = ()) -> Loaded:
+    """Read a configuration: a path, a shipped name such as "tiny", or None for defaults alone.
+
+    `overrides` are "section.key=value" with a TOML (or bare string) value. Raises ConfigError, naming the key, the
+    place and the remedy."""
+    raw: dict[str, Any] = {}
+    sources: dict[str, str] = {}
+    if file is not None:
+        path = asset("configs", str(file), (".toml",))
+        try:
+            raw = tomllib.loads(path.read_text(encoding="utf-8"))
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{path}: not valid TOML: {error}") from error
+        sources = dict.fromkeys(flat(raw), str(path))
+    for text in overrides:
+        name, value = _override(text)
+        _assign(raw, name, value)
+        sources[name] = f"--set {text}"
+    return Loaded(config=validate(raw, sources), sources=sources)
+
+
+def validate(raw: dict[str, Any], sources: Mapping[str, str]) -> Config:
+    """Turn a raw tree into a Config; see `load` for what it raises."""
+    known = dict(fields())
+    for name in flat(raw):
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise ConfigError(f"{sources.get(name, 'configuration')}: there is no key {name!r}{hint}")
+    try:
+        config = Config.model_validate(raw)
+    except ValidationError as error:
+        raise ConfigError("\n".join(_problems(error, sources))) from error
+    _refuse_without_effect(config, raw, sources)
+    return config
+
+
+def dump(config: Config) -> str:
+    """The resolved configuration as TOML: every key that has an effect in its mode."""
+    raw: dict[str, Any] = {}
+    for name, info in fields():
+        if _in_effect(config, info):
+            _assign(raw, name, value_of(config, name))
+    return tomli_w.dumps(raw)
+
+
+def value_of(config: Config, name: str) -> Any:
+    """The value of "section.key"."""
+    section, _, leaf = name.partition(".")
+    return config.model_dump()[section][leaf]
+
+
+def refuse_changes(before: Config, after: Config) -> None:
+    """Raise ConfigError if anything differs that a resumed run may not change."""
+    for name, info in fields():
+        old, new = value_of(before, name), value_of(after, name)
+        if old != new and not marks(info).get("resumable"):
+            raise ConfigError(
+                f"--resume cannot change {name} (here it is {old!r}, not {new!r}); start a new run for that"
+            )
+
+
+def flat(raw: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    """The dotted names of a raw tree; a table that is no section counts as a name."""
+    for name, value in raw.items():
+        if isinstance(value, dict) and not prefix and name in Config.model_fields:
+            yield from flat(value, f"{name}.")
+        else:
+            yield f"{prefix}{name}"
+
+
+def _override(text: str) -> tuple[str, Any]:
+    name, separator, value = text.partition("=")
+    if not separator or "." not in name:
+        raise ConfigError(f"--set {text}: write it as section.key=value, for example --set run.steps=20")
+    try:
+        return name.strip(), tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        return name.strip(), value.strip()
+
+
+def _assign(raw: dict[str, Any], name: str, value: Any) -> None:
+    section, _, leaf = name.partition(".")
+    table = raw.setdefault(section, {})
+    if not isinstance(table, dict):
+        raise ConfigError(f"{section!r} must be a table")
+    table[leaf] = list(value) if isinstance(value, tuple) else value
+
+
+def _problems(error: ValidationError, sources: Mapping[str, str]) -> Iterator[str]:
+    for problem in error.errors():
+        name = ".".join(str(part) for part in problem["loc"][:2])
+        place = sources.get(name, "configuration")
+        message = problem["msg"].removeprefix("Value error, ")
+        given = "" if not name else f" (given: {json.dumps(problem['input'], default=str)})"
+        yield f"{place}: {name + ': ' if name else ''}{message}{given}"
+
+
+def _in_effect(config: Config, info: FieldInfo) -> bool:
+    return all(value_of(config, mode) == wanted for mode, wanted in marks(info).get("only_if", {}).items())
+
+
+def _refuse_without_effect(config: Config, raw: Mapping[str, Any], sources: Mapping[str, str]) -> None:
+    known = dict(fields())
+    for name in flat(raw):
+        if not _in_effect(config, known[name]):
+            [(mode, wanted)] = marks(known[name])["only_if"].items()
+            raise ConfigError(
+                f"{sources.get(name, 'configuration')}: {name} has no effect with {mode} = {value_of(config, mode)!r}; "
+                f"remove it, or set {mode} = {wanted!r}"
+            )

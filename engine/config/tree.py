@@ -1,0 +1,219 @@
+"""Every setting there is: one typed tree, one description per key.
+
+`only_if` names the mode in which a key has an effect (setting it in another mode is an error); `resumable` marks the
+keys that `--resume` may change. Both are read by engine.config.load.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from engine.types import Limits, Sampling
+
+OBJECT = r"[\w.]+:\w+"
+"""Pattern of `package.module:Object`."""
+
+
+def key(
+    default: Any, description: str, *, only_if: dict[str, str] | None = None, resumable: bool = False, **bounds: Any
+) -> Any:
+    """One configuration key: its default, its meaning, and the marks named in the module docstring."""
+    marks: dict[str, Any] = {"only_if": only_if or {}, "resumable": resumable}
+    return Field(default, description=description, json_schema_extra=marks, validate_default=True, **bounds)
+
+
+class Section(BaseModel):
+    """A table of the TOML file."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class RunSection(Section):
+    """The run as a whole."""
+
+    name: str = key("run", "Name of the run; its directory is <dir>/<name>", pattern=r"^[a-z0-9][a-z0-9._-]{0,40}$")
+    dir: str = key("runs", "Where run directories live")
+    seed: int = key(0, "Seed of the task order, of the policy server's sampler and of the learner", ge=0)
+    steps: int = key(60, "Learner steps; the run ends after the last", ge=1, resumable=True)
+    drain_s: float = key(30.0, "How long a stop waits for episodes in flight", gt=0, resumable=True)
+    max_restarts: int = key(5, "Restarts of one process in ten minutes before the run gives up", ge=0, resumable=True)
+
+
+class TasksSection(Section):
+    """Where tasks come from."""
+
+    pack: str = key("tiny", "A shipped pack by name, or the path of a .jsonl or .jsonl.zst file")
+
+
+class ModelSection(Section):
+    """The base model."""
+
+    path: str = key("tiny", "`tiny` (shipped), or a directory in Hugging Face format")
+
+
+class PolicySection(Section):
+    """Who samples the policy's tokens."""
+
+    launch: Literal["embedded", "none", "scripted"] = key(
+        "embedded", "embedded: start our CPU server; none: use `urls`; scripted: no model at all (dry runs, load tests)"
+    )
+    urls: tuple[str, ...] = key(
+        (), "Servers that speak SGLang's native API", only_if={"policy.launch": "none"}, resumable=True
+    )
+    script: str = key(
+        "engine.scripted:GoldPolicy",
+        "The scripted policy, as package:Object",
+        only_if={"policy.launch": "scripted"},
+    )
+    update: Literal["pin"] = key("pin", "pin: all tokens of an episode come from one adapter version")
+    system: str = key("{rules}", "The system message; {rules} is replaced by the task's rules")
+    temperature: float = key(1.0, "Sampling temperature of training episodes", gt=0)
+    threads: int = key(1, "Threads of the embedded server", ge=1, only_if={"policy.launch": "embedded"}, resumable=True)
+    max_running: int = key(
+        256, "Requests that the embedded server decodes together", ge=1, only_if={"policy.launch": "embedded"}
+    )
+
+
+class LimitsSection(Section):
+    """When an episode ends on its own."""
+
+    turns: int = key(8, "Turns of an episode; scored on what was done", ge=1)
+    tokens: int = key(1024, "Ids of an episode, prompt and observations included; scored on what was done", ge=16)
+    completion_tokens: int = key(48, "Sampled tokens of one turn", ge=1)
+    wall_s: float = key(300.0, "Wall clock of an episode; masked", gt=0, resumable=True)
+    turn_s: float = key(60.0, "Deadline of one completion, tool call or reply", gt=0, resumable=True)
+
+    def value(self) -> Limits:
+        """The limits as the episode loop takes them."""
+        return Limits(**self.model_dump())
+
+
+class ScheduleSection(Section):
+    """How much is in flight."""
+
+    group_size: int = key(12, "G: episodes of one task", ge=1)
+    groups_per_step: int = key(10, "Usable groups that make a learner step", ge=1)
+    max_staleness: int = key(
+        1,
+        "Oldest adapter version a step may train on, behind the newest; "
+        "at most (max_staleness + 1) x groups_per_step x group_size episodes are live",
+        ge=0,
+    )
+    live_slots: Annotated[int, Field(ge=1)] | Literal["auto"] = key(
+        "auto", "Episodes that may be live at once; auto follows the policy server's queue", resumable=True
+    )
+
+
+class EvalSection(Section):
+    """Validation during the run, held-out before and after."""
+
+    every: int = key(10, "Steps between validations; 0 turns them off", ge=0, resumable=True)
+    validation_tasks: int = key(64, "Tasks of one validation; its best adapter becomes adapters/best", ge=1)
+    heldout_tasks: int = key(400, "Held-out tasks, measured on version 0 and on the last version; 0 turns it off", ge=0)
+    live_slots: int = key(128, "Evaluation episodes that may be live at once, beside the training ones", ge=1)
+
+
+class PluginSection(Section):
+    """An implementation of a seam."""
+
+    kind: str = key("offline", "offline (no model), or your own as package:Object", pattern=rf"^(offline|{OBJECT})$")
+
+
+class ScorerSection(Section):
+    """Who makes rewards."""
+
+    kind: str = key(
+        "rubric", "rubric (executable checks), or your own as package:Object", pattern=rf"^(rubric|{OBJECT})$"
+    )
+
+
+GRPO = {"learner.kind": "grpo"}
+
+
+class LearnerSection(Section):
+    """The learner (defaults: LEARNER.md sections 1 and 3)."""
+
+    kind: Literal["grpo", "simulated"] = key(
+        "grpo", "grpo: train a LoRA adapter; simulated: consume groups at a set pace and publish copies"
+    )
+    pace_s: float = key(1.0, "Seconds per step of the simulated learner", ge=0, only_if={"learner.kind": "simulated"})
+    rank: int = key(16, "LoRA rank", ge=1)
+    alpha: int = key(32, "LoRA alpha; the adapter is scaled by alpha / rank", ge=1)
+    lr: float = key(1e-5, "Learning rate of Adam (betas 0.9, 0.95)", gt=0, only_if=GRPO)
+    schedule: Literal["constant", "linear"] = key(
+        "constant", "constant, or linear to 30 % of lr at run.steps", only_if=GRPO
+    )
+    warmup_steps: int = key(5, "Steps of linear warm-up", ge=0, only_if=GRPO)
+    advantage: str = key(
+        "group_std",
+        "group_std: (R - mean) / (std + 1e-4); group_mean: R - mean; or your own as package:Object",
+        pattern=rf"^(group_std|group_mean|{OBJECT})$",
+        only_if=GRPO,
+    )
+    min_group_size: int = key(0, "Scored episodes that a group needs; 0 means max(2, G / 2)", ge=0, only_if=GRPO)
+    clip_low: float = key(0.2, "Lower clip of the ratio", gt=0, only_if=GRPO)
+    clip_high: float = key(0.28, "Upper clip of the ratio", gt=0, only_if=GRPO)
+    ratio_cap: float = key(3.0, "delta: cap of the ratio where the advantage is negative", gt=1, only_if=GRPO)
+    grad_clip: float = key(1.0, "Gradient norm is clipped to this", gt=0, only_if=GRPO)
+    micro_batch_tokens: int = key(8192, "Padded tokens of one micro-batch", ge=64, only_if=GRPO, resumable=True)
+    threads: int = key(1, "Torch threads", ge=1, only_if=GRPO, resumable=True)
+    warm_start: str = key("", "Directory of an adapter to start from; empty starts at zero", only_if=GRPO)
+
+
+class StreamSection(Section):
+    """The trajectory stream and what is kept on disk."""
+
+    segment_mb: float = key(64.0, "Size at which a new segment is started", gt=0, resumable=True)
+    low_water_mb: float = key(512.0, "The run stops cleanly when less disk than this is free", ge=0, resumable=True)
+    keep_adapters_every: int = key(10, "Of the old adapters, every n-th is kept (and the best)", ge=1, resumable=True)
+
+
+class Config(Section):
+    """The whole configuration."""
+
+    run: RunSection = RunSection()
+    tasks: TasksSection = TasksSection()
+    model: ModelSection = ModelSection()
+    policy: PolicySection = PolicySection()
+    limits: LimitsSection = LimitsSection()
+    schedule: ScheduleSection = ScheduleSection()
+    eval: EvalSection = EvalSection()
+    world: PluginSection = PluginSection()
+    user: PluginSection = PluginSection()
+    scorer: ScorerSection = ScorerSection()
+    learner: LearnerSection = LearnerSection()
+    stream: StreamSection = StreamSection()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Config:
+        if self.policy.launch == "none" and not self.policy.urls:
+            raise ValueError("policy.launch = 'none' needs policy.urls: name at least one server")
+        if self.policy.launch == "scripted" and self.learner.kind == "grpo":
+            raise ValueError("a scripted policy has no weights to train: set learner.kind = 'simulated'")
+        if self.learner.kind == "grpo" and self.schedule.group_size < 2:
+            raise ValueError("schedule.group_size must be at least 2: a group of one has no advantage")
+        if "{rules}" not in self.policy.system:
+            raise ValueError("policy.system must contain {rules}, or the agent never sees its task's rules")
+        return self
+
+    @property
+    def group_budget(self) -> int:
+        """Groups that may be admitted and not yet trained or dropped (DESIGN.md section 4)."""
+        return (self.schedule.max_staleness + 1) * self.schedule.groups_per_step
+
+    @property
+    def max_live(self) -> int:
+        """Most training episodes that can be live at once."""
+        return self.group_budget * self.schedule.group_size
+
+    @property
+    def sampling(self) -> Sampling:
+        """How training episodes are sampled."""
+        return Sampling(temperature=self.policy.temperature)
+
+    @property
+    def min_group_size(self) -> int:
+        """Scored episodes that a group needs to be trained."""
+        return self.learner.min_group_size or max(2, self.schedule.group_size // 2)

@@ -1,0 +1,228 @@
+"""The run directory: what lies where, how JSON is replaced atomically, and who holds the lock (DESIGN.md section 3).
+
+Every JSON file carries an integer `format`; an unknown one is refused with the remedy.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import secrets
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from engine.config import environment
+from engine.errors import ConfigError, RunError
+
+FORMAT = 1
+_SOCKET_PATH_BYTES = 100
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Replace `path` by `value` and this format's number; a reader sees the old or the new file, whole."""
+    write_atomic(
+        path, orjson.dumps({"format": FORMAT, **value}, option=orjson.OPT_INDENT_2 | orjson.OPT_SERIALIZE_NUMPY)
+    )
+
+
+def write_atomic(path: Path, content: bytes) -> None:
+    """Write to a sibling, fsync, rename, fsync the directory."""
+    staged = path.with_name(f".{path.name}.tmp-{os.getpid()}")
+    with staged.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    staged.replace(path)
+    fsync_directory(path.parent)
+
+
+def fsync_directory(path: Path) -> None:
+    """Make renames inside `path` durable."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """The object in `path`, or None if there is no such file.
+
+    Raises RunError for a file that is not JSON or has another format."""
+    try:
+        value = orjson.loads(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except orjson.JSONDecodeError as error:
+        raise RunError(f"{path}: not valid JSON ({error}); restore it from a copy, or start a new run") from error
+    if not isinstance(value, dict) or value.get("format") != FORMAT:
+        found = value.get("format") if isinstance(value, dict) else None
+        raise RunError(f"{path}: format {found!r} is not {FORMAT}; use the synth-engine version that wrote this run")
+    return value
+
+
+def read_lines(path: Path) -> Iterator[dict[str, Any]]:
+    """The objects of a .jsonl file; a torn last line (its writer was killed) is ignored."""
+    if not path.exists():
+        return
+    with path.open("rb") as file:
+        for line in file:
+            if line.endswith(b"\n"):
+                yield orjson.loads(line)
+
+
+@dataclass(frozen=True, slots=True)
+class RunDir:
+    """Paths of one run."""
+
+    path: Path
+
+    @property
+    def config(self) -> Path:
+        """run.toml, the resolved configuration."""
+        return self.path / "run.toml"
+
+    @property
+    def manifest(self) -> Path:
+        """manifest.json: run id, seed, versions, hashes."""
+        return self.path / "manifest.json"
+
+    @property
+    def pack(self) -> Path:
+        """The copy of the tasks this run uses."""
+        return self.path / "pack.jsonl.zst"
+
+    @property
+    def trajectories(self) -> Path:
+        """Segments of the training stream."""
+        return self.path / "trajectories"
+
+    @property
+    def eval(self) -> Path:
+        """Segments of validation and held-out episodes."""
+        return self.path / "eval"
+
+    @property
+    def adapters(self) -> Path:
+        """Published adapters."""
+        return self.path / "adapters"
+
+    @property
+    def learner(self) -> Path:
+        """Checkpoints, metrics, steps and progress of the learner."""
+        return self.path / "learner"
+
+    @property
+    def progress(self) -> Path:
+        """learner/progress.json: the learner's only word to the engine."""
+        return self.learner / "progress.json"
+
+    @property
+    def world(self) -> Path:
+        """world.sqlite: the mappings."""
+        return self.path / "world.sqlite"
+
+    @property
+    def metrics(self) -> Path:
+        """metrics.jsonl: the engine's rows."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def swaps(self) -> Path:
+        """swaps.jsonl: every adapter load, flip and unload per server, with start and end on the run's clock."""
+        return self.path / "swaps.jsonl"
+
+    @property
+    def log(self) -> Path:
+        """log.jsonl."""
+        return self.path / "log.jsonl"
+
+    @property
+    def processes(self) -> Path:
+        """processes.json: what the supervisor started."""
+        return self.path / "processes.json"
+
+    @property
+    def summary(self) -> Path:
+        """summary.json."""
+        return self.path / "summary.json"
+
+    @property
+    def socket(self) -> Path:
+        """engine.sock, or its place under $XDG_RUNTIME_DIR (else the temporary directory) when the path is too long."""
+        path = self.path / "engine.sock"
+        if len(os.fsencode(path.absolute())) <= _SOCKET_PATH_BYTES:
+            return path
+        base = environment("XDG_RUNTIME_DIR") or tempfile.gettempdir()
+        return Path(base) / f"synth-engine-{self.run_id}.sock"
+
+    @property
+    def run_id(self) -> str:
+        """`<name>-<8 hex>` from the manifest."""
+        manifest = read_json(self.manifest)
+        if manifest is None:
+            raise ConfigError(f"{self.path}: no manifest.json: this is not a run directory")
+        return str(manifest["run_id"])
+
+    def adapter(self, version: int) -> Path:
+        """The directory of one version."""
+        return self.adapters / f"v{version:05d}"
+
+    def versions(self) -> list[int]:
+        """Published versions, ascending."""
+        names = (path.name for path in self.adapters.glob("v[0-9]*") if path.is_dir())
+        return sorted(int(name[1:]) for name in names if name[1:].isdigit())
+
+    def create(self) -> None:
+        """Make the directories."""
+        for path in (self.trajectories, self.eval, self.adapters, self.learner):
+            path.mkdir(parents=True, exist_ok=True)
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the run's lock (flock) for the length of the block.
+
+        Raises RunError if another supervisor holds it."""
+        with (self.path / "lock").open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise RunError(
+                    f"{self.path}: another synth-engine is running it; stop that one, or use another name"
+                ) from error
+            yield
+
+
+def new_run_id(name: str) -> str:
+    """`<name>-<8 hex>`: never the same twice, so that an adapter name is never shared by two runs."""
+    return f"{name}-{secrets.token_hex(4)}"
+
+
+def adapter_name(run_id: str, version: int) -> str:
+    """The name of a version on the servers: `<run id>-v00012`."""
+    return f"{run_id}-v{version:05d}"
+
+
+def adapter_version(name: str) -> int:
+    """The version in an adapter's name."""
+    return int(name.rpartition("-v")[2])
+
+
+def find_run(run: str | None, base: str | Path = "runs") -> RunDir:
+    """A run by path or name; None is the latest.
+
+    Raises ConfigError if there is none."""
+    candidates = [Path(base) / "latest"] if run is None else [Path(run), Path(base) / run]
+    for path in candidates:
+        if (path / "manifest.json").exists():
+            return RunDir(path.resolve())
+    wanted = "no run yet" if run is None else f"no run {run!r}"
+    raise ConfigError(
+        f"{wanted}: looked for {' and '.join(str(path) for path in candidates)}; `synth-engine runs` lists them"
+    )

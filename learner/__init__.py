@@ -1,0 +1,6 @@
+"""The learner: reads finished groups from the trajectory stream, runs GRPO on a LoRA adapter, publishes versions.
+
+One process (`python -m learner RUN_DIR`). Reading order: loop (one step after another), forming (which groups make a
+step), rows and forward (how episodes become log-probabilities), loss, step, then checkpoint and publish. The run
+directory is its only link to the engine.
+"""
