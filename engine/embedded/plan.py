@@ -1,0 +1,155 @@
+"""The index tensors of one step: which token attends where, computed once and used by every layer.
+
+Per slab two attentions: the *last* token of every row runs as one dense batch over the slab's view; the other tokens of
+rows that are still reading their prompt run in small padded batches.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from engine.embedded.kv import Row, Slab
+from engine.embedded.projection import Segment
+
+
+class Work(NamedTuple):
+    """The tokens one row runs in a step; the first one's position is the row's length."""
+
+    row: Row
+    load_id: int
+    tokens: list[int]
+
+
+class Place(NamedTuple):
+    """A row's work and where its first token lies in the flat batch."""
+
+    work: Work
+    flat: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PromptBatch:
+    """The tokens before the last one, of rows with a similar number of them; P = padded tokens a row."""
+
+    rows: Tensor
+    """`[rows]` in the slab."""
+    gather: Tensor
+    """`[rows * P]` flat tokens; padding repeats the last."""
+    mask: Tensor
+    """`[rows, 1, P, width]`, True where a token may look."""
+    valid: Tensor
+    """Positions in `gather` that are not padding."""
+    scatter: Tensor
+    """The flat token of each valid position."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SlabStep:
+    """What one slab does in a step."""
+
+    slab: Slab
+    width: int
+    """Tokens of the longest row, including this step's."""
+    last: Tensor
+    """`[R]` the flat token that is each row's last."""
+    bias: Tensor | None
+    """`[R * kv_heads, 1, width]`, −inf behind a row's end; None when all rows have the full width."""
+    written: Tensor
+    """The flat tokens that belong to this slab."""
+    destination: Tensor
+    """Where the heads of their keys and values go in the slab's `[2 * rows * kv_heads * capacity, head_dim]`."""
+    prompts: list[PromptBatch]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepPlan:
+    """One forward pass over N flat tokens, sorted by adapter."""
+
+    tokens: Tensor
+    positions: Tensor
+    segments: list[Segment]
+    slabs: list[SlabStep]
+    starts: list[int]
+    """The flat index of each work's first token."""
+
+
+def plan_step(works: list[Work], slabs: list[Slab]) -> StepPlan:
+    """Lay out `works` (sorted by load id; exactly one for every row of every slab)."""
+    tokens: list[int] = []
+    positions: list[int] = []
+    starts: list[int] = []
+    segments: list[Segment] = []
+    places: dict[Slab, list[Place | None]] = {slab: [None] * len(slab.rows) for slab in slabs}
+    for work in works:
+        flat, length = len(tokens), work.row.length
+        starts.append(flat)
+        places[work.row.slab][work.row.index] = Place(work, flat)
+        tokens.extend(work.tokens)
+        positions.extend(range(length, length + len(work.tokens)))
+        if segments and segments[-1].load_id == work.load_id:
+            segments[-1] = segments[-1]._replace(stop=len(tokens))
+        else:
+            segments.append(Segment(work.load_id, flat, len(tokens)))
+    return StepPlan(
+        tokens=torch.tensor(tokens),
+        positions=torch.tensor(positions),
+        segments=segments,
+        slabs=[_slab_step(slab, [p for p in rows if p is not None]) for slab, rows in places.items()],
+        starts=starts,
+    )
+
+
+def _slab_step(slab: Slab, places: list[Place]) -> SlabStep:
+    ends = [p.work.row.length + len(p.work.tokens) for p in places]
+    width, heads = max(ends), slab.kv.shape[3]
+    bias = None
+    if min(ends) < width:
+        behind = torch.arange(width) >= torch.tensor(ends)[:, None]
+        bias = torch.zeros(len(places), width).masked_fill_(behind, -torch.inf)
+        bias = bias.repeat_interleave(heads, 0)[:, None]
+    flat: list[int] = []
+    cells: list[int] = []
+    for p in places:
+        count = len(p.work.tokens)
+        flat.extend(range(p.flat, p.flat + count))
+        cell = p.work.row.index * heads * slab.capacity + p.work.row.length
+        cells.extend(range(cell, cell + count))
+    half, per_head = slab.kv.shape[2] * heads * slab.capacity, slab.capacity
+    head_cells = torch.cat([torch.arange(heads) * per_head, torch.arange(heads) * per_head + half])
+    return SlabStep(
+        slab=slab,
+        width=width,
+        last=torch.tensor([p.flat + len(p.work.tokens) - 1 for p in places]),
+        bias=bias,
+        written=torch.tensor(flat),
+        destination=(torch.tensor(cells)[:, None] + head_cells).flatten(),
+        prompts=_prompt_batches([p for p in places if len(p.work.tokens) > 1], width),
+    )
+
+
+def _prompt_batches(places: list[Place], width: int) -> list[PromptBatch]:
+    """Batch rows whose counts have the same number of bits, so that padding at most doubles the work."""
+    alike: dict[int, list[Place]] = defaultdict(list)
+    for p in places:
+        alike[(len(p.work.tokens) - 1).bit_length()].append(p)
+    return [_prompt_batch(batch, width) for batch in alike.values()]
+
+
+def _prompt_batch(places: list[Place], width: int) -> PromptBatch:
+    counts = torch.tensor([len(p.work.tokens) - 1 for p in places])[:, None]
+    steps = torch.arange(int(counts.max()))
+    gather = torch.tensor([p.flat for p in places])[:, None] + torch.minimum(steps, counts - 1)
+    seen = torch.tensor([p.work.row.length for p in places])[:, None] + steps
+    valid = (steps < counts).flatten().nonzero()[:, 0]
+    return PromptBatch(
+        rows=torch.tensor([p.work.row.index for p in places]),
+        gather=gather.flatten(),
+        mask=(torch.arange(width) <= seen[:, :, None])[:, None],
+        valid=valid,
+        scatter=gather.flatten()[valid],
+    )
