@@ -1,0 +1,62 @@
+"""The values of `engine.types` from their JSON form.
+
+The other direction needs no code: orjson writes dataclasses by field name. A field that a later version adds with
+a default is read from old frames without a change here; only fields that are no plain JSON need a line.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from engine.types import (
+    Episode,
+    Event,
+    EventKind,
+    Outcome,
+    Reward,
+    Sampling,
+    Source,
+    StopReason,
+    TaskGroup,
+    Tokens,
+    TurnTiming,
+    Verdict,
+)
+
+Record = dict[str, Any]
+
+
+def task_group(raw: Record, ledgers: Sequence[Tokens | None]) -> TaskGroup:
+    """A group whose episodes get `ledgers`, one each and in order.
+
+    Raises KeyError, TypeError or ValueError for anything that is not the JSON of a TaskGroup."""
+    sampling = raw["sampling"]
+    episodes = tuple(_episode(episode, tokens) for episode, tokens in zip(raw["episodes"], ledgers, strict=True))
+    parts: Record = {
+        "source": Source(raw["source"]),
+        "sampling": Sampling(**(sampling | {"stop": tuple(sampling["stop"])})),
+        "episodes": episodes,
+    }
+    return TaskGroup(**(raw | parts))
+
+
+def _episode(raw: Record, tokens: Tokens | None) -> Episode:
+    parts: Record = {
+        "messages": tuple(raw["messages"]),
+        "events": tuple(_event(event) for event in raw["events"]),
+        "tokens": tokens,
+        "stop": StopReason(raw["stop"]),
+        "outcome": Outcome(raw["outcome"]),
+        "reward": None if raw["reward"] is None else _reward(raw["reward"]),
+        "timings": tuple(TurnTiming(**timing) for timing in raw["timings"]),
+    }
+    return Episode(**(raw | parts))
+
+
+def _event(raw: Record) -> Event:
+    return Event(**(raw | {"kind": EventKind(raw["kind"]), "revealed": tuple(raw["revealed"])}))
+
+
+def _reward(raw: Record) -> Reward:
+    return Reward(**(raw | {"items": tuple(Verdict(**item) for item in raw["items"])}))
