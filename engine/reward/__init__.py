@@ -1,0 +1,1 @@
+"""Rewards: rubric checks over recorded events, and R = F · (N + I) / 2."""

@@ -1,0 +1,92 @@
+"""Canonical JSON: when two calls are the same call.
+
+Two argument objects are equal when they differ only in key order, in 25 against 25.0, in Unicode composition (NFC), in
+white space around strings, or in writing out a schema default. Checks, mapping and simulator see the canonical form:
+equal calls get equal answers, equal states and equal verdicts.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Mapping
+from math import isfinite
+from typing import Any
+
+import orjson
+
+from engine.types import Json
+
+_EXACT = 2**53
+_INT64 = 2**63
+
+
+def canonical(value: Json) -> Json:
+    """The canonical copy of a JSON value.
+
+    Raises ValueError for what JSON on the wire cannot hold: NaN, infinities, integers beyond 64 bits, lone
+    surrogates."""
+    if isinstance(value, str):
+        return _text(value)
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, int):
+        if not -_INT64 <= value < _INT64:
+            raise ValueError(f"an integer of {value.bit_length()} bits; 64 is the limit")
+        return value
+    if isinstance(value, float):
+        return _number(value)
+    if isinstance(value, Mapping):
+        return {name: canonical(inner) for name, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [canonical(inner) for inner in value]
+    raise ValueError(f"not a JSON value: {type(value).__name__}")
+
+
+def _text(value: str) -> str:
+    stripped = value.strip()
+    if stripped.isascii():
+        return stripped
+    if any("\ud800" <= character <= "\udfff" for character in stripped):
+        raise ValueError("a lone surrogate is not text")
+    return unicodedata.normalize("NFC", stripped)
+
+
+def _number(value: float) -> float | int:
+    if not isfinite(value):
+        raise ValueError(f"not a JSON number: {value}")
+    return int(value) if abs(value) <= _EXACT and value.is_integer() else value
+
+
+def with_defaults(schema: Mapping[str, Any], value: Mapping[str, Any]) -> dict[str, Any]:
+    """``value`` with the defaults that an object schema declares for absent properties, nested objects included."""
+    filled = dict(value)
+    for name, inner in schema.get("properties", {}).items():
+        if not isinstance(inner, Mapping):
+            continue
+        if name not in filled:
+            if "default" in inner:
+                filled[name] = inner["default"]
+        elif "properties" in inner and isinstance(filled[name], Mapping):
+            filled[name] = with_defaults(inner, filled[name])
+    return filled
+
+
+def canonical_bytes(value: Json) -> bytes:
+    """A canonical value as bytes: compact JSON with sorted keys; equal values give equal bytes."""
+    return orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
+
+
+def compact(value: Json) -> str:
+    """A JSON value as an observation shows it: compact, keys in their own order."""
+    return orjson.dumps(value).decode()
+
+
+def same(left: Json, right: Json) -> bool:
+    """JSON equality: 25 equals 25.0, true does not equal 1."""
+    if isinstance(left, bool) or isinstance(right, bool):
+        return left is right
+    if isinstance(left, Mapping) and isinstance(right, Mapping):
+        return left.keys() == right.keys() and all(same(inner, right[name]) for name, inner in left.items())
+    if isinstance(left, list | tuple) and isinstance(right, list | tuple):
+        return len(left) == len(right) and all(map(same, left, right))
+    return bool(left == right)

@@ -1,0 +1,120 @@
+"""What a declared effect does to the state of a world: pointers and templates filled with the arguments of a call.
+
+A placeholder ``{name}`` that is the whole string keeps the argument's type; inside a longer string it is formatted. An
+argument that was not given is null (the empty text inside a longer string).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+from engine.task import Tool
+from engine.types import Json
+from engine.world import pointer
+from engine.world.canonical import compact, same
+
+PLACEHOLDER = re.compile(r"\{([^{}]*)\}")
+
+NOT_FOUND = "not found"
+NOT_POSSIBLE = "not possible"
+
+
+class RefusedError(Exception):
+    """The world refuses the call: an in-world error that changes nothing; its text is all that the agent learns."""
+
+
+class Written(NamedTuple):
+    """A state after a write, and the value that was written."""
+
+    state: Json
+    value: Json
+
+
+def read(tool: Tool, state: Json, arguments: Mapping[str, Any]) -> Json:
+    """The value that a declared read effect gives.
+
+    Raises RefusedError where the pointer leads nowhere."""
+    assert tool.effect is not None
+    try:
+        return pointer.read(state, _tokens(tool.effect["read"], arguments))
+    except pointer.MissingError:
+        raise RefusedError(NOT_FOUND) from None
+
+
+def write(tool: Tool, state: Json, arguments: Mapping[str, Any]) -> Written:
+    """The state after a declared write effect; ``{write: true}`` leaves it as it is.
+
+    Raises RefusedError where a requirement is not met or the parent of the pointer is absent."""
+    effect = tool.effect
+    assert effect is not None
+    target = effect["write"]
+    if target is True:
+        return Written(state, None)
+    for where, template in effect.get("requires", {}).items():
+        try:
+            found = pointer.read(state, _tokens(where, arguments))
+        except (pointer.MissingError, RefusedError):
+            raise RefusedError(NOT_POSSIBLE) from None
+        if not same(found, fill(template, arguments)):
+            raise RefusedError(NOT_POSSIBLE)
+    value = fill(effect["value"], arguments)
+    try:
+        return Written(pointer.write(state, _tokens(target, arguments), value), value)
+    except pointer.MissingError:
+        raise RefusedError(NOT_FOUND) from None
+
+
+def fill(template: Json, arguments: Mapping[str, Any]) -> Json:
+    """A template with its placeholders replaced."""
+    if isinstance(template, str):
+        return _fill_text(template, arguments)
+    if isinstance(template, Mapping):
+        return {name: fill(inner, arguments) for name, inner in template.items()}
+    if isinstance(template, list):
+        return [fill(inner, arguments) for inner in template]
+    return template
+
+
+def placeholders(template: Json) -> Iterator[str]:
+    """The names of all placeholders in a template."""
+    if isinstance(template, str):
+        yield from PLACEHOLDER.findall(template)
+    elif isinstance(template, Mapping):
+        for name, inner in template.items():
+            yield from PLACEHOLDER.findall(name)
+            yield from placeholders(inner)
+    elif isinstance(template, list):
+        for inner in template:
+            yield from placeholders(inner)
+
+
+def _fill_text(template: str, arguments: Mapping[str, Any]) -> Json:
+    if "{" not in template:
+        return template
+    whole = PLACEHOLDER.fullmatch(template)
+    if whole:
+        return arguments.get(whole[1])
+    return PLACEHOLDER.sub(lambda found: _shown(arguments.get(found[1])), template)
+
+
+def _shown(value: Json) -> str:
+    if value is None:
+        return ""
+    return value if isinstance(value, str) else compact(value)
+
+
+_parse = lru_cache(maxsize=65_536)(pointer.parse)
+
+
+def _tokens(template: str, arguments: Mapping[str, Any]) -> list[str]:
+    """Pointer tokens with their placeholders filled; an argument that names nothing leads nowhere."""
+    tokens = []
+    for token in _parse(template):
+        value = _fill_text(token, arguments)
+        if value is None or isinstance(value, Mapping | list):
+            raise RefusedError(NOT_FOUND)
+        tokens.append(_shown(value))
+    return tokens

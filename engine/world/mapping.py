@@ -1,0 +1,196 @@
+"""The state-aware mapping: the same call in the same world state gets the same answer (invariant *stable-world*).
+
+Look-up order: exact entry → response seeded by the task → one simulator call → stored. Concurrent identical calls share
+one simulator call; when the caller that leads it is cancelled, the next one takes over. The in-world error of a
+declared write is decided by the state alone and never asked of a simulator.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from typing import NamedTuple, Protocol
+
+import anyio
+
+from engine.errors import ToolError
+from engine.task import Task
+from engine.types import Json, Observation, ToolCall
+from engine.world import effects, tools
+from engine.world.states import Entry, Key, TaskWorld, WorldState, from_row, key_of, to_row
+from engine.world.store import EntryStore, Origin
+
+_IDLE_TASKS = 512
+"""Tasks without an open session whose entries stay in memory: siblings of a group need not start together."""
+_PENDING_ROWS = 1024
+"""Entries after which a call waits for a commit, so that memory stays bounded."""
+
+
+class Equivalent(NamedTuple):
+    """A simulator's word that a call means the same as an entry of the same world state."""
+
+    key: Key
+
+
+class ToolSimulator(Protocol):
+    """Answers calls that the mapping does not know."""
+
+    async def simulate(self, state: WorldState, call: ToolCall) -> Observation | Equivalent:
+        """Answer an admitted call in a world state.
+
+        ``state`` has the task, the state object, the writes so far, the entries of this state and, in ``state.world``,
+        those of the others. Raises ToolError after its own retries."""
+        ...
+
+
+@dataclass(slots=True, eq=False)
+class _Flight:
+    """One simulator call that several episodes wait for."""
+
+    landed: anyio.Event = field(default_factory=anyio.Event)
+    failure: str | None = None
+
+
+class MappingCounts(NamedTuple):
+    """How calls were answered since the start."""
+
+    exact: int
+    seeded: int
+    equivalent: int
+    simulated: int
+
+
+class TaskMapping:
+    """The mappings of a run: a tree of world states per task in memory, in front of world.sqlite.
+
+    Without a store the answers live as long as this object."""
+
+    def __init__(self, simulator: ToolSimulator, store: EntryStore | None = None) -> None:
+        self._simulator = simulator
+        self._store = store
+        self._worlds: dict[str, TaskWorld] = {}
+        self._idle: OrderedDict[str, None] = OrderedDict()
+        self._loading = anyio.Lock()
+        self._flights: dict[tuple[str, str, Key], _Flight] = {}
+        self._exact = 0
+        self._made = {"seeded": 0, "equivalent": 0, "simulated": 0}
+
+    def __repr__(self) -> str:
+        return f"<TaskMapping [{len(self._worlds)} tasks, {len(self._idle)} idle, {len(self._flights)} in flight]>"
+
+    @property
+    def counts(self) -> MappingCounts:
+        """Answers so far, by how they were found."""
+        return MappingCounts(exact=self._exact, **self._made)
+
+    async def enter(self, task: Task) -> WorldState:
+        """The initial state of a task, its entries loaded; pair with :meth:`leave`."""
+        world = self._worlds.get(task.id)
+        if world is None:
+            async with self._loading:
+                world = self._worlds.get(task.id) or await self._load(task)
+        world.sessions += 1
+        self._idle.pop(task.id, None)
+        return world.start
+
+    def leave(self, state: WorldState) -> None:
+        """A session ended; where a store keeps them, worlds that nobody used for long leave the memory."""
+        state.world.sessions -= 1
+        if state.world.sessions == 0 and self._store is not None:
+            self._idle[state.task.id] = None
+            if len(self._idle) > _IDLE_TASKS:
+                oldest, _ = self._idle.popitem(last=False)
+                del self._worlds[oldest]
+
+    async def flush(self) -> None:
+        """Commit every answer given so far; await it before writing a frame that used them."""
+        if self._store is not None:
+            await self._store.flush()
+
+    async def answer(self, state: WorldState, call: ToolCall) -> tuple[Observation, WorldState]:
+        """The answer to an admitted call, and the state that the episode is in afterwards.
+
+        Raises ToolError where the simulator failed."""
+        key = key_of(call)
+        entry = state.entries.get(key)
+        if entry is None:
+            entry = await self._resolve(state, key, call)
+        else:
+            self._exact += 1
+        return entry.observation, state.after(key, call) if entry.moves else state
+
+    async def _load(self, task: Task) -> TaskWorld:
+        entries: dict[str, dict[Key, Entry]] = {}
+        for row in await self._store.load(task.id) if self._store is not None else ():
+            key, entry = from_row(task, row)
+            entries.setdefault(row.world, {})[key] = entry
+        world = self._worlds[task.id] = TaskWorld(task=task, entries=entries)
+        return world
+
+    async def _resolve(self, state: WorldState, key: Key, call: ToolCall) -> Entry:
+        """Make the entry of a call, or wait for the caller that is making it."""
+        place = (state.task.id, state.hash, key)
+        while (entry := state.entries.get(key)) is None:
+            flight = self._flights.get(place)
+            if flight is None:
+                return await self._lead(place, state, call)
+            await flight.landed.wait()
+            if flight.failure is not None:
+                raise ToolError(flight.failure)
+        self._exact += 1
+        return entry
+
+    async def _lead(self, place: tuple[str, str, Key], state: WorldState, call: ToolCall) -> Entry:
+        key = place[2]
+        flight = self._flights[place] = _Flight()
+        try:
+            entry = await self._make(state, key, call)
+        except ToolError as error:
+            flight.failure = str(error)
+            raise
+        else:
+            # No await between making and keeping it: nobody ever sees an answer that is not an entry.
+            state.entries[key] = entry
+            self._made[entry.source] += 1
+            if self._store is not None:
+                self._store.put(to_row(state, key, entry))
+        finally:
+            del self._flights[place]
+            flight.landed.set()
+        if self._store is not None and self._store.pending >= _PENDING_ROWS:
+            await self._store.flush()
+        return entry
+
+    async def _make(self, state: WorldState, key: Key, call: ToolCall) -> Entry:
+        seeded = state.world.seeded(key, state.writes)
+        if seeded is None or seeded.ok:
+            refusal = _refusal(state, call)
+            if refusal is not None:
+                return _entry(state, call, Observation(content=tools.content(refusal), ok=False), "simulated")
+        if seeded is not None:
+            return _entry(state, call, Observation(content=tools.content(seeded.answer), ok=seeded.ok), "seeded")
+        answer = await self._simulator.simulate(state, call)
+        if isinstance(answer, Observation):
+            return _entry(state, call, answer, "simulated")
+        same = state.entries.get(answer.key)
+        if same is None:
+            raise ToolError(f"{state.task.id}: the simulator points at an entry that this world state does not have")
+        return _entry(state, call, same.observation, "equivalent", answer.key)
+
+
+def _entry(state: WorldState, call: ToolCall, said: Observation, source: Origin, same_as: Key | None = None) -> Entry:
+    tool = state.task.tool(call.name)
+    moves = said.ok and tool is not None and tool.writes
+    return Entry(call=call, observation=said, source=source, moves=moves, same_as=same_as)
+
+
+def _refusal(state: WorldState, call: ToolCall) -> Json | None:
+    """The in-world error of a write that the state does not allow."""
+    tool = state.task.tool(call.name)
+    if tool is None or not tool.writes:
+        return None
+    try:
+        effects.write(tool, state.state, call.arguments)
+    except effects.RefusedError as refusal:
+        return tools.error(str(refusal))
+    return None

@@ -1,0 +1,156 @@
+"""World states: the tree that all episodes of a task share, and the answers known in each state.
+
+A state is identified by the chain hash of the write calls that led to it::
+
+    start ──write a──▶ a ──write b──▶ ab        a read after a write sees the write;
+      └────write b──▶ b                         an episode that did not write reads another state's answers
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from hashlib import sha256
+from typing import Any, NamedTuple
+
+import orjson
+
+from engine.task import SeededResponse, Task
+from engine.types import Json, Observation, ToolCall
+from engine.world import effects
+from engine.world.canonical import canonical_bytes
+from engine.world.store import Origin, Row
+from engine.world.tools import canonical_arguments
+
+
+class Key(NamedTuple):
+    """A call in canonical form: equal keys are the same call."""
+
+    tool: str
+    arguments: bytes
+
+
+def key_of(call: ToolCall) -> Key:
+    """The key of a call whose arguments are canonical."""
+    return Key(call.name, canonical_bytes(call.arguments))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """One answer of a mapping."""
+
+    call: ToolCall
+    observation: Observation
+    source: Origin
+    moves: bool
+    """Whether the call was a successful write, which leads to another state."""
+    same_as: Key | None = None
+    """The entry of the same state that an equivalent one points at."""
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class WorldState:
+    """One state of a task's world."""
+
+    world: TaskWorld
+    hash: str
+    writes: tuple[ToolCall, ...]
+    state: Json
+    entries: dict[Key, Entry]
+    following: dict[Key, WorldState] = field(default_factory=dict)
+    """States that successful writes lead to."""
+
+    @property
+    def task(self) -> Task:
+        """The task whose world this is."""
+        return self.world.task
+
+    def after(self, key: Key, call: ToolCall) -> WorldState:
+        """The state that a successful write leads to; the same one for every episode."""
+        known = self.following.get(key)
+        if known is None:
+            tool = self.task.tool(call.name)
+            assert tool is not None
+            written = effects.write(tool, self.state, call.arguments).state
+            digest = sha256(b"\0".join((self.hash.encode(), key.tool.encode(), key.arguments))).hexdigest()
+            known = self.following[key] = self.world.state(digest, (*self.writes, call), written)
+        return known
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class TaskWorld:
+    """Everything known about one task's world."""
+
+    task: Task
+    entries: dict[str, dict[Key, Entry]]
+    """By world hash: the paper's mapping M, also of states that no episode of this process has reached yet."""
+    sessions: int = 0
+    start: WorldState = field(init=False)
+    _seeded: Mapping[Key, list[tuple[frozenset[Key], SeededResponse]]] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.start = self.state("", (), self.task.world.state)
+        self._seeded = _seeded(self.task)
+
+    def state(self, digest: str, writes: tuple[ToolCall, ...], state: Json) -> WorldState:
+        """The state with that hash, with the answers known about it."""
+        entries = self.entries.setdefault(digest, {})
+        return WorldState(world=self, hash=digest, writes=writes, state=state, entries=entries)
+
+    def seeded(self, key: Key, writes: tuple[ToolCall, ...]) -> SeededResponse | None:
+        """The response that the task fixes for a call once the writes it waits for are done; the pickiest one wins."""
+        candidates = self._seeded.get(key)
+        if not candidates:
+            return None
+        done = {key_of(write) for write in writes}
+        return next((seeded for after, seeded in candidates if after <= done), None)
+
+
+def _seeded(task: Task) -> Mapping[Key, list[tuple[frozenset[Key], SeededResponse]]]:
+    found: dict[Key, list[tuple[frozenset[Key], SeededResponse]]] = {}
+    for seeded in task.world.responses:
+        after = frozenset(_packed(task, call["tool"], call["arguments"]) for call in seeded.after)
+        found.setdefault(_packed(task, seeded.tool, seeded.arguments), []).append((after, seeded))
+    for candidates in found.values():
+        candidates.sort(key=lambda candidate: -len(candidate[0]))
+    return found
+
+
+def _packed(task: Task, name: str, arguments: Mapping[str, Any]) -> Key:
+    """The key of a call that a validated pack names."""
+    tool = task.tool(name)
+    assert tool is not None
+    return key_of(ToolCall(name=name, arguments=canonical_arguments(tool, arguments)))
+
+
+def to_row(state: WorldState, key: Key, entry: Entry) -> Row:
+    """An entry as world.sqlite holds it."""
+    same = entry.same_as
+    return Row(
+        task=state.task.id,
+        world=state.hash,
+        tool=key.tool,
+        arguments=key.arguments.decode(),
+        content=entry.observation.content,
+        ok=int(entry.observation.ok),
+        source=entry.source,
+        same_as=None if same is None else orjson.dumps([same.tool, same.arguments.decode()]).decode(),
+    )
+
+
+def from_row(task: Task, row: Row) -> tuple[Key, Entry]:
+    """The entry of a row."""
+    call = ToolCall(name=row.tool, arguments=orjson.loads(row.arguments))
+    tool = task.tool(row.tool)
+    same: Key | None = None
+    if row.same_as is not None:
+        name, arguments = orjson.loads(row.same_as)
+        same = Key(name, arguments.encode())
+    entry = Entry(
+        call=call,
+        observation=Observation(content=row.content, ok=bool(row.ok)),
+        source=row.source,
+        moves=bool(row.ok) and tool is not None and tool.writes,
+        same_as=same,
+    )
+    return Key(row.tool, row.arguments.encode()), entry

@@ -1,0 +1,254 @@
+"""Task packs: JSON Lines, optionally zstd, a header and one task a line, validated into engine.task values.
+
+::
+
+    {"format": 1, "pack": "tiny", "description": "...", "license": "..."}
+    {"id": "tiny-000123", "instruction": "...", "tools": [{"type": "function", "function": {...}, "outputs": {...},
+     "effect": {...}}], "world": {"state": {...}}, "rubric": {"subgoals": [...]}, ...}
+
+A pack is outside data: whatever is wrong with it is reported as *file:line, task, field, reason, remedy*, and nothing
+of it runs as code (checks are data, patterns run on RE2, `$ref` is local).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pydantic
+import zstandard
+
+from engine.errors import ConfigError
+from engine.task import RubricItem, SeededResponse, Task, Tool
+from engine.types import Json
+from engine.world.task_problems import Problem, task_problems
+
+FORMAT = 1
+MAX_BYTES = 1 << 30
+"""Bound of a decompressed pack."""
+_CHUNK = 1 << 10  # zstd expands a chunk at most some 30,000 times: 32 MiB at once
+
+_FORBID = pydantic.ConfigDict(extra="forbid")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PackHeader:
+    """The first line of a pack."""
+
+    format: int
+    pack: str
+    description: str = ""
+    license: str = ""
+
+
+# A list, because pydantic passes a configuration on to standard dataclasses, but does not take one for them.
+_HEADERS = pydantic.TypeAdapter(list[PackHeader], config=_FORBID)
+_TASKS = pydantic.TypeAdapter(list[Task], config=_FORBID)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pack:
+    """A validated pack."""
+
+    header: PackHeader
+    tasks: tuple[Task, ...]
+    sha256: str
+    """Of the uncompressed lines, so that packing does not change it."""
+
+
+def load_pack(path: Path) -> Pack:
+    """Read and validate a pack.
+
+    Raises ConfigError naming file, line, task, field, reason and remedy of the first problem."""
+    reader = _Reader(path)
+    problem = next(reader.problems(), None)
+    if problem is not None:
+        raise ConfigError(f"{problem}\n`synth-engine pack check {path}` lists everything that is wrong with the pack")
+    assert reader.header is not None
+    return Pack(header=reader.header, tasks=tuple(reader.tasks), sha256=reader.sha256)
+
+
+def pack_problems(path: Path) -> list[Problem]:
+    """Everything that is wrong with a pack; empty for one that loads."""
+    return list(_Reader(path).problems())
+
+
+class _Reader:
+    """Reads a pack line by line, yielding problems and collecting what is sound."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.header: PackHeader | None = None
+        self.tasks: list[Task] = []
+        self.sha256 = ""
+        self._lines: dict[str, int] = {}
+
+    def problems(self) -> Iterator[Problem]:
+        try:
+            content = _content(self.path)
+        except OSError as error:
+            yield self._problem(0, "", "", f"cannot be read: {error.strerror}", "check the path")
+            return
+        except ValueError as error:
+            yield self._problem(0, "", "", str(error), "write the pack again")
+            return
+        self.sha256 = hashlib.sha256(content).hexdigest()
+        lines = [(number, line) for number, line in enumerate(content.splitlines(), 1) if line.strip()]
+        if not lines:
+            yield self._problem(1, "", "", "the pack is empty", 'start with {"format": 1, "pack": "NAME"}')
+            return
+        yield from self._header(*lines[0])
+        if self.header is None:
+            return
+        for number, line in lines[1:]:
+            yield from self._task(number, line)
+        if not lines[1:]:
+            yield self._problem(1, "", "", "the pack has no tasks", "add one task a line after the header")
+
+    def _header(self, number: int, line: bytes) -> Iterator[Problem]:
+        remedy = f'the first line is a header such as {{"format": {FORMAT}, "pack": "NAME"}}'
+        try:
+            value = orjson.loads(line)
+        except orjson.JSONDecodeError as error:
+            yield self._problem(number, "", "header", f"not JSON: {error}", remedy)
+            return
+        known = value.get("format") if isinstance(value, Mapping) else None
+        if isinstance(known, int) and known != FORMAT:
+            newer = f"this version reads format {FORMAT}; upgrade synth-engine, or write the pack again"
+            yield self._problem(number, "", "header.format", f"unknown pack format {known}", newer)
+            return
+        try:
+            self.header = _HEADERS.validate_python([value])[0]
+        except pydantic.ValidationError as error:
+            yield from (self._problem(number, "", f"header.{where}", why, remedy) for where, why in _located(error))
+
+    def _task(self, number: int, line: bytes) -> Iterator[Problem]:
+        try:
+            value = orjson.loads(line)
+        except orjson.JSONDecodeError as error:
+            yield self._problem(number, "", "", f"not JSON: {error}", "one JSON object a line")
+            return
+        name = str(value.get("id", "")) if isinstance(value, Mapping) else ""
+        try:
+            task = _TASKS.validate_python([_unnested(value)])[0]
+        except pydantic.ValidationError as error:
+            remedy = "see DESIGN.md section 5 for the fields of a task"
+            yield from (self._problem(number, name, where, why, remedy) for where, why in _located(error))
+            return
+        first = self._lines.setdefault(task.id, number)
+        if first != number:
+            yield self._problem(number, name, "id", f"already used in line {first}", "ids are unique within a pack")
+        for field, reason, remedy in task_problems(task):
+            yield self._problem(number, name, field, reason, remedy)
+        self.tasks.append(task)
+
+    def _problem(self, line: int, task: str, field: str, reason: str, remedy: str) -> Problem:
+        return Problem(path=str(self.path), line=line, task=task, field=field, reason=reason, remedy=remedy)
+
+
+def _content(path: Path) -> bytes:
+    """The uncompressed bytes of a pack, bounded."""
+    if path.suffix != ".zst":
+        if path.stat().st_size > MAX_BYTES:
+            raise ValueError(f"larger than {MAX_BYTES >> 20} MiB")
+        return path.read_bytes()
+    parts, size = [], 0
+    with path.open("rb") as file:
+        decompressor = zstandard.ZstdDecompressor(max_window_size=1 << 27).decompressobj()
+        try:
+            while chunk := file.read(_CHUNK):
+                parts.append(decompressor.decompress(chunk))
+                size += len(parts[-1])
+                if size > MAX_BYTES:
+                    raise ValueError(f"decompresses to more than {MAX_BYTES >> 20} MiB")
+        except zstandard.ZstdError as error:
+            raise ValueError(f"not a zstd file: {error}") from error
+    if not decompressor.eof:
+        raise ValueError("the zstd file ends early")
+    return b"".join(parts)
+
+
+def _located(error: pydantic.ValidationError) -> Iterator[tuple[str, str]]:
+    """(field, reason) of every pydantic error; the leading list index is ours."""
+    for item in error.errors(include_url=False, include_input=False, include_context=False):
+        where = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in item["loc"][1:])
+        yield where.removeprefix("."), item["msg"]
+
+
+def _unnested(value: Json) -> Json:
+    """Tools as engine.task has them: the OpenAI function object flattened."""
+    if not isinstance(value, Mapping) or not isinstance(value.get("tools"), list):
+        return value
+    return {**value, "tools": [_unnested_tool(tool) for tool in value["tools"]]}
+
+
+def _unnested_tool(tool: Json) -> Json:
+    """A tool of any other shape is left as it is: its fields are then reported as unknown or missing."""
+    if not isinstance(tool, Mapping) or tool.get("type") != "function" or not isinstance(tool.get("function"), Mapping):
+        return tool
+    rest = {name: inner for name, inner in tool.items() if name not in ("type", "function")}
+    return {**tool["function"], **rest}
+
+
+# --- writing --------------------------------------------------------------------------------------------------------
+
+
+def write_pack(path: Path, header: PackHeader, tasks: Iterable[Task]) -> None:
+    """Write a pack whole or not at all; zstd where the name ends in ``.zst``. Equal tasks give equal bytes."""
+    first = {"format": header.format, "pack": header.pack, "description": header.description, "license": header.license}
+    content = b"".join(orjson.dumps(value) + b"\n" for value in (first, *map(task_json, tasks)))
+    if path.suffix == ".zst":
+        content = zstandard.ZstdCompressor(level=19, write_checksum=True).compress(content)
+    staged = path.with_name(f".{path.name}.{os.getpid()}")
+    staged.write_bytes(content)
+    staged.replace(path)
+
+
+def task_json(task: Task) -> dict[str, Any]:
+    """The JSON object of a task, as a pack holds it."""
+    user, rubric = task.user, task.rubric
+    return {
+        "id": task.id,
+        "persona": task.persona,
+        "instruction": task.instruction,
+        "rules": task.rules,
+        "tools": [_tool_json(tool) for tool in task.tools],
+        "workflow": list(task.workflow),
+        "user": None
+        if user is None
+        else {
+            "context": user.context,
+            "facts": {n: {"value": f.value, "keywords": list(f.keywords)} for n, f in user.facts.items()},
+            "style": user.style,
+            "escape_strategy": user.escape_strategy,
+        },
+        "world": {"state": task.world.state, "responses": [_response_json(seeded) for seeded in task.world.responses]},
+        "rubric": {
+            "forbidden": [_item_json(item) for item in rubric.forbidden],
+            "subgoals": [_item_json(item) for item in rubric.subgoals],
+            "interactions": [_item_json(item) for item in rubric.interactions],
+        },
+        "answer": task.answer,
+        "kind": task.kind,
+        "split": task.split.value,
+        "meta": task.meta,
+    }
+
+
+def _tool_json(tool: Tool) -> dict[str, Any]:
+    optional = {"outputs": tool.outputs, "effect": tool.effect}
+    return tool.function | {name: value for name, value in optional.items() if value is not None}
+
+
+def _response_json(seeded: SeededResponse) -> dict[str, Any]:
+    made = {"tool": seeded.tool, "arguments": seeded.arguments, "answer": seeded.answer, "ok": seeded.ok}
+    return made | {"after": list(seeded.after)}
+
+
+def _item_json(item: RubricItem) -> dict[str, Any]:
+    return {"id": item.id, "text": item.text} | ({} if item.check is None else {"check": item.check})
