@@ -42,6 +42,12 @@ class WallClockError(EpisodeError):
     stop = StopReason.WALL_CLOCK
 
 
+class StaleError(EpisodeError):
+    """The episode's pinned adapter fell too far behind."""
+
+    stop = StopReason.STALE
+
+
 class ToolError(EpisodeError):
     """The tool simulator failed after its retries; never shown to the policy as tool text."""
 

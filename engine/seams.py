@@ -7,12 +7,24 @@ configuration names others as `package:Object`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from engine.task import Task
-from engine.types import Completion, Event, Json, Observation, Reply, Reward, StopReason, ToolCall, Turn
+from engine.types import (
+    Completion,
+    Event,
+    Json,
+    Limits,
+    Observation,
+    Reply,
+    Reward,
+    Sampling,
+    StopReason,
+    ToolCall,
+    Turn,
+)
 
 
 class Policy(Protocol):
@@ -84,3 +96,48 @@ class Scorer(Protocol):
 
         Raises RewardError if the judge failed: the episode is then unscored."""
         ...
+
+
+class Chat(Protocol):
+    """The part of engine.policy.chat_format.ChatFormat that an episode uses."""
+
+    def opening(self, task: Task) -> tuple[Sequence[Mapping[str, Any]], Sequence[int], Sequence[Mapping[str, Any]]]:
+        """Messages, ids and tools of the first turn."""
+        ...
+
+    def observation(self, messages: Sequence[Mapping[str, Any]], stop_sampled: bool) -> Sequence[int]:  # noqa: FBT001
+        """The ids that these messages add after a completion."""
+        ...
+
+    def ended(self, ids: Sequence[int]) -> bool:
+        """Whether the last sampled id ends a turn."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seams:
+    """What every episode of a run shares."""
+
+    policy: Policy
+    world: World
+    user: User
+    scorer: Scorer
+    chat: Chat
+    clock: Callable[[], float]
+    """Seconds on the run's clock."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """One episode to run."""
+
+    id: str
+    group_id: str
+    task: Task
+    seed: int
+    version: int
+    adapter: str | None
+    limits: Limits
+    sampling: Sampling
+    queued_s: float
+    """When its group was admitted, on the run's clock."""

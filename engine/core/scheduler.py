@@ -1,0 +1,163 @@
+"""How much is in flight: groups by the group budget, episodes by live slots.
+
+Invariants: *emit-once* (each admitted position is handed over exactly once, and only whole) and the staleness bound:
+``admitted - trained - dropped <= (max_staleness + 1) x groups_per_step``, where a trained group counts only once its
+adapter is current on every server, so that nothing is born stale. The two budgets are separate: live slots are freed
+when an episode ends, so stragglers never idle the server.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import deque
+from collections.abc import Awaitable, Callable, Collection
+from dataclasses import dataclass, field
+from functools import lru_cache
+
+import anyio
+
+from engine.types import Episode
+
+
+def task_index(position: int, tasks: int, seed: int) -> int:
+    """Which task a sampler position gets: every epoch is a new shuffle of all tasks."""
+    epoch, place = divmod(position, tasks)
+    return _epoch_order(epoch, tasks, seed)[place]
+
+
+@lru_cache(maxsize=2)
+def _epoch_order(epoch: int, tasks: int, seed: int) -> list[int]:
+    order = list(range(tasks))
+    random.Random(f"{seed}:{epoch}").shuffle(order)
+    return order
+
+
+@dataclass(slots=True)
+class Admission:
+    """Group positions admitted and freed; pure."""
+
+    budget: int
+    written: set[int]
+    """Positions that the stream holds already: never admitted again."""
+    in_flight: set[int] = field(default_factory=set)
+    trained: int = 0
+    dropped: int = 0
+    _next: int = 0
+
+    @property
+    def outstanding(self) -> int:
+        """Groups that hold a place of the budget."""
+        return len(self.written) + len(self.in_flight) - self.trained - self.dropped
+
+    def freed(self, trained: int, dropped: int) -> None:
+        """The learner's counts; a decrease (it restarted and catches up) is ignored."""
+        self.trained, self.dropped = max(self.trained, trained), max(self.dropped, dropped)
+
+    def admit(self) -> int | None:
+        """The next position, or None while the budget is full."""
+        if self.outstanding >= self.budget:
+            return None
+        while self._next in self.written:
+            self._next += 1
+        self.in_flight.add(self._next)
+        self._next += 1
+        return self._next - 1
+
+    def finished(self, position: int) -> None:
+        """The stream acknowledged this position."""
+        self.in_flight.remove(position)
+        self.written.add(position)
+
+
+@dataclass(slots=True)
+class LiveSlots:
+    """How many episodes may be live: fixed, or growing while the policy server's queue is empty."""
+
+    limit: int
+    most: int
+    adaptive: bool
+
+    def adapt(self, queued: int, live: int) -> None:
+        """Grow by a quarter when the server's queue is empty and the slots are used; never shrink."""
+        if self.adaptive and queued == 0 and live >= self.limit:
+            self.limit = min(self.most, self.limit + max(8, self.limit // 4))
+
+
+@dataclass(slots=True)
+class Scheduler:
+    """Starts episodes while there is room, and hands over whole groups."""
+
+    admission: Admission
+    slots: LiveSlots
+    group_size: int
+    play: Callable[[int, int], Awaitable[Episode]]
+    """Run episode `index` of the group at `position`."""
+    emit: Callable[[int, list[Episode]], Awaitable[None]]
+    """Write a whole group; returns when it is acknowledged."""
+    clock: Callable[[], float]
+    live: int = 0
+    started: int = 0
+    draining: bool = False
+    blocked_s: float = 0.0
+    """How long free live slots have waited for the learner (the admission gauge)."""
+    _blocked_since: float | None = None
+    _waiting: deque[tuple[int, int]] = field(default_factory=deque)
+    _groups: dict[int, list[Episode]] = field(default_factory=dict)
+    _wake: anyio.Event = field(default_factory=anyio.Event)
+
+    def __repr__(self) -> str:
+        state = f"{self.live}/{self.slots.limit} live, {len(self._waiting)} waiting"
+        return f"<Scheduler {state} | {self.admission.outstanding}/{self.admission.budget} groups>"
+
+    @property
+    def learner_wait_s(self) -> float:
+        """Seconds that admission has waited for the learner so far."""
+        return self.blocked_s + (self.clock() - self._blocked_since if self._blocked_since is not None else 0.0)
+
+    def wake(self) -> None:
+        """Something changed: look again."""
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Start episodes until drained; cancel to stop at once."""
+        async with anyio.create_task_group() as tg:
+            while not (self.draining and not self._groups):
+                self._wake = anyio.Event()
+                for position, index in self.transition():
+                    tg.start_soon(self._episode, position, index)
+                await self._wake.wait()
+
+    def transition(self) -> Collection[tuple[int, int]]:
+        """What to start now: admits groups and takes live slots for it."""
+        starts = []
+        while self.live < self.slots.limit:
+            if not self._waiting and not self._admit():
+                break
+            starts.append(self._waiting.popleft())
+            self.live += 1
+        self.started += len(starts)
+        return starts
+
+    def _admit(self) -> bool:
+        position = None if self.draining else self.admission.admit()
+        now = self.clock()
+        if self._blocked_since is not None:
+            self.blocked_s, self._blocked_since = self.learner_wait_s, None
+        if position is None:
+            self._blocked_since = None if self.draining else now
+            return False
+        self._groups[position] = []
+        self._waiting.extend((position, index) for index in range(self.group_size))
+        return True
+
+    async def _episode(self, position: int, index: int) -> None:
+        episode = await self.play(position, index)
+        self.live -= 1
+        self.wake()
+        members = self._groups[position]
+        members.append(episode)
+        if len(members) == self.group_size:
+            await self.emit(position, sorted(members, key=lambda member: member.id))
+            self.admission.finished(position)
+            del self._groups[position]
+            self.wake()

@@ -1,0 +1,95 @@
+"""The training side of the loop: the task of a position, the lease of an episode, the writing of a group."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+
+from engine.config import Config
+from engine.core.episode import run_episode
+from engine.core.scheduler import Admission, LiveSlots, Scheduler, task_index
+from engine.core.versions import Versions
+from engine.counters import Counters
+from engine.rundir import adapter_name
+from engine.seams import Plan, Seams
+from engine.stream.writer import TrajectoryWriter
+from engine.task import Split, Task
+from engine.types import Episode, Source, TaskGroup
+
+_FIRST_SLOTS = 64
+"""Live episodes to begin with when `schedule.live_slots` is auto."""
+
+
+@dataclass(slots=True)
+class Rollout:
+    """Plays groups of training episodes and acknowledges them to the stream."""
+
+    config: Config
+    run_id: str
+    tasks: Sequence[Task]
+    seams: Seams
+    versions: Versions
+    writer: TrajectoryWriter
+    flush: Callable[[], Awaitable[None]]
+    """Commits the world's mapping; always before the frame that used it."""
+    counters: Counters
+    written: set[int]
+    """Positions that the stream holds."""
+    scheduler: Scheduler = field(init=False)
+    _admitted_s: dict[int, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.tasks = [task for task in self.tasks if task.split is Split.TRAIN]
+        wanted, most = self.config.schedule.live_slots, self.config.max_live
+        adaptive = wanted == "auto"
+        limit = min(most, _FIRST_SLOTS) if wanted == "auto" else wanted
+        self.scheduler = Scheduler(
+            admission=Admission(budget=self.config.group_budget, written=self.written),
+            slots=LiveSlots(limit=limit, most=most, adaptive=adaptive),
+            group_size=self.config.schedule.group_size,
+            play=self._play,
+            emit=self._emit,
+            clock=self.seams.clock,
+        )
+
+    def task(self, position: int) -> Task:
+        """The task of a sampler position."""
+        return self.tasks[task_index(position, len(self.tasks), self.config.run.seed)]
+
+    def stale(self, version: int) -> bool:
+        """Whether an episode pinned to `version` must end at its next turn boundary."""
+        return version < self.versions.current - self.config.schedule.max_staleness
+
+    async def _play(self, position: int, index: int) -> Episode:
+        queued_s = self._admitted_s.setdefault(position, self.seams.clock())
+        group_id = f"g{position:06d}"
+        version = self.versions.lease()
+        plan = Plan(
+            id=f"{group_id}.{index:02d}",
+            group_id=group_id,
+            task=self.task(position),
+            seed=(self.config.run.seed * 1_000_003 + position) * 1_009 + index,
+            version=version,
+            adapter=adapter_name(self.run_id, version),
+            limits=self.config.limits.value(),
+            sampling=self.config.sampling,
+            queued_s=queued_s,
+        )
+        try:
+            return await run_episode(plan, self.seams, self.stale)
+        finally:
+            self.versions.release(version)
+
+    async def _emit(self, position: int, episodes: list[Episode]) -> None:
+        tg = TaskGroup(
+            id=f"g{position:06d}",
+            position=position,
+            task_id=episodes[0].task_id,
+            source=Source.POLICY,
+            sampling=self.config.sampling,
+            episodes=tuple(episodes),
+        )
+        await self.flush()
+        await self.writer.write(tg)
+        del self._admitted_s[position]
+        self.counters.add(tg)

@@ -1,0 +1,326 @@
+"""The engine process: composes the loop of one run and drives it from its first adapter to its last number.
+
+::
+
+    starting -> heldout_before -> training (validations beside it) -> heldout_after -> done
+                                     SIGTERM: draining -> groups in flight finish within run.drain_s -> exit 0
+
+Started by the supervisor as ``python -m engine.run RUN_DIR --parent-pid PID``. Exit codes: 0 done or drained, 1 failed,
+2 configuration.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import anyio
+import orjson
+import structlog
+
+from engine.config import load
+from engine.core.versions import Versions
+from engine.counters import Counters, RunClock
+from engine.errors import ConfigError, SynthError
+from engine.evals.recorded import Evaluations
+from engine.parts import UVLOOP, OnEvent, Parts, build_parts
+from engine.policy.adapters import Adapters
+from engine.rollout import Rollout
+from engine.rundir import RunDir, read_json, write_json
+from engine.stream.reader import written_positions
+from engine.stream.segment import CLOSED, SegmentHeader
+from engine.stream.writer import TrajectoryWriter, WriterSettings
+from engine.telemetry import LoopLag, MetricsFile, configure_logging
+from engine.telemetry import engine_metrics as keys
+from engine.world.tasks import Pack, load_pack
+
+log = structlog.get_logger()
+
+_ROW_S = 1.0
+_PARENT_S = 0.5
+_SPARE_SLOTS = 4
+"""Adapters loaded beyond max_staleness: the current, the next, one evaluated, one draining (DESIGN.md section 6)."""
+_MB = 1_000_000
+
+
+@dataclass(slots=True)
+class Engine:
+    """One run's loop: what it is made of, and its phases."""
+
+    run: RunDir
+    parts: Parts
+    adapters: Adapters
+    rollout: Rollout
+    evaluations: Evaluations
+    writer: TrajectoryWriter
+    eval_writer: TrajectoryWriter
+    counters: Counters
+    lag: LoopLag = field(default_factory=LoopLag)
+    _history: list[dict[str, Any]] = field(default_factory=list)
+    _changed: anyio.Event = field(default_factory=anyio.Event)
+
+    def __post_init__(self) -> None:
+        self.adapters.on_change = self.changed
+        self._history.extend((read_json(self.run.path / "phase.json") or {"history": []})["history"])
+
+    def changed(self) -> None:
+        """The learner's counts or the current version changed: look again, everywhere."""
+        admission = self.rollout.scheduler.admission
+        admission.freed(self.adapters.trained, self.adapters.progress.dropped)
+        self.rollout.scheduler.wake()
+        self._changed.set()
+
+    async def drive(self) -> None:
+        """All phases, in order; returns when the run is done or drained."""
+        async with anyio.create_task_group() as tg:
+            for background in (self.lag.run, self.adapters.watch, self._rows, self.parts.watch):
+                tg.start_soon(background)
+            await tg.start(self.writer.run)
+            await tg.start(self.eval_writer.run)
+            await self._phase("starting")
+            await self._until(partial(self._serves, await anyio.to_thread.run_sync(self._least_version)))
+            await self._measure_once("heldout_before", 0)
+            await self._train()
+            await self.writer.close()
+            if self.adapters.progress.state == "done":
+                last = self.adapters.progress.version
+                await self._until(partial(self._serves, last))
+                await self._validate(last)
+                await self._measure_once("heldout_after", last)
+                await self._phase("done")
+            await self.eval_writer.close()
+            tg.cancel_scope.cancel()
+
+    async def _train(self) -> None:
+        """Rollouts until the learner is done, or until a drain has run dry."""
+        if self.rollout.scheduler.draining or self.adapters.progress.state == "done":
+            return
+        await self._phase("training")
+        async with anyio.create_task_group() as tg:
+            tg.start_soon(self._validations)
+
+            async def until_done() -> None:
+                await self._until(lambda: self.adapters.progress.state == "done")
+                tg.cancel_scope.cancel()
+
+            tg.start_soon(until_done)
+            await self.rollout.scheduler.run()
+            tg.cancel_scope.cancel()
+
+    async def drain(self) -> None:
+        """Admit nothing more; what is in flight may finish within run.drain_s, then it is cancelled."""
+        self.rollout.scheduler.draining = True
+        self.rollout.scheduler.wake()
+        await self._phase("draining")
+
+    async def _validations(self) -> None:
+        every, due = self.parts.config.eval.every, self.parts.config.eval.every
+        while every:
+            await self._until(partial(self._serves, due))
+            version = self.adapters.versions.current
+            await self._validate(version)
+            due = (version // every + 1) * every
+
+    async def _validate(self, version: int) -> None:
+        if self.parts.config.eval.every and not self.evaluations.measured("validation", version):
+            await self.evaluations.measure("validation", version)
+
+    async def _measure_once(self, name: str, version: int) -> None:
+        if self.parts.config.eval.heldout_tasks and not self.evaluations.measured(name):
+            await self._phase(name)
+            await self.evaluations.measure(name, version)
+
+    async def _until(self, condition: Callable[[], bool]) -> None:
+        while not condition():
+            self._changed = anyio.Event()
+            await self._changed.wait()
+
+    def _serves(self, version: int) -> bool:
+        return self.adapters.versions.current >= version
+
+    def _least_version(self) -> int:
+        """On resume nothing starts before the adapter of the newest checkpoint is served."""
+        steps = [int(path.name.rpartition("-")[2]) for path in self.run.learner.glob("checkpoint-[0-9]*")]
+        return max(steps, default=0)
+
+    async def _phase(self, name: str) -> None:
+        self._history.append({"phase": name, "start_s": self.parts.seams.clock()})
+        log.info("phase", phase=name)
+        state = {"phase": name, "history": self._history}
+        await anyio.to_thread.run_sync(write_json, self.run.path / "phase.json", state)
+
+    async def _rows(self) -> None:
+        with MetricsFile(self.run.metrics) as metrics:
+            while True:
+                queued = await self.parts.queued()
+                scheduler = self.rollout.scheduler
+                scheduler.slots.adapt(queued, scheduler.live)
+                scheduler.wake()
+                row = self._row(queued)
+                await anyio.to_thread.run_sync(lambda row=row: metrics.write({**row, **self.counters.row()}))
+                await anyio.sleep(_ROW_S)
+
+    def _row(self, queued: int) -> dict[str, float | int]:
+        scheduler, versions = self.rollout.scheduler, self.adapters.versions
+        admission = scheduler.admission
+        return {
+            keys.RUN_S: self.parts.seams.clock(),
+            keys.EPISODES_LIVE: scheduler.live,
+            keys.EPISODES_STARTED: scheduler.started,
+            keys.GROUPS_ADMITTED: len(admission.written) + len(admission.in_flight),
+            keys.GROUPS_WRITTEN: len(admission.written),
+            keys.GROUPS_TRAINED: admission.trained,
+            keys.GROUPS_DROPPED: admission.dropped,
+            keys.ADAPTER_VERSION: versions.current,
+            keys.ADAPTERS_LOADED: len(versions.loaded),
+            keys.POLICY_QUEUE: queued,
+            keys.LIVE_SLOTS: scheduler.slots.limit,
+            keys.WAIT_ADMISSION: scheduler.learner_wait_s,
+            keys.LAG_P50: self.lag.quantile_s(0.5),
+            keys.LAG_P99: self.lag.quantile_s(0.99),
+            keys.STREAM_BYTES: self.writer.statistics().bytes,
+        }
+
+
+async def serve_run(run: RunDir, parent: int | None = None) -> None:
+    """Run the engine of a prepared run directory to its end.
+
+    Raises ConfigError or RunError."""
+    config = load(run.config).config
+    for directory in (run.trajectories, run.eval):
+        (directory / CLOSED).unlink(missing_ok=True)
+    pack, clock = load_pack(run.pack), RunClock(run.metrics)
+    with run.swaps.open("ab", buffering=0) as swaps:
+
+        def on_event(event: dict[str, Any]) -> None:
+            swaps.write(orjson.dumps(event, option=orjson.OPT_APPEND_NEWLINE))
+
+        async with build_parts(run, config, clock, on_event) as parts:
+            await _with_signals(_compose(run, parts, pack, on_event), parent)
+
+
+async def _with_signals(engine: Engine, parent: int | None) -> None:
+    """Drive; the first SIGTERM or SIGINT (or the supervisor's death) drains, a second one stops."""
+    async with anyio.create_task_group() as tg:
+
+        async def stop() -> None:
+            await engine.drain()
+            await anyio.sleep(engine.parts.config.run.drain_s)
+            tg.cancel_scope.cancel()
+
+        async def signals() -> None:
+            with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as received:
+                async for _ in received:
+                    if engine.rollout.scheduler.draining:
+                        tg.cancel_scope.cancel()
+                    tg.start_soon(stop)
+
+        async def orphaned() -> None:
+            while parent is None or os.getppid() == parent:  # noqa: ASYNC110 - the kernel sets no event
+                await anyio.sleep(_PARENT_S)
+            await stop()
+
+        tg.start_soon(signals)
+        tg.start_soon(orphaned)
+        await engine.drive()
+        tg.cancel_scope.cancel()
+
+
+def _compose(run: RunDir, parts: Parts, pack: Pack, on_event: OnEvent) -> Engine:
+    """Wire the components; none of them knows the engine."""
+    config, manifest, counters = parts.config, read_json(run.manifest) or {}, Counters()
+    header = SegmentHeader(
+        run_id=manifest["run_id"],
+        model_revision=manifest["model_revision"],
+        tokenizer_hash=manifest["tokenizer_sha256"] or "",
+        chat_template_hash=manifest["template_sha256"],
+        vocab_size=manifest["vocab_size"],
+        pack_hash=manifest["pack_sha256"],
+    )
+    sizes = WriterSettings(
+        segment_bytes=int(config.stream.segment_mb * _MB), low_water_bytes=int(config.stream.low_water_mb * _MB)
+    )
+    clock = parts.seams.clock
+    writer = TrajectoryWriter(run.trajectories, header, sizes, clock)
+    eval_writer = TrajectoryWriter(run.eval, header, sizes, clock)
+    versions = Versions(slots=min(parts.adapter_slots, config.schedule.max_staleness + _SPARE_SLOTS))
+    adapters = Adapters(
+        run=run,
+        run_id=manifest["run_id"],
+        versions=versions,
+        servers=parts.servers,
+        on_event=on_event,
+        clock=clock,
+        keep_every=config.stream.keep_adapters_every,
+    )
+    rollout = Rollout(
+        config=config,
+        run_id=manifest["run_id"],
+        tasks=pack.tasks,
+        seams=parts.seams,
+        versions=versions,
+        writer=writer,
+        flush=parts.flush,
+        counters=counters,
+        written=set(written_positions(run.trajectories)),
+    )
+    evaluations = Evaluations(
+        run=run,
+        config=config,
+        tasks=pack.tasks,
+        seams=parts.seams,
+        adapters=adapters,
+        writer=eval_writer,
+        live=counters.evaluating,
+    )
+    return Engine(
+        run=run,
+        parts=parts,
+        adapters=adapters,
+        rollout=rollout,
+        evaluations=evaluations,
+        writer=writer,
+        eval_writer=eval_writer,
+        counters=counters,
+    )
+
+
+def main() -> int:
+    """Entry point of the engine process; returns its exit code."""
+    parser = argparse.ArgumentParser(prog="python -m engine.run", description="The engine process of one run.")
+    parser.add_argument("run_dir", type=Path)
+    parser.add_argument("--parent-pid", type=int, default=None, help="drain when this is no longer the parent")
+    arguments = parser.parse_args()
+    run = RunDir(arguments.run_dir)
+    configure_logging(run.log, "engine")
+    problems: list[SynthError] = []
+    try:
+        anyio.run(serve_run, run, arguments.parent_pid, backend_options={"use_uvloop": UVLOOP})
+    except* SynthError as group:
+        problems.extend(leaves(group))
+    for sentence in dict.fromkeys(str(problem) for problem in problems):
+        sys.stderr.write(f"{sentence}\n")
+        log.error("engine failed", error=sentence)
+    if not problems:
+        return 0
+    return 2 if any(isinstance(problem, ConfigError) for problem in problems) else 1
+
+
+def leaves(group: BaseExceptionGroup[SynthError]) -> Iterator[SynthError]:
+    """The errors inside a group, however nested."""
+    for error in group.exceptions:
+        if isinstance(error, BaseExceptionGroup):
+            yield from leaves(error)
+        else:
+            yield error
+
+
+if __name__ == "__main__":
+    sys.exit(main())
