@@ -1,0 +1,71 @@
+"""Token ids to text, and the search for stop strings."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tokenizers import Tokenizer
+
+from engine.embedded.sampling import SamplingParams
+from engine.embedded.sequence import Finish, FinishKind
+from engine.embedded.shape import read_json
+from engine.errors import ConfigError
+
+
+class Text:
+    """A model's tokenizer; used by the event loop for replies and by the model thread for stop strings."""
+
+    def __init__(self, model: Path) -> None:
+        path = model / "tokenizer.json"
+        if not path.exists():
+            raise ConfigError(f"{model} has no tokenizer.json; save the model's fast tokenizer there")
+        self._tokenizer = Tokenizer.from_file(str(path))
+        self._last_character: dict[tuple[int, tuple[str, ...]], bool] = {}
+        self.eos_ids = self._read_eos_ids(model)
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of a text prompt, with whatever special tokens the tokenizer adds."""
+        ids: list[int] = self._tokenizer.encode(text).ids
+        return ids
+
+    def decode(self, output: list[int], params: SamplingParams, finish: Finish | None) -> str:
+        """The text of an output; what stopped it is cut off unless `no_stop_trim`."""
+        trims = finish is not None and finish.kind is FinishKind.STOP and not params.no_stop_trim
+        if trims and finish is not None and isinstance(finish.matched, int):
+            output = output[:-1]
+        text: str = self._tokenizer.decode(output, skip_special_tokens=params.skip_special_tokens)
+        if trims and finish is not None and isinstance(finish.matched, str):
+            at = text.find(finish.matched)
+            text = text if at < 0 else text[:at]
+        return text
+
+    def find_stop(self, output: list[int], stops: tuple[str, ...]) -> str | None:
+        """The stop string that the last token completed, if any."""
+        if not self._may_complete(output[-1], stops):
+            return None
+        # A token may be a fraction of a character, so a match spans at most this many tokens.
+        longest = max(len(stop.encode()) for stop in stops)
+        tail = self._tokenizer.decode(output[-longest - 1 :], skip_special_tokens=False)
+        return next((stop for stop in stops if stop in tail), None)
+
+    def _may_complete(self, token: int, stops: tuple[str, ...]) -> bool:
+        """Whether a token holds the last character of a stop string (always possible for non-ASCII ones)."""
+        known = self._last_character.get((token, stops))
+        if known is None:
+            piece = self._tokenizer.decode([token], skip_special_tokens=False)
+            known = any(stop[-1] in piece or not stop[-1].isascii() for stop in stops)
+            self._last_character[token, stops] = known
+        return known
+
+    def _read_eos_ids(self, model: Path) -> frozenset[int]:
+        """End-of-sequence ids of the generation config, the config and the tokenizer together, as SGLang does."""
+        found: set[int] = set()
+        for name in ("generation_config.json", "config.json"):
+            value = read_json(model / name).get("eos_token_id") if (model / name).exists() else None
+            found.update(value if isinstance(value, list) else [] if value is None else [value])
+        if (model / "tokenizer_config.json").exists():
+            token = read_json(model / "tokenizer_config.json").get("eos_token")
+            content = token.get("content") if isinstance(token, dict) else token
+            id_ = self._tokenizer.token_to_id(content) if content else None
+            found.update([] if id_ is None else [id_])
+        return frozenset(found)

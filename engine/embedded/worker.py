@@ -1,0 +1,93 @@
+"""The model thread: drains its inbox between steps, and hands updates back once a step."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from queue import Empty, SimpleQueue
+from typing import TypeVar
+
+import anyio
+import structlog
+import torch
+
+from engine.embedded.scheduler import Scheduler
+from engine.embedded.sequence import Sequence
+
+Answer = TypeVar("Answer")
+Command = Callable[[Scheduler], None]
+_LOG = structlog.get_logger("embedded")
+
+
+class Worker:
+    """Runs a scheduler in one thread. `submit` may be called from the event loop; `run` blocks until `stop`.
+
+    The inbox is bounded by the server, which refuses requests beyond its queue limit before they get here."""
+
+    def __init__(self, scheduler: Scheduler, threads: int, call_in_loop: Callable[[Callable[[], None]], object]) -> None:
+        self._scheduler = scheduler
+        self._threads = threads
+        self._call_in_loop = call_in_loop
+        self._inbox: SimpleQueue[Command | None] = SimpleQueue()
+        self.last_step_s = time.monotonic()
+
+    def submit(self, command: Command) -> None:
+        """Have the model thread call `command(scheduler)` before its next step."""
+        self._inbox.put(command)
+
+    async def ask(self, question: Callable[[Scheduler], Answer]) -> Answer:
+        """Call a function in the model thread and wait for its answer."""
+        answers: list[Answer] = []
+        answered = anyio.Event()
+
+        def command(scheduler: Scheduler) -> None:
+            answers.append(question(scheduler))
+            self._call_in_loop(answered.set)
+
+        self.submit(command)
+        await answered.wait()
+        return answers[0]
+
+    def abort(self, rid: str | None) -> None:
+        """End one request, or all of them (None)."""
+        self.submit(lambda scheduler: self._tell(scheduler.abort(rid)))
+
+    def stop(self) -> None:
+        """Abort everything and let `run` return."""
+        self.abort(None)
+        self._inbox.put(None)
+
+    def run(self) -> None:
+        """The thread's body."""
+        torch.set_num_threads(self._threads)
+        while self._drain():
+            self._tell(self._step())
+            self.last_step_s = time.monotonic()
+
+    def _step(self) -> list[Sequence]:
+        try:
+            return self._scheduler.step()
+        except (RuntimeError, ValueError, IndexError, MemoryError) as error:
+            # What torch raises: the requests of this step are lost, the server is not.
+            _LOG.exception("step failed")
+            return self._scheduler.fail_all(f"the forward pass failed: {error}")
+
+    def _drain(self) -> bool:
+        """Run what is in the inbox, waiting for it only when there is nothing else to do; False = stop."""
+        while True:
+            try:
+                command = self._inbox.get(block=not self._scheduler.has_work)
+            except Empty:
+                return True
+            if command is None:
+                return False
+            command(self._scheduler)
+
+    def _tell(self, sequences: list[Sequence]) -> None:
+        if sequences:
+            self._call_in_loop(lambda: _announce(sequences))
+
+
+def _announce(sequences: list[Sequence]) -> None:
+    for sequence in sequences:
+        sequence.changed.set()
