@@ -1,0 +1,88 @@
+"""What the agent did, read from the text of its completion (Hermes and Qwen tags).
+
+The first tag decides the kind; after calls, anything that is not a call is ignored. JSON is read strictly: a call
+that is not `{"name": ..., "arguments": {...}}` is :class:`Malformed`, which the agent sees as an observation.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+import orjson
+
+from engine.types import ToolCall
+
+_OPENING = re.compile(r"<(tool_call|question|answer)>")
+_CALL = re.compile(r"<tool_call>(.*?)(</tool_call>|$)", re.DOTALL)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Malformed:
+    """A call that could not be read."""
+
+    reason: str
+
+    @property
+    def observation(self) -> str:
+        """What the agent is told."""
+        return orjson.dumps({"error": f"malformed call: {self.reason}"}).decode()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Calls:
+    """One or more tool calls, in the order in which they run."""
+
+    calls: tuple[ToolCall | Malformed, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Question:
+    """A question to the user."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """The final answer."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Said:
+    """A completion without a tag: said to the user as it is."""
+
+    text: str
+
+
+def parse(text: str) -> Calls | Question | Answer | Said:
+    """Read the action of one completion; never raises.
+
+    A question or answer that is not closed is what is there; a call that is not closed is malformed."""
+    opening = _OPENING.search(text)
+    if opening is None:
+        return Said(text=text.strip())
+    kind = opening.group(1)
+    if kind == "tool_call":
+        return Calls(calls=tuple(_call(body, closed=bool(end)) for body, end in _CALL.findall(text, opening.start())))
+    inner = text[opening.end() :].partition(f"</{kind}>")[0].strip()
+    return Question(text=inner) if kind == "question" else Answer(text=inner)
+
+
+def _call(body: str, *, closed: bool) -> ToolCall | Malformed:
+    if not closed:
+        return Malformed(reason="</tool_call> is missing")
+    try:
+        call = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        return Malformed(reason=f"not JSON ({error.msg})")
+    if not isinstance(call, dict):
+        return Malformed(reason="not an object")
+    name, arguments = call.get("name"), call.get("arguments")
+    if not isinstance(name, str) or not name:
+        return Malformed(reason="name must be a string")
+    if not isinstance(arguments, dict):
+        return Malformed(reason="arguments must be an object")
+    return ToolCall(name=name, arguments=arguments)

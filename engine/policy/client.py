@@ -1,0 +1,212 @@
+"""The policy over HTTP: SGLang's native `/generate`, token ids in and out (DESIGN.md section 6).
+
+Every attempt has a request id of its own, of fixed width for a turn's id, so that none is a prefix of another (SGLang
+aborts by prefix). `lora_path` goes with every request: without it a server would silently sample from the base.
+A result is used at most once; what it says is checked before anything is believed.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import random
+from array import array
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Any, Literal, Protocol, Self
+
+import aiohttp
+import anyio
+import numpy as np
+import orjson
+import structlog
+
+from engine.errors import LimitReached, PolicyError
+from engine.policy.servers import TRANSPORT, Servers
+from engine.types import Completion, StopReason, Turn
+
+_log = structlog.get_logger(__name__)
+_RETRIES = 4
+_BACKOFF_S = 0.1
+_ABORT_S = 2.0
+_HEADERS = {"Content-Type": "application/json"}
+
+
+class Vocabulary(Protocol):
+    """The part of engine.policy.chat_format.ChatFormat that a client uses."""
+
+    stop_token_ids: tuple[int, ...]
+    vocab_size: int
+    context_length: int
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of sampled ids, without a final stop token."""
+        ...
+
+
+class RetryError(Exception):
+    """One attempt failed in a way that another may not."""
+
+
+class HttpPolicy:
+    """A Policy that samples on `servers`; `connections` bounds the requests in flight."""
+
+    def __init__(self, servers: Servers, chat: Vocabulary, *, connections: int) -> None:
+        self._servers, self._chat, self._connections = servers, chat, connections
+        self._session: aiohttp.ClientSession | None = None
+
+    async def __aenter__(self) -> Self:
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=self._connections, keepalive_timeout=60.0),
+            timeout=aiohttp.ClientTimeout(total=None),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            auto_decompress=False,
+        )
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        if self._session is not None:
+            await self._session.close()
+
+    async def complete(self, turn: Turn) -> Completion:
+        """Sample one completion within the turn's deadline, on up to five attempts.
+
+        Raises PolicyError that names the server and the last reason, LimitReached if the model's context is full."""
+        room = self._chat.context_length - len(turn.ids) - 1
+        if room < 1:
+            raise LimitReached(StopReason.TOKENS)
+        deadline = anyio.current_time() + turn.limits.turn_s
+        url, reason = "no healthy server", "none came back in time"
+        with anyio.move_on_at(deadline):
+            for attempt in range(_RETRIES + 1):
+                if attempt:
+                    await anyio.sleep(_BACKOFF_S * 2**attempt * random.uniform(0.5, 1.0))
+                url = await self._servers.place(turn.group_id)
+                try:
+                    return await self._attempt(url, turn, attempt, min(room, turn.limits.completion_tokens))
+                except RetryError as error:
+                    reason = str(error)
+        raise PolicyError(f"{url}: {turn.id} failed within {turn.limits.turn_s:g} s: {reason}")
+
+    async def _attempt(self, url: str, turn: Turn, attempt: int, tokens: int) -> Completion:
+        rid = f"{turn.id}~{attempt}~{os.urandom(6).hex()}"
+        # Half of what is left of the turn: a request that hangs leaves time for another.
+        limit_s = max(0.05, (anyio.current_effective_deadline() - anyio.current_time()) / 2)
+        start_s = self._servers.clock()
+        try:
+            with anyio.fail_after(limit_s):
+                status, content = await self._post(url, self._request(turn, rid, tokens))
+        except TimeoutError as error:
+            await self._abort(url, rid)
+            raise RetryError(f"no answer within {limit_s:.1f} s") from error
+        except TRANSPORT as error:
+            # A connection that broke may be an accident; one that is refused is a server that is gone.
+            if isinstance(error, aiohttp.ClientConnectorError):
+                self._servers.suspect(url)
+            raise RetryError(f"{type(error).__name__}: {error}") from error
+        except anyio.get_cancelled_exc_class():
+            await self._abort(url, rid)
+            raise
+        reply = self._read(url, turn, status, content)
+        if reply["meta_info"]["finish_reason"]["type"] == "abort":
+            self._aborted(url, turn, start_s)
+            raise RetryError("the server aborted the request")
+        return self._completion(url, turn, rid, reply)
+
+    def _request(self, turn: Turn, rid: str, tokens: int) -> bytes:
+        sampling = turn.sampling
+        parameters: dict[str, Any] = {
+            "max_new_tokens": tokens,
+            "temperature": sampling.temperature,
+            "top_p": sampling.top_p,
+            "top_k": sampling.top_k,
+            "min_p": sampling.min_p,
+            "stop_token_ids": self._chat.stop_token_ids,
+            "skip_special_tokens": False,
+        }
+        if sampling.stop:
+            parameters |= {"stop": sampling.stop, "no_stop_trim": True}
+        # orjson writes a numpy view of the ledger several times faster than a list of its numbers.
+        ids = np.frombuffer(turn.ids, dtype=np.uint32) if isinstance(turn.ids, array) else turn.ids
+        body = {
+            "rid": rid,
+            "input_ids": ids,
+            "sampling_params": parameters,
+            "return_logprob": True,
+            "lora_path": turn.adapter,
+            "stream": False,
+        }
+        return orjson.dumps(body, option=orjson.OPT_SERIALIZE_NUMPY)
+
+    async def _post(self, url: str, body: bytes) -> tuple[int, bytes]:
+        assert self._session is not None, "use `async with HttpPolicy(...)`"
+        async with self._session.post(f"{url}/generate", data=body, headers=_HEADERS) as response:
+            return response.status, await response.read()
+
+    async def _abort(self, url: str, rid: str) -> None:
+        """Tell the server that nobody waits any more; it polls for lost connections only every few seconds."""
+        assert self._session is not None
+        with anyio.move_on_after(_ABORT_S, shield=True):
+            try:
+                body = orjson.dumps({"rid": rid})
+                async with self._session.post(f"{url}/abort_request", data=body, headers=_HEADERS) as response:
+                    await response.read()
+            except TRANSPORT as error:
+                _log.info("abort got no answer", server=url, rid=rid, error=str(error))
+
+    def _read(self, url: str, turn: Turn, status: int, content: bytes) -> dict[str, Any]:
+        """The reply as an object with a finish reason.
+
+        Raises RetryError for what a restart or a hiccup explains, PolicyError for a request that is wrong."""
+        if status == 400:
+            if turn.adapter is not None and turn.adapter.encode() in content:
+                # The adapter was loaded there before this turn began: the server restarted without it.
+                self._servers.suspect(url)
+                raise RetryError(f"HTTP 400: {_excerpt(content)}")
+            raise PolicyError(f"{url} refuses {turn.id}: {_excerpt(content)}")
+        if status != 200:
+            raise RetryError(f"HTTP {status}: {_excerpt(content)}")
+        try:
+            reply = orjson.loads(content)
+            if reply["meta_info"]["finish_reason"]["type"] not in ("stop", "length", "abort"):
+                raise RetryError(f"unknown finish reason: {_excerpt(content)}")
+        except (orjson.JSONDecodeError, KeyError, TypeError, IndexError) as error:
+            raise RetryError(f"not a /generate reply: {_excerpt(content)}") from error
+        return dict(reply)
+
+    def _aborted(self, url: str, turn: Turn, start_s: float) -> None:
+        row = {"event": "abort", "server": url, "adapter": turn.adapter, "turn": turn.id}
+        self._servers.on_event({**row, "start_s": start_s, "end_s": self._servers.clock(), "ok": False})
+
+    def _completion(self, url: str, turn: Turn, rid: str, reply: dict[str, Any]) -> Completion:
+        """Believe a reply whose parts agree.
+
+        Raises PolicyError that names the server otherwise: such a server would poison the training."""
+        meta = reply["meta_info"]
+        if meta.get("id", rid) != rid:
+            raise PolicyError(f"{url} answered {turn.id} with the reply to {meta['id']!r}")
+        adapter = meta.get("lora_path", turn.adapter)
+        if adapter != turn.adapter:
+            raise PolicyError(f"{url} sampled {turn.id} with adapter {adapter!r}, not with {turn.adapter!r}")
+        try:
+            ids = array("I", reply["output_ids"])
+            triples = meta["output_token_logprobs"]
+            logprobs = array("f", [triple[0] for triple in triples])
+            agree = [triple[1] for triple in triples] == reply["output_ids"]
+            agree = agree and meta.get("completion_tokens", len(ids)) == len(ids)
+        except (KeyError, TypeError, IndexError, ValueError, OverflowError) as error:
+            raise PolicyError(f"{url}: the reply to {turn.id} lacks ids or log-probabilities: {error!r}") from error
+        if not ids or not agree or max(ids) >= self._chat.vocab_size or not all(map(math.isfinite, logprobs)):
+            raise PolicyError(
+                f"{url}: the reply to {turn.id} is inconsistent: {len(ids)} ids, {len(logprobs)} log-probabilities, "
+                f"completion_tokens {meta.get('completion_tokens')!r}, largest id {max(ids, default=-1)}"
+            )
+        stop: Literal["stop", "length"] = meta["finish_reason"]["type"]
+        text = self._chat.decode(ids)
+        return Completion(text=text, ids=ids, logprobs=logprobs, adapter=adapter, server=url, stop=stop)
+
+
+def _excerpt(content: bytes) -> str:
+    return content[:300].decode("utf-8", "replace")
