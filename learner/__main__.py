@@ -1,0 +1,61 @@
+"""`python -m learner RUN_DIR`: the learner process of one run."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+import structlog
+import torch
+
+from engine.config import load
+from engine.errors import ConfigError, RunError
+from engine.rundir import RunDir
+from engine.telemetry import configure_logging
+from learner.lifetime import Lifetime
+from learner.loop import Learner
+from learner.step import AbandonedError, NotFiniteError
+
+EXIT_OK, EXIT_FAILED, EXIT_CONFIG = 0, 1, 2
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the learner; returns the exit code: 0 done or stopped, 1 failed, 2 configuration."""
+    parser = argparse.ArgumentParser(prog="python -m learner", description=__doc__)
+    parser.add_argument("run", type=Path, help="run directory")
+    parser.add_argument("--flush", action="store_true", help="train the groups left over when the stream is closed")
+    parser.add_argument("--parent-pid", type=int, help="end when the parent process is no longer this one")
+    options = parser.parse_args(arguments)
+    lifetime = Lifetime()
+    lifetime.install(options.parent_pid)
+    run = RunDir(options.run)
+    try:
+        config = load(run.config).config
+        configure_logging(run.log, "learner")
+        torch.set_num_threads(config.learner.threads)
+        learner = Learner(run, config, lifetime)
+        return _serve(learner, flush=options.flush)
+    except ConfigError as error:
+        print(error, file=sys.stderr)  # noqa: T201 - the process's last word
+        return EXIT_CONFIG
+
+
+def _serve(learner: Learner, *, flush: bool) -> int:
+    try:
+        learner.serve(flush=flush)
+    except AbandonedError as error:
+        structlog.get_logger("learner").warning(str(error))
+    except RunError as error:
+        step = learner.counters.step + 1
+        named = isinstance(error, NotFiniteError)
+        groups = f" Its groups: {', '.join(usable.tg.id for usable in learner.opened.usable)}." if named else ""
+        sentence = f"step {step}: {error}; nothing was published.{groups}" if named else str(error)
+        learner.fail(sentence)
+        print(sentence, file=sys.stderr)  # noqa: T201 - the process's last word
+        return EXIT_FAILED
+    return EXIT_OK
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,154 @@
+"""Forming steps: which groups train, which are dropped and why, in strict arrival order.
+
+Each group is decided at once and for good, from the group, the configuration and the learner's version alone; so the
+cursor is one position in the stream, and replaying a stream forms the same steps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from engine.config import Config
+from engine.errors import RunError
+from engine.types import Episode, Outcome, Sampling, Source, TaskGroup
+from learner.advantage import Advantage
+from learner.rows import TrainedEpisode, trained_episode
+
+ZERO_VARIANCE = 1e-6
+"""Rewards closer than this make no advantage."""
+
+
+class DropReason(StrEnum):
+    """Why a group is not trained on; the first that applies."""
+
+    STALE = "stale"
+    """Its oldest episode is more than max_staleness versions behind."""
+    UNSCORED = "unscored"
+    """Too few scored episodes, and the judge failed on some."""
+    FAILED = "failed"
+    """Too few scored episodes."""
+    ZERO_VARIANCE = "zero_variance"
+    """All rewards are equal: no episode is better than its siblings."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FormingRules:
+    """What decides about a group."""
+
+    max_staleness: int
+    min_group_size: int
+
+    @classmethod
+    def of(cls, config: Config) -> FormingRules:
+        """The rules in a configuration."""
+        return cls(max_staleness=config.schedule.max_staleness, min_group_size=config.min_group_size)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class UsableGroup:
+    """A group that trains."""
+
+    tg: TaskGroup
+    advantages: tuple[float | None, ...]
+    """In the order of the episodes; None where masked."""
+    episodes: tuple[TrainedEpisode, ...]
+    staleness: int
+    """Learner version - oldest version of any episode."""
+
+    def row(self) -> dict[str, Any]:
+        """What steps.jsonl says of it."""
+        tokens = sum(len(episode.target_P) for episode in self.episodes)
+        return {"id": self.tg.id, "advantages": self.advantages, "staleness": self.staleness, "tokens": tokens}
+
+
+@dataclass(slots=True, kw_only=True)
+class OpenStep:
+    """The step being formed."""
+
+    version: int
+    """The learner's version, on which the staleness of what arrives is measured."""
+    read: int = 0
+    """Groups taken from the stream since the last step."""
+    usable: list[UsableGroup] = field(default_factory=list)
+    dropped: dict[DropReason, list[str]] = field(default_factory=dict)
+    all_low: int = 0
+    """Zero-variance groups with rewards below one half."""
+    all_high: int = 0
+    """Zero-variance groups with rewards of one half or more."""
+
+    def take(self, tg: TaskGroup, rules: FormingRules, advantage: Advantage) -> DropReason | None:
+        """Decide about the next group of the stream; returns the reason if it is dropped.
+
+        Raises RunError for a group that must not be in the stream (not sampled by plain temperature sampling)."""
+        check_trainable(tg)
+        self.read += 1
+        reason = drop_reason(tg, rules, self.version)
+        if reason is not None:
+            self.dropped.setdefault(reason, []).append(tg.id)
+            if reason is DropReason.ZERO_VARIANCE:
+                high = scored_rewards(tg)[0] >= 0.5
+                self.all_high, self.all_low = self.all_high + high, self.all_low + (not high)
+            return reason
+        self.usable.append(usable_group(tg, advantage, self.version))
+        return None
+
+
+def check_trainable(tg: TaskGroup) -> None:
+    """Refuse a group whose recorded log-probabilities are not those of the policy (LEARNER.md 1.3).
+
+    Raises RunError that names the group and the setting."""
+    if tg.source is not Source.POLICY:
+        raise RunError(f"{tg.id}: source {tg.source!s} never reaches GRPO; only the policy's own episodes do")
+    plain = Sampling(temperature=tg.sampling.temperature, stop=tg.sampling.stop)
+    if tg.sampling != plain or tg.sampling.temperature <= 0:
+        raise RunError(
+            f"{tg.id}: sampled with {tg.sampling}: its log-probabilities are not the policy's; "
+            "train only on top_p 1, top_k off, min_p 0, temperature > 0"
+        )
+
+
+def scored(tg: TaskGroup) -> list[Episode]:
+    """The episodes that have a reward; the others are outside mean, deviation and loss."""
+    return [episode for episode in tg.episodes if episode.reward is not None]
+
+
+def scored_rewards(tg: TaskGroup) -> list[float]:
+    """Their rewards."""
+    return [episode.reward.value for episode in tg.episodes if episode.reward is not None]
+
+
+def drop_reason(tg: TaskGroup, rules: FormingRules, version: int) -> DropReason | None:
+    """Why a learner at `version` must not train on the group, or None."""
+    if version - tg.oldest_version > rules.max_staleness:
+        return DropReason.STALE
+    rewards = scored_rewards(tg)
+    if len(rewards) < rules.min_group_size:
+        judge_failed = any(episode.outcome is Outcome.JUDGE_FAULT for episode in tg.episodes)
+        return DropReason.UNSCORED if judge_failed else DropReason.FAILED
+    if max(rewards) - min(rewards) <= ZERO_VARIANCE:
+        return DropReason.ZERO_VARIANCE
+    return None
+
+
+def usable_group(tg: TaskGroup, advantage: Advantage, version: int) -> UsableGroup:
+    """Advantages and tensors' sources of a group that trains.
+
+    Raises RunError if the advantage function returns another number of values, or the ledger contradicts itself."""
+    values: Sequence[float] = advantage(scored_rewards(tg), tg.id)
+    episodes = scored(tg)
+    if len(values) != len(episodes):
+        raise RunError(f"{tg.id}: learner.advantage returned {len(values)} values for {len(episodes)} rewards")
+    by_id = {episode.id: float(value) for episode, value in zip(episodes, values, strict=True)}
+    temperature = tg.sampling.temperature
+    trained = [
+        trained_episode(episode, tg.id, advantage=by_id[episode.id], temperature=temperature) for episode in episodes
+    ]
+    return UsableGroup(
+        tg=tg,
+        advantages=tuple(by_id.get(episode.id) for episode in tg.episodes),
+        episodes=tuple(episode for episode in trained if episode is not None),
+        staleness=version - tg.oldest_version,
+    )

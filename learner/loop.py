@@ -1,0 +1,240 @@
+"""The learner's loop: form a step, train it, save it, publish it.
+
+The order of one step makes every group trained or dropped exactly once, whatever is killed when (LEARNER.md 5.3)::
+
+    gradients and update, all finite ─▶ checkpoint ─▶ steps.jsonl, metrics.jsonl ─▶ adapters/vN ─▶ progress.json
+
+A step that is in no checkpoint never happened; one that is gets whatever is missing after it at the next start.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import structlog
+import torch
+
+from engine.config import Config
+from engine.errors import RunError
+from engine.rundir import RunDir, write_json
+from engine.stream.reader import StreamReader
+from learner import health, records
+from learner.advantage import find_advantage
+from learner.checkpoint import Checkpoint, config_sha256, latest, rng_state
+from learner.forming import FormingRules, OpenStep
+from learner.lifetime import Lifetime
+from learner.loss import Clip
+from learner.metrics import Clock, Row, metrics_row, staleness_tokens
+from learner.model import LoraPolicy, LoraSettings, load_policy
+from learner.probe import probe
+from learner.progress import Counters, State, write_progress
+from learner.publish import publish
+from learner.schedule import Schedule
+from learner.staged import remove_staged
+from learner.step import GrpoStep, NotFiniteError, StepResult, StepSettings
+
+_READ_TIMEOUT_S = 0.2
+"""How long a stop may go unnoticed while waiting for groups."""
+
+log = structlog.get_logger("learner")
+
+
+class Learner:
+    """Trains the policy of one run directory."""
+
+    def __init__(self, run: RunDir, config: Config, lifetime: Lifetime) -> None:
+        self.run, self.config, self.lifetime = run, config, lifetime
+        self.rules = FormingRules.of(config)
+        self.advantage = find_advantage(config.learner.advantage)
+        self.schedule = Schedule.of(config)
+        self.config_hash = config_sha256(config)
+        self.counters = Counters()
+        self.opened = OpenStep(version=0)
+        self.rows: list[Row] = []
+        self.wait_s = self.read_s = self.step_s = 0.0
+        self.grpo: GrpoStep
+
+    @property
+    def policy(self) -> LoraPolicy:
+        """What is trained."""
+        return self.grpo.policy
+
+    def serve(self, *, flush: bool) -> None:
+        """Train until the last step, the end of the stream, or a stop.
+
+        `flush` trains the groups left over at the end of a closed stream as one smaller step. Raises ConfigError and
+        RunError with one sentence; AbandonedError if a stop cut a step."""
+        self._begin()
+        steps, closed = self.config.run.steps, False
+        with StreamReader(self.run.trajectories, cursor=self.counters.cursor) as reader:
+            while self.counters.step < steps and not self.lifetime.stopping:
+                closed = not self._form(reader)
+                if not closed or (flush and reader.closed and self.opened.usable):
+                    self._train(reader.cursor, flushed=closed)
+                if closed:
+                    closed = reader.closed
+                    break
+        if closed or self.counters.step >= steps:
+            self._progress(State.DONE)
+
+    def fail(self, sentence: str) -> None:
+        """Leave the last word for the engine and the supervisor."""
+        self._progress(State.FAILED, sentence)
+
+    # --- start ------------------------------------------------------------------------------------------------------
+
+    def _begin(self) -> None:
+        """Load, continue from the newest checkpoint or make version 0, and publish what is not published."""
+        self.run.create()
+        remove_staged(self.run.adapters)
+        remove_staged(self.run.learner)
+        checkpoint = latest(self.run)
+        if checkpoint is not None:
+            if checkpoint.config_sha256 != self.config_hash:
+                raise RunError(f"{self.run.learner}: its checkpoint was made with other settings; start a new run")
+            self.counters = checkpoint.counters
+            self.opened = OpenStep(version=self.counters.version)
+        self._progress(State.STARTING)
+        learner = self.config.learner
+        lora = LoraSettings(rank=learner.rank, alpha=learner.alpha)
+        warm_start = Path(learner.warm_start) if learner.warm_start and checkpoint is None else None
+        policy = load_policy(Path(self.config.model.path), lora, seed=self.config.run.seed, warm_start=warm_start)
+        clip = Clip(low=learner.clip_low, high=learner.clip_high, cap=learner.ratio_cap)
+        settings = StepSettings(clip=clip, grad_clip=learner.grad_clip, micro_batch_tokens=learner.micro_batch_tokens)
+        self.grpo = GrpoStep(policy, settings)
+        if checkpoint is None:
+            checkpoint = self._checkpoint(self.counters, {"max_abs": _max_abs(policy)}, None, None)
+            checkpoint.write(self.run)
+        else:
+            policy.load(checkpoint.adapter, "the checkpoint")
+            self.grpo.restore(self.counters.step, checkpoint.moments)
+            torch.set_rng_state(checkpoint.rng)
+        self.rows = records.repair(self.run, checkpoint)
+        publish(self.run, policy, checkpoint.adapter, checkpoint.published)
+        self._progress(State.RUNNING)
+        log.info("learner started", step=self.counters.step, cursor=self.counters.cursor)
+
+    # --- one step ---------------------------------------------------------------------------------------------------
+
+    def _form(self, reader: StreamReader) -> bool:
+        """Take groups until the step is full; false if the stream is closed or a stop was asked for before that."""
+        while len(self.opened.usable) < self.config.schedule.groups_per_step:
+            started = time.perf_counter()
+            found = reader.next(_READ_TIMEOUT_S)
+            arrived = time.perf_counter()
+            self.wait_s += arrived - started
+            if found is None:
+                if reader.closed or self.lifetime.stopping:
+                    return False
+                continue
+            self._check_vocabulary(reader)
+            self.opened.take(found[0], self.rules, self.advantage)
+            self.read_s += time.perf_counter() - arrived
+            self._progress(State.RUNNING)
+        return True
+
+    def _train(self, cursor: tuple[int, int], *, flushed: bool) -> None:
+        started = time.perf_counter()
+        step = self.counters.step + 1
+        episodes = [episode for usable in self.opened.usable for episode in usable.episodes]
+        mismatch = probe(self.run, self.policy, episodes)
+        probed = time.perf_counter()
+        try:
+            result = self.grpo.run(episodes, self.schedule.at(step), self.lifetime.must_abandon)
+        except NotFiniteError as error:
+            self._record_failure(step, str(error))
+            raise
+        clock = Clock(
+            wait_s=self.wait_s,
+            read_s=self.read_s,
+            probe_s=probed - started,
+            step_s=time.perf_counter() - started,
+        )
+        row = metrics_row(step, self.opened, result, mismatch, clock)
+        self._check_health(row, step)
+        self._save(result, row, cursor, flushed=flushed)
+        self.step_s = time.perf_counter() - started
+        self.opened = OpenStep(version=self.counters.version)
+        self.wait_s = self.read_s = 0.0
+        self._progress(State.RUNNING)
+
+    def _save(self, result: StepResult, row: Row, cursor: tuple[int, int], *, flushed: bool) -> None:
+        """Checkpoint, rows, adapter: in this order."""
+        counters = self.counters.after(self.opened, cursor, self.wait_s)
+        step_row = {
+            "step": counters.step,
+            "version": counters.version,
+            "cursor": cursor,
+            "groups": [usable.row() for usable in self.opened.usable],
+            "dropped": self.opened.dropped,
+            "staleness_tokens": {
+                str(staleness): count
+                for staleness, count in staleness_tokens(result.tokens, self.opened.version).items()
+            },
+            "flushed": flushed,
+        }
+        told = {"max_abs": result.max_abs, "update_norm": result.update_norm, "loss": result.loss}
+        checkpoint = self._checkpoint(counters, told, step_row, row)
+        checkpoint.write(self.run)
+        records.append(self.run, step_row, row)
+        publish(self.run, self.policy, checkpoint.adapter, checkpoint.published)
+        self.counters = counters
+
+    def _checkpoint(
+        self, counters: Counters, told: dict[str, float], step_row: dict[str, Any] | None, row: Row | None
+    ) -> Checkpoint:
+        published = {
+            "version": counters.version,
+            "step": counters.step,
+            "parent_version": counters.version - 1 if counters.version else None,
+            "cursor": counters.cursor,
+            "update_norm": 0.0,
+            "loss": None,
+            **told,
+        }
+        return Checkpoint(
+            counters=counters,
+            config_sha256=self.config_hash,
+            published=published,
+            step_row=step_row,
+            metrics_row=row,
+            adapter=self.policy.snapshot(),
+            moments=self.grpo.optimizer_state(),
+            rng=rng_state(),
+        )
+
+    # --- checks and reports -----------------------------------------------------------------------------------------
+
+    def _check_vocabulary(self, reader: StreamReader) -> None:
+        known = self.policy.head.shape[0]
+        if reader.header is not None and reader.header.vocab_size > known:
+            raise RunError(
+                f"{reader.directory}: written for a vocabulary of {reader.header.vocab_size}, the model has {known}; "
+                "model.path is not the model that sampled these groups"
+            )
+
+    def _check_health(self, row: Row, step: int) -> None:
+        for sentence in health.warnings(row, self.rows):
+            log.warning(sentence, step=step)
+        self.rows.append(row)
+        if reason := health.stop_reason(self.rows):
+            self._record_failure(step, reason)
+            raise RunError(
+                f"step {step}: {reason}; nothing of it was published, version {self.counters.version} is good"
+            )
+
+    def _record_failure(self, step: int, error: str) -> None:
+        groups = [usable.tg.id for usable in self.opened.usable]
+        last = self.rows[-1] if self.rows else None
+        write_json(
+            self.run.learner / "failed-step.json", {"step": step, "groups": groups, "error": error, "metrics": last}
+        )
+
+    def _progress(self, state: State, error: str = "") -> None:
+        write_progress(self.run, self.counters, self.opened, state=state, step_s=self.step_s, error=error)
+
+
+def _max_abs(policy: LoraPolicy) -> float:
+    return max(float(parameter.detach().abs().max()) for parameter in policy.parameters.values())

@@ -1,0 +1,66 @@
+"""Publishing adapter versions: `adapters/vNNNNN/`, written whole, never rewritten.
+
+::
+
+    adapters/v00012/adapter_model.safetensors   float32, under peft's names, sorted: equal weights, equal bytes
+                    adapter_config.json         what peft and the servers read
+                    meta.json                   version, step, hashes, norms
+
+Publishing comes after the checkpoint of the same step and is idempotent: the same version with the same hash is done
+already; with another hash it is refused, because a server may hold the old one under that name.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import orjson
+from safetensors.torch import save
+from torch import Tensor
+
+from engine.errors import RunError
+from engine.rundir import FORMAT, RunDir, read_json
+from learner.model import CONFIG, TARGET_MODULES, WEIGHTS, LoraPolicy
+from learner.staged import write_directory
+
+
+def publish(run: RunDir, policy: LoraPolicy, tensors: Mapping[str, Tensor], step: Mapping[str, Any]) -> bool:
+    """Publish version `step["version"]`; False if it lies there already with the same content.
+
+    `step` is what meta.json tells of the step: version, step, parent_version, cursor, max_abs, update_norm, loss.
+    Raises RunError if the version exists with other content."""
+    version = int(step["version"])
+    weights = save({name: tensor.contiguous() for name, tensor in sorted(tensors.items())}, metadata={"format": "pt"})
+    digest = hashlib.sha256(weights).hexdigest()
+    target = run.adapter(version)
+    existing = read_json(target / "meta.json")
+    if existing is not None:
+        if existing["adapter_sha256"] != digest:
+            raise RunError(
+                f"{target}: version {version} is published with other content ({existing['adapter_sha256'][:12]}, "
+                f"not {digest[:12]}); an adapter is never rewritten: start a new run from the last checkpoint"
+            )
+        return False
+    meta = {
+        "format": FORMAT,
+        **step,
+        "base_model": str(policy.base_path),
+        "base_config_sha256": policy.base_config_sha256(),
+        "adapter_sha256": digest,
+        "bytes": len(weights),
+        "dtype": "float32",
+        "r": policy.lora.rank,
+        "alpha": policy.lora.alpha,
+        "target_modules": TARGET_MODULES,
+        "created_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }
+    files = {
+        WEIGHTS: weights,
+        CONFIG: orjson.dumps(policy.lora.config(str(policy.base_path)), option=orjson.OPT_INDENT_2),
+        "meta.json": orjson.dumps(meta, option=orjson.OPT_INDENT_2),
+    }
+    write_directory(target, files)
+    return True

@@ -1,0 +1,59 @@
+"""learner/steps.jsonl and learner/metrics.jsonl: one row a step, never more rows than checkpoints cover.
+
+A row of steps.jsonl is what `audit` recomputes a step from::
+
+    {"step", "version": published by the step, "cursor": [segment, offset],
+     "groups": [{"id", "advantages": [per episode, null where masked], "staleness", "tokens"}],
+     "dropped": {reason: [group ids]}, "staleness_tokens": {staleness: policy tokens}, "flushed": bool}
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from engine.rundir import RunDir, read_lines, write_atomic
+from engine.telemetry import MetricsFile
+from learner.checkpoint import Checkpoint
+from learner.metrics import STEP, Row
+
+
+def steps_path(run: RunDir) -> Path:
+    """learner/steps.jsonl."""
+    return run.learner / "steps.jsonl"
+
+
+def metrics_path(run: RunDir) -> Path:
+    """learner/metrics.jsonl."""
+    return run.learner / "metrics.jsonl"
+
+
+def append(run: RunDir, step_row: Mapping[str, Any], metrics_row: Row) -> None:
+    """Append the rows of a step that is in a checkpoint already; steps.jsonl is durable on return."""
+    with MetricsFile(metrics_path(run)) as file:
+        file.write(metrics_row)
+    with steps_path(run).open("ab") as rows:
+        rows.write(orjson.dumps(step_row, option=orjson.OPT_APPEND_NEWLINE))
+        rows.flush()
+        os.fsync(rows.fileno())
+
+
+def repair(run: RunDir, checkpoint: Checkpoint) -> list[Row]:
+    """Cut both files back to the checkpoint, or complete them from it; returns the rows of metrics.jsonl."""
+    step = checkpoint.counters.step
+    _repair(steps_path(run), "step", step, checkpoint.step_row)
+    return _repair(metrics_path(run), STEP, step, checkpoint.metrics_row)
+
+
+def _repair(path: Path, key: str, step: int, last: Mapping[str, Any] | None) -> list[dict[str, Any]]:
+    rows = [row for row in read_lines(path) if row[key] <= step]
+    if last is not None and (not rows or rows[-1][key] < step):
+        rows.append(dict(last))
+    content = b"".join(orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE) for row in rows)
+    if not path.exists() or path.read_bytes() != content:
+        write_atomic(path, content)
+    return rows
