@@ -106,7 +106,9 @@ class TrajectoryWriter:
         RunError) if it cannot be written, and for every group after that."""
         pending = _Pending(tg)
         try:
-            await self._send.send(pending)
+            # A clone of its own, so that `close` lets writes in progress finish.
+            with self._send.clone() as send:
+                await send.send(pending)
         except (anyio.BrokenResourceError, anyio.ClosedResourceError):
             raise StreamError(self._failure or "the writer is closed", segment=str(self.directory)) from None
         await pending.done.wait()
@@ -114,7 +116,7 @@ class TrajectoryWriter:
             raise StreamError(pending.error)
 
     async def close(self) -> None:
-        """Write what is queued, the footer and closed.json; returns when all is durable.
+        """Finish the writes in progress, the footer and closed.json; returns when all is durable.
 
         Raises StreamError if the stream could not be finished."""
         self._send.close()
