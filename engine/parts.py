@@ -35,6 +35,8 @@ Act = Callable[[], Coroutine[Any, Any, None]]
 
 _READY_S = 180.0
 _SPARE_DESCRIPTORS = 256
+_SPARE_SLOTS = 4
+"""Adapters loaded beyond max_staleness: the current, the next, one evaluated, one draining (DESIGN.md section 6)."""
 
 
 class NoServers:
@@ -55,20 +57,28 @@ class NoServers:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Served:
+    """A policy and the control plane of what serves it."""
+
+    policy: Policy
+    servers: AdapterServers
+    adapter_slots: int
+    """Adapters that every server can hold."""
+    watch: Act
+    """Keeps an eye on the servers until cancelled."""
+    queued: Callable[[], Coroutine[Any, Any, int]]
+    """Requests that wait inside the servers."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Parts:
     """What a run is composed of."""
 
     config: Config
     seams: Seams
-    servers: AdapterServers
-    adapter_slots: int
-    """Adapters that every server can hold."""
+    served: Served
     flush: Act
     """Commits the world's mapping."""
-    watch: Act
-    """Keeps an eye on the servers until cancelled."""
-    queued: Callable[[], Coroutine[Any, Any, int]]
-    """Requests that wait inside the servers."""
 
 
 @asynccontextmanager
@@ -79,52 +89,45 @@ async def build_parts(
 
     Raises ConfigError for a plug-in that cannot be loaded or a model without a usable chat template, RunError for
     servers that do not get ready."""
-    connections = config.max_live + config.eval.live_slots
-    raise_descriptor_limit(connections + _SPARE_DESCRIPTORS)
+    raise_descriptor_limit(_connections(config) + _SPARE_DESCRIPTORS)
     chat = await anyio.to_thread.run_sync(ChatFormat.load, Path(config.model.path), config.policy.system)
     user: User = OfflineUser() if config.user.kind == "offline" else _plugin(config.user.kind, "user.kind")
     scorer: Scorer = RubricScorer() if config.scorer.kind == "rubric" else _plugin(config.scorer.kind, "scorer.kind")
-    async with _world(run, config) as (world, flush):
+    served_by = (
+        _scripted(config, chat) if config.policy.launch == "scripted" else _http(run, config, chat, clock, on_event)
+    )
+    async with _world(run, config) as (world, flush), served_by as served:
+        seams = Seams(policy=served.policy, world=world, user=user, scorer=scorer, chat=chat, clock=clock)
+        yield Parts(config=config, seams=seams, served=served, flush=flush)
 
-        def seams(policy: Policy) -> Seams:
-            user: User = OfflineUser() if config.user.kind == "offline" else _plugin(config.user.kind, "user.kind")
-            scorer: Scorer = (
-                RubricScorer() if config.scorer.kind == "rubric" else _plugin(config.scorer.kind, "scorer.kind")
-            )
-            return Seams(policy=policy, world=world, user=user, scorer=scorer, chat=chat, clock=clock)
 
-        if config.policy.launch == "scripted":
-            policy: Policy = load_object(config.policy.script, "policy.script")(chat=chat, seed=config.run.seed)
-            none = NoServers()
-            yield Parts(
-                config=config,
-                seams=seams(policy),
-                servers=none,
-                adapter_slots=config.schedule.max_staleness + 4,
-                flush=flush,
-                watch=none.watch,
-                queued=none.queued,
-            )
-            return
-        urls = (await anyio.to_thread.run_sync(read_json, run.path / "servers.json") or {"urls": []})["urls"]
-        async with (
-            Servers(urls, run_id=run.run_id, clock=clock, on_event=on_event) as servers,
-            HttpPolicy(servers, chat, connections=connections) as http,
-        ):
-            await servers.ready(_READY_S)
+@asynccontextmanager
+async def _scripted(config: Config, chat: ChatFormat) -> AsyncIterator[Served]:
+    policy: Policy = load_object(config.policy.script, "policy.script")(chat=chat, seed=config.run.seed)
+    none, slots = NoServers(), config.schedule.max_staleness + _SPARE_SLOTS
+    yield Served(policy=policy, servers=none, adapter_slots=slots, watch=none.watch, queued=none.queued)
 
-            async def queued() -> int:
-                return (await servers.loads()).queued
 
-            yield Parts(
-                config=config,
-                seams=seams(http),
-                servers=servers,
-                adapter_slots=await servers.slots(),
-                flush=flush,
-                watch=servers.watch,
-                queued=queued,
-            )
+@asynccontextmanager
+async def _http(
+    run: RunDir, config: Config, chat: ChatFormat, clock: Callable[[], float], on_event: OnEvent
+) -> AsyncIterator[Served]:
+    listed = await anyio.to_thread.run_sync(read_json, run.path / "servers.json") or {"urls": []}
+    async with (
+        Servers(listed["urls"], run_id=run.run_id, clock=clock, on_event=on_event) as servers,
+        HttpPolicy(servers, chat, connections=_connections(config)) as policy,
+    ):
+        await servers.ready(_READY_S)
+
+        async def queued() -> int:
+            return (await servers.loads()).queued
+
+        slots = min(await servers.slots(), config.schedule.max_staleness + _SPARE_SLOTS)
+        yield Served(policy=policy, servers=servers, adapter_slots=slots, watch=servers.watch, queued=queued)
+
+
+def _connections(config: Config) -> int:
+    return config.max_live + config.eval.live_slots
 
 
 @asynccontextmanager

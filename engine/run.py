@@ -45,8 +45,6 @@ log = structlog.get_logger()
 
 _ROW_S = 1.0
 _PARENT_S = 0.5
-_SPARE_SLOTS = 4
-"""Adapters loaded beyond max_staleness: the current, the next, one evaluated, one draining (DESIGN.md section 6)."""
 _MB = 1_000_000
 
 
@@ -80,7 +78,7 @@ class Engine:
     async def drive(self) -> None:
         """All phases, in order; returns when the run is done or drained."""
         async with anyio.create_task_group() as tg:
-            for background in (self.lag.run, self.adapters.watch, self._rows, self.parts.watch):
+            for background in (self.lag.run, self.adapters.watch, self._rows, self.parts.served.watch):
                 tg.start_soon(background)
             await tg.start(self.writer.run)
             await tg.start(self.eval_writer.run)
@@ -89,7 +87,7 @@ class Engine:
             await self._measure_once("heldout_before", 0)
             await self._train()
             await self.writer.close()
-            if self.adapters.progress.state == "done":
+            if self._finished():
                 last = self.adapters.progress.version
                 await self._until(partial(self._serves, last))
                 await self._validate(last)
@@ -100,14 +98,14 @@ class Engine:
 
     async def _train(self) -> None:
         """Rollouts until the learner is done, or until a drain has run dry."""
-        if self.rollout.scheduler.draining or self.adapters.progress.state == "done":
+        if self.rollout.scheduler.draining or self._finished():
             return
         await self._phase("training")
         async with anyio.create_task_group() as tg:
             tg.start_soon(self._validations)
 
             async def until_done() -> None:
-                await self._until(lambda: self.adapters.progress.state == "done")
+                await self._until(self._finished)
                 tg.cancel_scope.cancel()
 
             tg.start_soon(until_done)
@@ -142,6 +140,9 @@ class Engine:
             self._changed = anyio.Event()
             await self._changed.wait()
 
+    def _finished(self) -> bool:
+        return self.adapters.progress.step >= self.parts.config.run.steps
+
     def _serves(self, version: int) -> bool:
         return self.adapters.versions.current >= version
 
@@ -159,13 +160,15 @@ class Engine:
     async def _rows(self) -> None:
         with MetricsFile(self.run.metrics) as metrics:
             while True:
-                queued = await self.parts.queued()
+                queued = await self.parts.served.queued()
                 scheduler = self.rollout.scheduler
                 scheduler.slots.adapt(queued, scheduler.live)
                 scheduler.wake()
-                row = self._row(queued)
-                await anyio.to_thread.run_sync(lambda row=row: metrics.write({**row, **self.counters.row()}))
+                await anyio.to_thread.run_sync(self._write_row, metrics, self._row(queued))
                 await anyio.sleep(_ROW_S)
+
+    def _write_row(self, metrics: MetricsFile, row: dict[str, float | int]) -> None:
+        metrics.write({**row, **self.counters.row()})
 
     def _row(self, queued: int) -> dict[str, float | int]:
         scheduler, versions = self.rollout.scheduler, self.adapters.versions
@@ -250,12 +253,12 @@ def _compose(run: RunDir, parts: Parts, pack: Pack, on_event: OnEvent) -> Engine
     clock = parts.seams.clock
     writer = TrajectoryWriter(run.trajectories, header, sizes, clock)
     eval_writer = TrajectoryWriter(run.eval, header, sizes, clock)
-    versions = Versions(slots=min(parts.adapter_slots, config.schedule.max_staleness + _SPARE_SLOTS))
+    versions = Versions(slots=parts.served.adapter_slots)
     adapters = Adapters(
         run=run,
         run_id=manifest["run_id"],
         versions=versions,
-        servers=parts.servers,
+        servers=parts.served.servers,
         on_event=on_event,
         clock=clock,
         keep_every=config.stream.keep_adapters_every,

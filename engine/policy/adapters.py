@@ -38,11 +38,10 @@ class AdapterServers(Protocol):
 class Progress:
     """The part of learner/progress.json that the engine acts on."""
 
+    step: int = 0
     version: int = -1
     trained: int = 0
     dropped: int = 0
-    wait_s: float = 0.0
-    state: str = "starting"
 
     @classmethod
     def read(cls, run: RunDir) -> Progress:
@@ -51,11 +50,10 @@ class Progress:
         if value is None:
             return cls()
         return cls(
+            step=value["step"],
             version=value["version"],
             trained=value["trained_groups"],
             dropped=sum(value["dropped"].values()),
-            wait_s=value["wait_s"],
-            state=value["state"],
         )
 
 
