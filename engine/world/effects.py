@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from functools import lru_cache
 from typing import Any, NamedTuple
 
 from engine.task import Tool
@@ -106,13 +105,10 @@ def _shown(value: Json) -> str:
     return value if isinstance(value, str) else compact(value)
 
 
-_parse = lru_cache(maxsize=65_536)(pointer.parse)
-
-
 def _tokens(template: str, arguments: Mapping[str, Any]) -> list[str]:
     """Pointer tokens with their placeholders filled; an argument that names nothing leads nowhere."""
     tokens = []
-    for token in _parse(template):
+    for token in pointer.parse(template):
         value = _fill_text(token, arguments)
         if value is None or isinstance(value, Mapping | list):
             raise RefusedError(NOT_FOUND)

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 from engine.types import Json
@@ -24,7 +25,7 @@ class Defect(NamedTuple):
 Check = Callable[[Json], Defect | None]
 
 _NOTES = frozenset({"title", "description", "default", "examples", "format", "$comment", "$schema", "deprecated"})
-_SHAPES = frozenset({"type", "enum", "const", "pattern", "properties", "required", "additionalProperties", "items"})
+_OBJECT = frozenset({"properties", "required", "additionalProperties"})
 
 
 def _number(value: Json) -> bool:
@@ -52,31 +53,29 @@ _LIMITS: Mapping[str, tuple[Callable[[Json], bool], Callable[[Any, Any], bool]]]
     "maxItems": (_TYPES["array"], lambda value, limit: len(value) <= limit),
 }
 
-
 BOUNDS = frozenset(_LIMITS)
-_KNOWN = BOUNDS | _NOTES | _SHAPES
 
 
 def build(schema: Json) -> Check | None:
     """A check for a schema of the subset, else None."""
-    if not isinstance(schema, Mapping) or not _KNOWN.issuperset(schema):
+    if not isinstance(schema, Mapping):
         return None
-    parts: list[Check | None] = []
-    if "type" in schema:
-        parts.append(_type(schema["type"]))
-    if "const" in schema:
-        parts.append(_one_of("const", [schema["const"]]))
-    if "enum" in schema:
-        parts.append(_one_of("enum", schema["enum"]) if isinstance(schema["enum"], list) else None)
-    parts.extend(_bound(name, schema[name]) for name in _LIMITS if name in schema)
-    if "pattern" in schema:
-        parts.append(_pattern(schema["pattern"]))
-    if not {"properties", "required", "additionalProperties"}.isdisjoint(schema):
-        parts.append(_object(schema))
-    if "items" in schema:
-        parts.append(_items(schema["items"]))
-    checks = [part for part in parts if part is not None]
-    return _every(checks) if len(checks) == len(parts) else None
+    checks: list[Check] = []
+    shaped = False
+    for name, body in schema.items():
+        if name in _NOTES:
+            continue
+        if name in _OBJECT:
+            if shaped:
+                continue
+            shaped, made = True, _object(schema)
+        else:
+            maker = _MAKERS.get(name)
+            made = maker(body) if maker else None
+        if made is None:
+            return None
+        checks.append(made)
+    return _every(checks)
 
 
 def _every(checks: list[Check]) -> Check:
@@ -94,19 +93,25 @@ def _every(checks: list[Check]) -> Check:
 
 
 def _type(names: Json) -> Check | None:
-    listed = [names] if isinstance(names, str) else names
-    if not isinstance(listed, list) or not listed or not all(isinstance(n, str) and n in _TYPES for n in listed):
+    if isinstance(names, str):
+        return _ONE_TYPE.get(names)
+    if not isinstance(names, list) or not names or not all(isinstance(name, str) and name in _TYPES for name in names):
         return None
-    tests = [_TYPES[name] for name in listed]
-    defect = Defect((), "type", f"expected {' or '.join(listed)}")
-    if len(tests) == 1:
-        test = tests[0]
-        return lambda value: None if test(value) else defect
+    tests = [_TYPES[name] for name in names]
+    defect = Defect((), "type", f"expected {' or '.join(names)}")
     return lambda value: None if any(test(value) for test in tests) else defect
 
 
-def _one_of(keyword: str, values: list[Json]) -> Check | None:
-    if not values:
+def _of_type(name: str) -> Check:
+    test, defect = _TYPES[name], Defect((), "type", f"expected {name}")
+    return lambda value: None if test(value) else defect
+
+
+_ONE_TYPE = {name: _of_type(name) for name in _TYPES}
+
+
+def _one_of(keyword: str, values: Json) -> Check | None:
+    if not isinstance(values, list) or not values:
         return None
     defect = Defect((), keyword, f"expected one of {compact(values)}")
     if all(isinstance(value, str) for value in values):
@@ -182,3 +187,13 @@ def _items(schema: Json) -> Check | None:
         return None
 
     return check
+
+
+_MAKERS: Mapping[str, Callable[[Json], Check | None]] = {
+    "type": _type,
+    "const": lambda value: _one_of("const", [value]),
+    "enum": lambda values: _one_of("enum", values),
+    "pattern": _pattern,
+    "items": _items,
+    **{name: partial(_bound, name) for name in _LIMITS},
+}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 from engine.types import Json
@@ -17,6 +18,7 @@ class MissingError(LookupError):
     """The pointer leads nowhere."""
 
 
+@lru_cache(maxsize=65_536)
 def parse(pointer: str) -> tuple[str, ...]:
     """The unescaped tokens of a pointer; ``""`` is the whole document.
 

@@ -43,6 +43,8 @@ def _re2_pattern(_: Validator, pattern: str, value: Json, _schema: Json) -> Iter
 
 _Validator = extend(jsonschema.Draft202012Validator, {"pattern": _re2_pattern})
 
+_Meta = jsonschema.Draft202012Validator(jsonschema.Draft202012Validator.META_SCHEMA)
+
 
 def compiled(schema: Mapping[str, Any]) -> Check:
     """A function that gives the first defect of a value under ``schema``, or None; compiled once per distinct schema.
@@ -57,8 +59,7 @@ def _compiled(encoded: bytes) -> Check:
     plain = plain_schema.build(schema)
     if plain is not None:
         return plain
-    problem = next(schema_problems(schema), None)
-    if problem is not None:
+    for problem in schema_problems(schema):
         raise ValueError(f"{problem.path}: {problem.reason}")
     validator = _Validator(schema, registry=Registry())
 
@@ -90,18 +91,22 @@ def _rank(defect: Defect) -> tuple[int, str]:
     return order.get(defect.keyword, 2), repr(defect.path)
 
 
-def schema_problems(schema: Json, path: str = "") -> Iterator[SchemaProblem]:
+def schema_problems(schema: Json) -> tuple[SchemaProblem, ...]:
     """Every reason for which a schema of a pack is refused."""
-    if not isinstance(schema, Mapping):
-        yield SchemaProblem(path or "schema", "must be a JSON object")
-        return
+    return _problems(orjson.dumps(schema))
+
+
+@lru_cache(maxsize=65_536)
+def _problems(encoded: bytes) -> tuple[SchemaProblem, ...]:
+    schema = orjson.loads(encoded)
     if plain_schema.build(schema) is not None:
-        return
-    for error in jsonschema.Draft202012Validator(jsonschema.Draft202012Validator.META_SCHEMA).iter_errors(schema):
-        where = "".join(f".{part}" for part in error.absolute_path)
-        yield SchemaProblem(f"{path}{where}" or "schema", error.message[:200])
-        return
-    yield from _unsafe(schema, schema, path or "schema")
+        return ()
+    if not isinstance(schema, Mapping):
+        return (SchemaProblem("schema", "must be a JSON object"),)
+    error = next(_Meta.iter_errors(schema), None)
+    if error is not None:
+        return (SchemaProblem(".".join(map(str, error.absolute_path)) or "schema", error.message[:200]),)
+    return tuple(_unsafe(schema, schema, "schema"))
 
 
 def _unsafe(node: Json, root: Mapping[str, Any], path: str) -> Iterator[SchemaProblem]:

@@ -13,9 +13,11 @@ of it runs as code (checks are data, patterns run on RE2, `$ref` is local).
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +33,7 @@ from engine.world.task_problems import Problem, task_problems
 FORMAT = 1
 MAX_BYTES = 1 << 30
 """Bound of a decompressed pack."""
+_SCHEMAS = frozenset({"parameters", "outputs"})
 _CHUNK = 1 << 10  # zstd expands a chunk at most some 30,000 times: 32 MiB at once
 
 _FORBID = pydantic.ConfigDict(extra="forbid")
@@ -89,6 +92,7 @@ class _Reader:
         self._lines: dict[str, int] = {}
 
     def problems(self) -> Iterator[Problem]:
+        """Everything that is wrong, in the order of the lines."""
         try:
             content = _content(self.path)
         except OSError as error:
@@ -98,16 +102,15 @@ class _Reader:
             yield self._problem(0, "", "", str(error), "write the pack again")
             return
         self.sha256 = hashlib.sha256(content).hexdigest()
-        lines = [(number, line) for number, line in enumerate(content.splitlines(), 1) if line.strip()]
-        if not lines:
-            yield self._problem(1, "", "", "the pack is empty", 'start with {"format": 1, "pack": "NAME"}')
-            return
-        yield from self._header(*lines[0])
+        lines = ((number, line) for number, line in enumerate(io.BytesIO(content), 1) if line.strip())
+        yield from self._header(*next(lines, (1, b"")))
         if self.header is None:
             return
-        for number, line in lines[1:]:
-            yield from self._task(number, line)
-        if not lines[1:]:
+        empty = True
+        for number, line in lines:
+            empty = False
+            yield from self.task(number, line)
+        if empty:
             yield self._problem(1, "", "", "the pack has no tasks", "add one task a line after the header")
 
     def _header(self, number: int, line: bytes) -> Iterator[Problem]:
@@ -127,7 +130,8 @@ class _Reader:
         except pydantic.ValidationError as error:
             yield from (self._problem(number, "", f"header.{where}", why, remedy) for where, why in _located(error))
 
-    def _task(self, number: int, line: bytes) -> Iterator[Problem]:
+    def task(self, number: int, line: bytes) -> Iterator[Problem]:
+        """What is wrong with one task line."""
         try:
             value = orjson.loads(line)
         except orjson.JSONDecodeError as error:
@@ -192,7 +196,24 @@ def _unnested_tool(tool: Json) -> Json:
     if not isinstance(tool, Mapping) or tool.get("type") != "function" or not isinstance(tool.get("function"), Mapping):
         return tool
     rest = {name: inner for name, inner in tool.items() if name not in ("type", "function")}
-    return {**tool["function"], **rest}
+    flat = {**tool["function"], **rest}
+    return {name: _shared(orjson.dumps(inner)) if name in _SCHEMAS else inner for name, inner in flat.items()}
+
+
+@lru_cache(maxsize=4096)
+def _shared(encoded: bytes) -> Json:
+    """One object for equal schemas: the tools of a procedural pack repeat a few of them thousands of times."""
+    return orjson.loads(encoded)
+
+
+def parse_task(value: Json) -> Task:
+    """One task from its JSON object, as a line of a pack holds it.
+
+    Raises ConfigError naming task, field, reason and remedy."""
+    reader = _Reader(Path("task"))
+    for problem in reader.task(0, orjson.dumps(value)):
+        raise ConfigError(str(problem))
+    return reader.tasks[0]
 
 
 # --- writing --------------------------------------------------------------------------------------------------------

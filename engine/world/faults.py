@@ -1,0 +1,79 @@
+"""Fault injection at the tool boundary, outside the mapping: what goes wrong never becomes an answer that others get.
+
+Every fault of an episode follows from (seed, task, episode seed, number of the call): the same seed gives the same
+faults.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import anyio
+
+from engine.errors import ToolError
+from engine.seams import Session, World
+from engine.task import Task
+from engine.types import Json, Observation, ToolCall
+
+GARBAGE = "\ufffd<html>502</html>{"
+"""What a garbled answer reads like: no JSON, and not what the tool said."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FaultProfile:
+    """How one tool misbehaves; probabilities per call, in [0, 1] and together at most 1."""
+
+    latency_s: float = 0.0
+    """Mean of an exponentially distributed delay of every call, in seconds."""
+    timeout: float = 0.0
+    """The call hangs until its deadline cancels it."""
+    error: float = 0.0
+    """The simulator fails: ToolError."""
+    garbage: float = 0.0
+    """The call is executed, its answer garbled."""
+
+
+class FaultyWorld:
+    """A world whose tools misbehave by profile; tools without one work."""
+
+    def __init__(self, world: World, profiles: Mapping[str, FaultProfile], seed: int) -> None:
+        self._world = world
+        self._profiles = profiles
+        self._seed = seed
+
+    async def open(self, task: Task, seed: int) -> FaultySession:
+        """A session of the inner world, with faults drawn for this episode."""
+        draws = random.Random(f"{self._seed}/{task.id}/{seed}")
+        return FaultySession(await self._world.open(task, seed), self._profiles, draws)
+
+
+class FaultySession:
+    """One episode's view of a faulty world."""
+
+    def __init__(self, session: Session, profiles: Mapping[str, FaultProfile], draws: random.Random) -> None:
+        self._session = session
+        self._profiles = profiles
+        self._draws = draws
+
+    async def call(self, call: ToolCall) -> Observation:
+        """Answer one call, late, garbled or not at all.
+
+        Raises ToolError where the profile says that the simulator failed."""
+        profile = self._profiles.get(call.name)
+        if profile is None:
+            return await self._session.call(call)
+        delay, draw = self._draws.expovariate(1), self._draws.random()
+        await anyio.sleep(profile.latency_s * delay)
+        if draw < profile.timeout:
+            await anyio.sleep_forever()
+        if draw < profile.timeout + profile.error:
+            raise ToolError(f"{call.name}: injected fault")
+        observation = await self._session.call(call)
+        garbled = draw < profile.timeout + profile.error + profile.garbage
+        return Observation(content=GARBAGE, ok=observation.ok) if garbled else observation
+
+    async def close(self) -> Json:
+        """End the inner session; returns the final state."""
+        return await self._session.close()

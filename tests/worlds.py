@@ -1,0 +1,90 @@
+"""A small task that the world and rubric tests share: a shop with reads, writes and drawn values."""
+
+from typing import Any
+
+from engine.task import Task
+from engine.types import Json, ToolCall
+from engine.world.tasks import parse_task
+
+
+def tool(name: str, properties: dict[str, Any], **more: Any) -> dict[str, Any]:
+    """A tool in the shape of a pack; every property is required, others are refused."""
+    parameters = {
+        "type": "object",
+        "properties": properties,
+        "required": [key for key, schema in properties.items() if "default" not in schema],
+        "additionalProperties": False,
+    }
+    function = {"name": name, "description": f"{name}.", "parameters": parameters}
+    return {"type": "function", "function": function, **more}
+
+
+def outputs(**properties: Any) -> dict[str, Any]:
+    """An outputs schema."""
+    return {"type": "object", "properties": properties}
+
+
+TEXT = {"type": "string"}
+NUMBER = {"type": "integer", "minimum": 1, "maximum": 50}
+
+
+def task_json(**changes: Any) -> dict[str, Any]:
+    """The task as a pack holds it, with some fields replaced."""
+    value: dict[str, Any] = {
+        "id": "shop-1",
+        "instruction": "Order some apples for me.",
+        "rules": "Never use rush_order: it costs extra.",
+        "tools": [
+            tool(
+                "get_order", {"id": TEXT}, outputs=outputs(item=TEXT, quantity=NUMBER), effect={"read": "/orders/{id}"}
+            ),
+            tool(
+                "place_order",
+                {
+                    "item": {"type": "string", "enum": ["apple", "pear"]},
+                    "quantity": NUMBER,
+                    "gift": {"type": "boolean", "default": False},
+                },
+                outputs=outputs(code=TEXT),
+                effect={
+                    "write": "/orders/new",
+                    "value": {"item": "{item}", "quantity": "{quantity}", "note": "{quantity} of {item}", "code": "47"},
+                    "requires": {"/catalogue/item": "{item}"},
+                },
+            ),
+            tool("rush_order", {"item": TEXT}, effect={"write": True}),
+            tool("shop_hours", {"day": TEXT}, outputs=outputs(opens=NUMBER, open={"type": "boolean"}, label=TEXT)),
+            tool("list_orders", {}, effect={"read": "/orders"}),
+        ],
+        "user": {
+            "context": "Wants five apples.",
+            "facts": {
+                "item": {"value": "apple", "keywords": ["item", "fruit"]},
+                "quantity": {"value": 5, "keywords": ["quantity", "how many"]},
+                "due_date": {"value": "Friday", "keywords": ["date", "when"]},
+            },
+        },
+        "world": {"state": {"catalogue": {"item": "apple"}, "orders": {"old": {"item": "pear", "quantity": 2}}}},
+        "rubric": {
+            "forbidden": [{"id": "rushed", "text": "", "check": {"called": {"tool": "rush_order"}}}],
+            "subgoals": [
+                {"id": "ordered", "text": "", "check": {"called": {"tool": "place_order", "ok": True}}},
+                {"id": "told", "text": "", "check": {"answered": {"matches": "47"}}},
+            ],
+            "interactions": [{"id": "asked", "text": "", "check": {"revealed": "quantity"}}],
+        },
+    }
+    return value | changes
+
+
+def shop(**changes: Any) -> Task:
+    """The validated task."""
+    return parse_task(task_json(**changes))
+
+
+def call(name: str, **arguments: Json) -> ToolCall:
+    """A tool call."""
+    return ToolCall(name=name, arguments=arguments)
+
+
+ORDER = call("place_order", item="apple", quantity=5)
