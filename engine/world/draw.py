@@ -47,9 +47,9 @@ def _kind(schema: Mapping[str, Any]) -> str:
 def _number(number: int, kind: str, schema: Mapping[str, Any]) -> float | int:
     low, high = schema.get("minimum"), schema.get("maximum")
     if low is None:
-        low = _LOW if high is None else min(_LOW, high)
+        low = _LOW if high is None or high > _LOW else high - (_HIGH - _LOW)
     if high is None:
-        high = max(_HIGH, low)
+        high = _HIGH if low < _HIGH else low + (_HIGH - _LOW)
     if kind == "integer":
         first, last = -int(-low // 1), int(high // 1)
         return first + number % (last - first + 1) if last > first else first

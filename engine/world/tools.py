@@ -1,6 +1,6 @@
 """The offline tool simulator: what a mock tool answers, computed from the task alone. Pure functions.
 
-A call is first *admitted* (known tool, arguments that fit its JSON Schema) and brought into canonical form; then a
+A call is first brought into canonical form and *admitted* (known tool, arguments that fit its JSON Schema); then a
 declared effect is read from, or applied to, the state; outputs that nothing declares are drawn. States are never
 changed in place: a write gives a new state that shares what it did not touch.
 """
@@ -52,10 +52,11 @@ def admit(task: Task, call: ToolCall) -> ToolCall:
     tool = task.tool(call.name)
     if tool is None:
         raise effects.RefusedError(f"unknown tool {call.name}")
-    defect = schema.compiled(tool.parameters)(call.arguments)
+    arguments = canonical_arguments(tool, call.arguments)
+    defect = schema.compiled(tool.parameters)(arguments)
     if defect is not None:
         raise effects.RefusedError(_argument_error(defect))
-    return ToolCall(name=call.name, arguments=canonical_arguments(tool, call.arguments))
+    return ToolCall(name=call.name, arguments=arguments)
 
 
 def canonical_arguments(tool: Tool, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
