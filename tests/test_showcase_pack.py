@@ -17,7 +17,6 @@ from engine.seams import Plan, Seams, Session, User
 from engine.synthesis.planted import Planted, guessed, informed, planted, script
 from engine.task import Split, Task
 from engine.types import Completion, Episode, EventKind, Limits, Outcome, Reply, Reward, Sampling, ToolCall, Turn
-from engine.world import tools
 from engine.world.offline import OfflineWorld
 from engine.world.offline_user import UNSURE, OfflineUser, OfflineUserSession
 from engine.world.tasks import load_pack
@@ -25,6 +24,8 @@ from engine.world.tasks import load_pack
 PACK = Path(__file__).parents[1] / "engine/assets/packs/showcase.jsonl"
 TASKS = load_pack(PACK).tasks
 LIMITS = Limits(turns=32, tokens=1 << 20, completion_tokens=1024, wall_s=60, turn_s=30)
+REFUSED_IN_GOLD = {"showcase-ferry-cabin": ["book_cabin"]}
+"""Where the world refuses a right call, and the agent has to ask again."""
 VAGUE = (
     "Any details?",
     "Can you tell me more?",
@@ -157,7 +158,7 @@ async def test_every_planted_trajectory_flips_exactly_its_own_item(task: Task):
     gold, *spoiled = planted(task)
     perfect = await play(task, gold.completions)
     assert perfect.outcome is Outcome.AGENT_OK, perfect.error
-    assert all(event.ok for event in perfect.events)
+    assert [event.tool for event in perfect.events if not event.ok] == REFUSED_IN_GOLD.get(task.id, [])
     expected = verdicts(perfect)
     forbidden = {item.id for item in task.rubric.forbidden}
     for trajectory in spoiled:
@@ -180,11 +181,11 @@ async def test_a_guesser_loses_subgoals_and_every_interaction(task: Task):
 
 @each_task
 async def test_nobody_succeeds_with_a_muted_user(task: Task):
-    """The same solver reaches 1 with the user, and loses subgoals and interactions without."""
+    """The same solver reaches 1 with the user, and loses subgoals and every interaction without."""
     assert scored(await play(task, honest(task))).value == 1
     muted = scored(await play(task, honest(task), MutedUser()))
     assert muted.N < 1
-    assert muted.I < 1
+    assert muted.I == 0
 
 
 @each_task
@@ -246,15 +247,17 @@ async def test_most_tasks_read_back_what_they_wrote():
 
 async def _reads_back(task: Task) -> bool:
     episode = await play(task, script(task).gold)
-    written = False
+    untouched, written = await OfflineWorld().open(task, 0), False
     for event in episode.events:
         tool = task.tool(event.tool)
         if tool is None:
             continue
-        before = tools.apply(task, task.world.state, ToolCall(name=event.tool, arguments=event.arguments))
-        if written and not tool.writes and tools.content(before.answer) != event.text:
+        if tool.writes:
+            written = True
+            continue
+        before = await untouched.call(ToolCall(name=event.tool, arguments=event.arguments))
+        if written and before.content != event.text:
             return True
-        written = written or tool.writes
     return False
 
 
@@ -262,6 +265,7 @@ def test_the_pack_is_broad():
     """At least 32 tasks over at least 10 domains, with splits for training, validation and the final measurement."""
     splits = Counter(task.split for task in TASKS)
     assert len(TASKS) >= 32
+    assert len({task.instruction for task in TASKS}) == len(TASKS)
     assert len({task.meta["domain"] for task in TASKS}) >= 10
     assert splits[Split.TRAIN] >= 20
     assert splits[Split.VALIDATION] == 4
