@@ -241,10 +241,10 @@ class Servers:
             if name in server.held:
                 return
             start_s = self.clock()
-            body = {"lora_name": name, "lora_path": str(path)}
+            body = {"lora_name": name, "lora_path": str(await anyio.Path(path).absolute())}
             reply = await self._ask(server, "POST", "/load_lora_adapter", body, _LOAD_S)
             # A retry after a lost answer, or a server that outlived this process: the same files are loaded already.
-            again = reply.get("loaded_adapters", {}).get(name) == str(path)
+            again = Path(reply.get("loaded_adapters", {}).get(name, "")).name == path.name
             ok = reply.get("success") is True or again
             self._happened("load", server, name, start_s, ok=ok)
             if not ok:
