@@ -33,6 +33,7 @@ from engine.world.task_problems import Problem, task_problems
 FORMAT = 1
 MAX_BYTES = 1 << 30
 """Bound of a decompressed pack."""
+_FUNCTION = frozenset({"name", "description", "parameters"})
 _SCHEMAS = frozenset({"parameters", "outputs"})
 _CHUNK = 1 << 10  # zstd expands a chunk at most some 30,000 times: 32 MiB at once
 
@@ -192,11 +193,15 @@ def _unnested(value: Json) -> Json:
 
 
 def _unnested_tool(tool: Json) -> Json:
-    """A tool of any other shape is left as it is: its fields are then reported as unknown or missing."""
+    """A tool of any other shape is left as it is, and a misplaced member gets the name of its place: both are then
+    reported as unknown or missing fields."""
     if not isinstance(tool, Mapping) or tool.get("type") != "function" or not isinstance(tool.get("function"), Mapping):
         return tool
-    rest = {name: inner for name, inner in tool.items() if name not in ("type", "function")}
-    flat = {**tool["function"], **rest}
+    inner = {name if name in _FUNCTION else f"function.{name}": value for name, value in tool["function"].items()}
+    outer = {name: value for name, value in tool.items() if name not in ("type", "function")}
+    flat = inner | {
+        name if name not in _FUNCTION else f"{name} beside function": value for name, value in outer.items()
+    }
     return {name: _shared(orjson.dumps(inner)) if name in _SCHEMAS else inner for name, inner in flat.items()}
 
 
