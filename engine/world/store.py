@@ -12,7 +12,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Literal, NamedTuple, TypeVar
 
@@ -160,12 +160,12 @@ def _open(path: Path) -> EntryStore:
     try:
         # Calls come from several worker threads, but one at a time.
         connection = sqlite3.connect(path, timeout=5, check_same_thread=False)
-        try:
+        with ExitStack() as failing:
+            failing.callback(connection.close)
             _configure(path, connection)
-            return EntryStore(path, connection)
-        except BaseException:
-            connection.close()
-            raise
+            store = EntryStore(path, connection)
+            failing.pop_all()
+        return store
     except sqlite3.Error as error:
         raise ConfigError(f"{path}: {error}; {elsewhere}, or move the file away if it is not a database") from error
 
