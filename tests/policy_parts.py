@@ -82,7 +82,7 @@ def adapter_directory(base: Path, version: int = 3) -> Path:
 @asynccontextmanager
 async def serving(mock: MockServer, port: int = 0) -> AsyncIterator[str]:
     """The URL of a mock server that runs inside this block, on a real socket."""
-    runner = web.AppRunner(mock.application(), handler_cancellation=True, shutdown_timeout=0.1)
+    runner = web.AppRunner(mock.application(), shutdown_timeout=0.1)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", port).start()
     try:
