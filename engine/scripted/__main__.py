@@ -63,7 +63,7 @@ async def _serve(arguments: argparse.Namespace) -> None:
         slots=arguments.slots,
         seed=arguments.seed,
     )
-    runner = web.AppRunner(mock.application(), handler_cancellation=True, access_log=None, shutdown_timeout=1.0)
+    runner = web.AppRunner(mock.application(), access_log=None, shutdown_timeout=1.0)
     await runner.setup()
     site = web.TCPSite(runner, arguments.host, arguments.port, backlog=_BACKLOG)
     await site.start()

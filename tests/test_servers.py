@@ -1,0 +1,177 @@
+"""The control plane against mock servers that restart, refuse and forget."""
+
+from pathlib import Path
+
+import anyio
+import pytest
+
+from engine.errors import RunError
+from engine.policy.servers import Servers
+from engine.scripted.server import MockServer
+from tests.policy_parts import ADAPTER, RUN_ID, adapter_directory, policy_of, serving, tiny_chat, turn
+
+CHAT = tiny_chat()
+
+
+@pytest.fixture
+def adapter(tmp_path: Path) -> Path:
+    """A directory that the mock server takes for version 3."""
+    return adapter_directory(tmp_path)
+
+
+def mock(**settings) -> MockServer:
+    """A quick server."""
+    return MockServer(**{"chat": CHAT, "latency_s": 0.001, **settings})
+
+
+async def until(condition) -> None:
+    """Wait for a state that another task brings about."""
+    with anyio.fail_after(10):
+        while not condition():  # noqa: ASYNC110 - polling a server's state
+            await anyio.sleep(0.01)
+
+
+async def test_an_adapter_is_loaded_on_every_server_and_told(adapter):
+    """A load returns when all servers have it; each load and unload is one event on the run's clock."""
+    first, second, events = mock(), mock(), []
+    async with serving(first) as a, serving(second) as b, policy_of(CHAT, a, b, events=events) as (_, servers):
+        await servers.load(ADAPTER, adapter)
+        assert first.adapters == second.adapters == {ADAPTER: str(adapter)}
+        await servers.unload(ADAPTER)
+        assert first.adapters == second.adapters == {}
+    assert sorted((event["event"], event["server"]) for event in events) == sorted(
+        (event, server) for event in ("load", "unload") for server in (a, b)
+    )
+    for event in events:
+        assert (event["adapter"], event["version"], event["ok"]) == (ADAPTER, 3, True)
+        assert event["start_s"] < event["end_s"]
+
+
+async def test_loading_again_is_success(adapter):
+    """A retried load, or a server that outlived the engine, has the adapter already: that is what was wanted."""
+    server = mock(adapters={ADAPTER: str(adapter)})
+    async with serving(server) as url, policy_of(CHAT, url) as (_, servers):
+        await servers.load(ADAPTER, adapter)
+        await servers.load(ADAPTER, adapter)
+
+
+async def test_the_same_name_with_other_files_is_refused(adapter):
+    """A name that a server holds for another directory is an error: nothing may be served under a reused name."""
+    server = mock(adapters={ADAPTER: str(adapter.parent / "v00002")})
+    async with serving(server) as url, policy_of(CHAT, url) as (_, servers):
+        with pytest.RaisesGroup(pytest.RaisesExc(RunError, match=f"{url} refuses adapter {ADAPTER} .*already loaded")):
+            await servers.load(ADAPTER, adapter)
+
+
+async def test_a_refused_adapter_names_server_adapter_and_reason(adapter):
+    """A directory that is no adapter is refused by the server; the run ends with its reason."""
+    async with serving(mock()) as url, policy_of(CHAT, url) as (_, servers):
+        with pytest.RaisesGroup(pytest.RaisesExc(RunError, match=rf"{url} refuses adapter {ADAPTER} .*adapter_config")):
+            await servers.load(ADAPTER, adapter.parent)
+
+
+async def test_a_restarted_server_gets_its_adapters_before_traffic(adapter):
+    """A server that comes back empty on the same port serves the waiting turn, under its adapter, after the push."""
+    before, after = mock(), mock()
+    async with anyio.create_task_group() as tg:
+        async with serving(before) as url:
+            port = int(url.rpartition(":")[2])
+            clients = policy_of(CHAT, url)
+            policy, servers = await clients.__aenter__()
+            await servers.load(ADAPTER, adapter)
+            tg.start_soon(servers.watch)
+            assert (await policy.complete(turn(CHAT))).adapter == ADAPTER
+        found = []
+
+        async def complete() -> None:
+            found.append(await policy.complete(turn(CHAT, index=1)))
+
+        tg.start_soon(complete)
+        await until(lambda: not servers.all[0].healthy)
+        assert servers.route("g000001") is None
+        async with serving(after, port):
+            await until(lambda: found)
+            assert after.adapters == {ADAPTER: str(adapter)}
+            assert after.requests == 1
+            await clients.__aexit__(None, None, None)
+            tg.cancel_scope.cancel()
+    assert found[0].adapter == ADAPTER
+
+
+async def test_a_server_that_forgot_its_adapters_is_noticed_by_a_request(adapter):
+    """A refusal of an adapter that was loaded means a restart: the turn waits for the push and succeeds."""
+    server = mock()
+    async with serving(server) as url, policy_of(CHAT, url) as (policy, servers):
+        await servers.load(ADAPTER, adapter)
+        server.adapters.clear()
+        async with anyio.create_task_group() as tg:
+            tg.start_soon(servers.watch)
+            assert (await policy.complete(turn(CHAT))).adapter == ADAPTER
+            tg.cancel_scope.cancel()
+
+
+async def test_a_load_waits_for_a_server_that_is_away(adapter):
+    """A version announced while a server restarts is loaded when it is back."""
+    async with serving(mock()) as url:
+        port = int(url.rpartition(":")[2])
+    back = mock()
+    async with (
+        Servers([url], run_id=RUN_ID, clock=anyio.current_time, on_event=lambda _: None) as servers,
+        anyio.create_task_group() as tg,
+    ):
+        tg.start_soon(servers.load, ADAPTER, adapter)
+        await anyio.sleep(0.2)
+        async with serving(back, port):
+            await until(lambda: ADAPTER in back.adapters)
+
+
+async def test_resync_leaves_exactly_the_named_adapters_of_this_run(adapter):
+    """Versions of an earlier engine are unloaded, the named ones loaded, other runs' adapters not touched."""
+    server = mock(adapters={f"{RUN_ID}-v00001": "v00001", "other-00000000-v00001": "v00001"})
+    async with serving(server) as url, policy_of(CHAT, url) as (_, servers):
+        await servers.resync({ADAPTER: adapter})
+    assert set(server.adapters) == {ADAPTER, "other-00000000-v00001"}
+
+
+async def test_siblings_go_to_one_server_and_groups_spread():
+    """A group's server does not change, every server has its share, and an unhealthy one is avoided."""
+    async with serving(mock()) as a, serving(mock()) as b, policy_of(CHAT, a, b) as (_, servers):
+        groups = [f"g{position:06d}" for position in range(200)]
+        routes = {group: servers.route(group) for group in groups}
+        assert {servers.route(group) == routes[group] for group in groups} == {True}
+        share = sum(url == a for url in routes.values())
+        assert 60 <= share <= 140
+        servers.suspect(a)
+        assert {servers.route(group) for group in groups} == {b}
+        assert {group: servers.route(group) for group in groups if routes[group] == b}.keys() == {
+            group for group in groups if routes[group] == b
+        }
+        servers.suspect(b)
+        assert servers.route("g000001") is None
+
+
+async def test_loads_and_slots_are_read_from_the_servers(adapter):
+    """Running requests add up over servers; the smallest server says how many adapters fit."""
+    slow = mock(latency_s=5.0, slots=9)
+    async with serving(slow) as a, serving(mock(slots=6)) as b, policy_of(CHAT, a, b) as (policy, servers):
+        assert await servers.slots() == 6
+        await servers.load(ADAPTER, adapter)
+        mine = next(group for group in (f"g{n:06d}" for n in range(99)) if servers.route(group) == a)
+        async with anyio.create_task_group() as tg:
+            tg.start_soon(policy.complete, turn(CHAT, f"{mine}.00"))
+            await until(lambda: slow.requests == 1)
+            assert (await servers.loads()).running == 1
+            tg.cancel_scope.cancel()
+
+
+async def test_a_server_that_is_not_there_is_named():
+    """Nobody listening: an error with the URL and what to look at, within the time given."""
+    async with Servers(["http://127.0.0.1:9"], run_id=RUN_ID, clock=lambda: 0.0, on_event=print) as servers:
+        with pytest.raises(RunError, match=r"http://127\.0\.0\.1:9 was not ready in 0\.3 s; look at its log"):
+            await servers.ready(0.3)
+
+
+def test_no_server_at_all_is_refused():
+    """An empty list of URLs names the key to set."""
+    with pytest.raises(RunError, match=r"policy\.urls"):
+        Servers([], run_id=RUN_ID, clock=lambda: 0.0, on_event=print)
