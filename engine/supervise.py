@@ -1,0 +1,297 @@
+"""Process supervision of one run: servers, learner and engine, started in order, restarted with back-off, drained.
+
+::
+
+    servers ready, adapters/v00000 there ──▶ engine ──exit 0──▶ learner ends ──▶ servers are stopped ──▶ finished
+                 │ a process ends too early: again after 1, 2, 4, ... s; over run.max_restarts in ten minutes: give up
+                 │ learner state `failed`, engine exit 2: give up at once with their own sentence
+    SIGTERM or Ctrl-C: drain = SIGTERM to engine, then learner, then servers, all within run.drain_s + 15 s;
+                 a second one: SIGKILL
+
+The supervisor holds no episode state; when it dies, every child notices (`--parent-pid`), drains and exits.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from enum import StrEnum
+from http.client import HTTPConnection, HTTPException
+from types import FrameType
+from typing import Any
+from urllib.parse import urlsplit
+
+from engine.config import Config, child_environment
+from engine.processes import Child, Command, end_orphans, likely_cause, record, torch_environment
+from engine.rundir import RunDir, read_json, write_json
+
+EXIT_OK, EXIT_FAILED, EXIT_CONFIG = 0, 1, 2
+_SIGNALLED = 128
+_STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_TICK_S = 0.1
+_PROBE_S = 0.5
+_GRACE_S = 5.0
+
+
+class Phase(StrEnum):
+    """What the supervisor is doing."""
+
+    STARTING = "starting"
+    """Servers and learner are getting ready."""
+    RUNNING = "running"
+    """The engine runs."""
+    DRAINING = "draining"
+    """A stop was asked for; finished work is being saved."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ending:
+    """How a run ended."""
+
+    code: int
+    """Exit code of the command: 0 finished, 1 gave up, 2 configuration, 128 + signal when it was stopped."""
+    message: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Status:
+    """What a progress view gets at every tick."""
+
+    phase: Phase
+    waiting_for: tuple[str, ...]
+    notes: tuple[str, ...]
+    """Sentences that are new since the last tick: restarts, orphans ended."""
+
+
+def server_command(run: RunDir, config: Config, port: int, lora_paths: tuple[str, ...] = ()) -> Command:
+    """The embedded policy server of a run."""
+    # One slot each for max_staleness + 4 loaded versions, and a spare, so that the server never has to evict.
+    loras = config.schedule.max_staleness + 5
+    argv = (
+        *(sys.executable, "-m", "engine.embedded", "--model", config.model.path, "--port", str(port)),
+        *("--adapter-root", str(run.path), "--max-loras", str(loras), "--max-lora-rank", str(config.learner.rank)),
+        *("--max-running", str(config.policy.max_running), "--threads", str(config.policy.threads)),
+        *("--seed", str(config.run.seed), *(("--lora-paths", *lora_paths) if lora_paths else ())),
+        *("--parent-pid", str(os.getpid())),
+    )
+    environment = torch_environment(config.policy.threads)
+    return Command(name="server-0", argv=argv, log=run.path / "server-0.log", environment=environment)
+
+
+def commands(run: RunDir, config: Config, port: int) -> tuple[list[Command], Command, Command]:
+    """What a run starts: servers, learner, engine."""
+    servers = [server_command(run, config, port)] if config.policy.launch == "embedded" else []
+    simulated = config.learner.kind == "simulated"
+    learner = Command(
+        name="learner",
+        argv=_module(*(("engine.scripted", "learner") if simulated else ("learner",)), run=run),
+        log=run.path / "learner.log",
+        environment=child_environment() if simulated else torch_environment(config.learner.threads),
+    )
+    engine = Command(
+        name="engine",
+        argv=_module("engine.run", run=run),
+        log=run.path / "engine.log",
+        environment=child_environment(),
+    )
+    return servers, learner, engine
+
+
+class Supervisor:
+    """Runs the processes of one run directory to their end; `run` is the only entry."""
+
+    def __init__(self, run: RunDir, config: Config, on_tick: Callable[[Status], None]) -> None:
+        self.run_directory, self.config, self.on_tick = run, config, on_tick
+        port = _free_port()
+        server_commands, learner, engine = commands(run, config, port)
+        self.urls = [f"http://127.0.0.1:{port}"] if server_commands else list(config.policy.urls)
+        self.servers = [Child(command) for command in server_commands]
+        self.learner, self.engine = Child(learner), Child(engine)
+        self.phase = Phase.STARTING
+        self._notes: list[str] = []
+        self._signals: list[int] = []
+        self._ready: set[str] = set()
+
+    @property
+    def children(self) -> list[Child]:
+        """In the order in which they are started."""
+        return [*self.servers, self.learner, self.engine]
+
+    def run(self) -> Ending:
+        """Supervise until the run is finished, stopped or hopeless; nothing is left running afterwards.
+
+        Raises RunError if another supervisor holds the run."""
+        with self.run_directory.locked(), self._catching_signals():
+            self._notes += [f"ended {name}, left over by an earlier run" for name in end_orphans(self.run_directory)]
+            write_json(self.run_directory.path / "servers.json", {"urls": self.urls})
+            try:
+                for child in (*self.servers, self.learner):
+                    self._start(child)
+                ending = self._loop()
+                return self._drain(ending)
+            finally:
+                self._kill()
+                record(self.run_directory, self.children)
+
+    # --- the loop -----------------------------------------------------------------------------------------------
+
+    def _loop(self) -> Ending:
+        while not self._signals:
+            for child in self.children:
+                code = child.ended()
+                if code is not None and (ending := self._after(child, code)) is not None:
+                    return ending
+                if child.due is not None and time.monotonic() >= child.due:
+                    self._start(child)
+            if self.phase is Phase.STARTING and not self._waiting_for():
+                self._start(self.engine)
+                self.phase = Phase.RUNNING
+            self._tick()
+        return Ending(code=_SIGNALLED + self._signals[0], message="stopped; what was finished is saved")
+
+    def _after(self, child: Child, code: int) -> Ending | None:
+        """What follows from the end of a child; None goes on."""
+        if child is self.engine:
+            if code == EXIT_OK and self._engine_is_done():
+                return Ending(code=EXIT_OK)
+            if code == EXIT_CONFIG:
+                return Ending(code=EXIT_CONFIG, message=_told(child, "the engine cannot use this configuration"))
+        if child is self.learner:
+            progress = self._progress()
+            if code == EXIT_OK and progress.get("state") == "done":
+                return None
+            if progress.get("state") == "failed":
+                return Ending(code=EXIT_FAILED, message=f"the learner stopped: {progress.get('error')}")
+            if code == EXIT_CONFIG:
+                return Ending(code=EXIT_CONFIG, message=_told(child, "the learner cannot use this configuration"))
+        self._ready.discard(child.name)
+        if child.restart_later(self.config.run.max_restarts):
+            wait_s = (child.due or 0.0) - time.monotonic()
+            self._notes.append(f"{child.name} ended ({_exit_name(code)}); starting it again in {wait_s:.0f} s")
+            return None
+        limit = self.config.run.max_restarts
+        reason = f"{child.name} ended ({_exit_name(code)}) after {limit} restarts in ten minutes"
+        return Ending(code=EXIT_FAILED, message=_told(child, f"{reason}. {likely_cause(code, child.last_lines())}"))
+
+    def _waiting_for(self) -> tuple[str, ...]:
+        """What the engine's start still waits for."""
+        for child, url in zip(self.servers, self.urls, strict=False):
+            if child.name not in self._ready and child.pid is not None and _answers(f"{url}/ready"):
+                self._ready.add(child.name)
+        missing = [child.name for child in self.servers if child.name not in self._ready]
+        if not (self.run_directory.adapter(0) / "meta.json").exists():
+            missing.append("the learner's first adapter")
+        return tuple(missing)
+
+    def _progress(self) -> dict[str, Any]:
+        """What the learner said since its last start; its word from an earlier life does not count."""
+        path = self.run_directory.progress
+        if not path.exists() or path.stat().st_mtime < self.learner.started_at:
+            return {}
+        return read_json(path) or {}
+
+    def _engine_is_done(self) -> bool:
+        phase = read_json(self.run_directory.path / "phase.json") or {}
+        return phase.get("phase") == "done"
+
+    def _start(self, child: Child) -> None:
+        living = [other.pid for other in self.children if other.pid is not None]
+        try:
+            child.start(os.getpgid(living[0]) if living else 0)
+        except (PermissionError, ProcessLookupError):
+            # The group died between the look and the start.
+            child.start(0)
+        record(self.run_directory, self.children)
+
+    def _tick(self) -> None:
+        waiting = self._waiting_for() if self.phase is Phase.STARTING else ()
+        notes, self._notes = tuple(self._notes), []
+        self.on_tick(Status(phase=self.phase, waiting_for=waiting, notes=notes))
+        time.sleep(_TICK_S)
+
+    # --- the end ------------------------------------------------------------------------------------------------
+
+    def _drain(self, ending: Ending) -> Ending:
+        """End what still runs, in order; one signal more than the one that asked for it ends the waiting."""
+        self.phase = Phase.DRAINING
+        if ending.code != EXIT_OK:
+            self._notes.append("draining: what is finished is being saved (Ctrl-C again stops at once)")
+        patience = 2 if ending.code > _SIGNALLED else 1
+        # Absolute, so that a pre-empting cluster knows how long a stop takes: the learner has what the engine left.
+        begun = time.monotonic()
+        limit_s = self.config.run.drain_s
+        for child in (self.engine, self.learner, *self.servers):
+            limit_s += _GRACE_S
+            # A learner whose engine is done ends by itself after its last step; everything else is asked.
+            if child is not self.learner or ending.code != EXIT_OK:
+                child.signal(signal.SIGTERM)
+            while child.pid is not None and child.ended() is None:
+                if len(self._signals) >= patience:
+                    return Ending(code=_SIGNALLED + self._signals[-1], message="stopped at once")
+                if time.monotonic() > begun + limit_s:
+                    self._notes.append(f"{child.name} did not end within {limit_s:.0f} s of the stop and was killed")
+                    child.signal(signal.SIGKILL)
+                    child.wait(_GRACE_S)
+                self._tick()
+        self._tick()
+        return ending
+
+    def _kill(self) -> None:
+        for child in self.children:
+            child.signal(signal.SIGKILL)
+        for child in self.children:
+            child.wait(_GRACE_S)
+            child.ended()
+
+    @contextmanager
+    def _catching_signals(self) -> Iterator[None]:
+        def note(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - the signature that signal.signal asks for
+            self._signals.append(number)
+
+        # Under nohup the hang-up is ignored already, and stays so.
+        wanted = [number for number in _STOPS if signal.getsignal(number) is not signal.SIG_IGN]
+        before = {number: signal.signal(number, note) for number in wanted}
+        try:
+            yield
+        finally:
+            for number, action in before.items():
+                signal.signal(number, action)
+
+
+def _module(*arguments: str, run: RunDir) -> tuple[str, ...]:
+    return (sys.executable, "-m", *arguments, str(run.path), "--parent-pid", str(os.getpid()))
+
+
+def _free_port() -> int:
+    """A port for the whole life of a run: a restarted server comes back under the same address."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _answers(url: str) -> bool:
+    parts = urlsplit(url)
+    connection = HTTPConnection(parts.hostname or "127.0.0.1", parts.port, timeout=_PROBE_S)
+    try:
+        connection.request("GET", parts.path)
+        return connection.getresponse().status == 200
+    except (OSError, HTTPException):
+        return False
+    finally:
+        connection.close()
+
+
+def _exit_name(code: int) -> str:
+    return f"exit code {code}" if code >= 0 else f"killed by {signal.Signals(-code).name}"
+
+
+def _told(child: Child, sentence: str) -> str:
+    """A sentence with the last useful lines of a child's log below it."""
+    lines = "".join(f"\n  | {line}" for line in child.last_lines())
+    return f"{sentence.strip()}\nThe end of {child.command.log}:{lines or ' (empty)'}"
