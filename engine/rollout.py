@@ -16,7 +16,7 @@ from engine.stream.writer import TrajectoryWriter
 from engine.task import Split, Task
 from engine.types import Episode, Source, TaskGroup
 
-_FIRST_SLOTS = 64
+_FIRST_SLOTS = 256
 """Live episodes to begin with when `schedule.live_slots` is auto."""
 
 
