@@ -158,16 +158,20 @@ def _open(path: Path) -> EntryStore:
     if not locks_work(path.parent):
         raise ConfigError(f"{path.parent}: file locks do not work on this filesystem; {elsewhere}")
     try:
-        # Calls come from several worker threads, but one at a time.
-        connection = sqlite3.connect(path, timeout=5, check_same_thread=False)
-        with ExitStack() as failing:
-            failing.callback(connection.close)
-            _configure(path, connection)
-            store = EntryStore(path, connection)
-            failing.pop_all()
-        return store
+        return _connected(path)
     except sqlite3.Error as error:
         raise ConfigError(f"{path}: {error}; {elsewhere}, or move the file away if it is not a database") from error
+
+
+def _connected(path: Path) -> EntryStore:
+    # Calls come from several worker threads, but one at a time.
+    connection = sqlite3.connect(path, timeout=5, check_same_thread=False)
+    with ExitStack() as failing:
+        failing.callback(connection.close)
+        _configure(path, connection)
+        store = EntryStore(path, connection)
+        failing.pop_all()
+    return store
 
 
 def _configure(path: Path, connection: sqlite3.Connection) -> None:
