@@ -35,13 +35,14 @@ def main(arguments: list[str] | None = None) -> int:
         configure_logging(run.log, "learner")
         torch.set_num_threads(config.learner.threads)
         learner = Learner(run, config, lifetime)
-        return _serve(learner, flush=options.flush)
+        return serve(learner, flush=options.flush)
     except ConfigError as error:
         print(error, file=sys.stderr)  # noqa: T201 - the process's last word
         return EXIT_CONFIG
 
 
-def _serve(learner: Learner, *, flush: bool) -> int:
+def serve(learner: Learner, *, flush: bool) -> int:
+    """Serve, turn an error into the last word in progress.json and on stderr, and return the exit code."""
     try:
         learner.serve(flush=flush)
     except AbandonedError as error:

@@ -168,7 +168,7 @@ class Learner:
             "version": counters.version,
             "cursor": cursor,
             "groups": [usable.row() for usable in self.opened.usable],
-            "dropped": self.opened.dropped,
+            "dropped": {str(reason): ids for reason, ids in self.opened.dropped.items()},
             "staleness_tokens": {
                 str(staleness): count
                 for staleness, count in staleness_tokens(result.tokens, self.opened.version).items()

@@ -8,6 +8,7 @@ B = 0, so version 0 equals the base, or from an adapter directory (warm start).
 from __future__ import annotations
 
 import hashlib
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
+from transformers.utils.logging import disable_progress_bar
 
 from engine.errors import ConfigError
 from learner.lora import ADAPTER, fuse
@@ -146,13 +148,17 @@ def load_policy(base_path: Path, lora: LoraSettings, *, seed: int, warm_start: P
     Raises ConfigError naming the path for a base or adapter that cannot be used."""
     if not (base_path / "config.json").exists():
         raise ConfigError(f"{base_path}: no config.json: not a Hugging Face model directory")
+    disable_progress_bar()
     torch.manual_seed(seed)
     base = AutoModelForCausalLM.from_pretrained(base_path, dtype=torch.float32, attn_implementation="sdpa")
     base.config.use_cache = False
     config = LoraConfig(
         r=lora.rank, lora_alpha=lora.alpha, target_modules=list(TARGET_MODULES), lora_dropout=0.0, bias="none"
     )
-    model = get_peft_model(base, config)
+    with warnings.catch_warnings():
+        # peft 0.21 reads an attribute that transformers 5.23 has renamed; neither concerns us.
+        warnings.simplefilter("ignore", FutureWarning)
+        model = get_peft_model(base, config)
     fuse(model)
     model.train()
     marker = f".{ADAPTER}.weight"
