@@ -103,7 +103,7 @@ def make_adapter(path: Path, model: Path, *, seed: int, rank: int = 4, modules: 
     return path
 
 
-def reference_logprobs(model: Path, ids: list[int], adapter: Path | None = None, temperature: float = 1.0) -> list[float]:
+def reference_logprobs(model: Path, ids: list[int], adapter: Path | None = None, temperature: float = 1) -> list[float]:
     """Log-probability of ids[1:] under transformers (and peft), the numbers that the server must agree with."""
     decoder: Any = transformers.AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
     if adapter is not None:

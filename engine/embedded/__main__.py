@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
 import os
 import signal
 import socket
@@ -28,7 +29,7 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: loopback only)")
     parser.add_argument("--port", type=int, default=0, help="0 picks a free port")
     parser.add_argument("--served-name", help="model name to report (default: the directory's name)")
-    parser.add_argument("--adapter-root", type=Path, help="adapters are loaded over HTTP from below this directory only")
+    parser.add_argument("--adapter-root", type=Path, help="adapters loaded over HTTP must lie below it")
     parser.add_argument("--lora-paths", nargs="*", default=[], metavar="NAME=PATH", help="adapters to load at start")
     parser.add_argument("--max-loras", type=int, default=8, help="adapters loaded at once, the base not counted")
     parser.add_argument("--max-lora-rank", type=int, default=64)
@@ -46,7 +47,7 @@ async def _serve(arguments: argparse.Namespace) -> None:
     from engine.embedded.build import build_server  # noqa: PLC0415
     from engine.embedded.routes import application  # noqa: PLC0415
 
-    loop = anyio.lowlevel.current_token().native_token  # type: ignore[attr-defined]
+    loop = asyncio.get_running_loop()
     server = await run_sync(build_server, arguments, loop.call_soon_threadsafe)
     worker = server.parts.worker
     listening = socket.create_server((arguments.host, arguments.port), backlog=_BACKLOG)
@@ -81,8 +82,10 @@ async def _stop_on_signal(scope: anyio.CancelScope) -> None:
 
 
 async def _stop_without_parent(parent_pid: int, scope: anyio.CancelScope) -> None:
-    while os.getppid() == parent_pid:
+    alive = True
+    while alive:
         await anyio.sleep(_PARENT_POLL_S)
+        alive = os.getppid() == parent_pid
     scope.cancel()
 
 

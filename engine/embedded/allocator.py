@@ -1,7 +1,7 @@
 """Tuning of glibc's allocator for torch on a CPU.
 
 A forward pass allocates and frees the same few large buffers thousands of times; by default glibc gives them back to
-the kernel every time and page-faults them in again (up to 40× slower on a small machine).
+the kernel every time and page-faults them in again (up to 40 times slower on a small machine).
 """
 
 from __future__ import annotations
@@ -17,7 +17,9 @@ def keep_memory() -> None:
     if not sys.platform.startswith("linux"):
         return
     libc = ctypes.CDLL(None)
-    if not hasattr(libc, "mallopt"):
+    try:
+        libc.mallopt  # noqa: B018  looks the symbol up; musl has none
+    except AttributeError:
         return
     for option, value in ((_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, 2**31 - 1), (_M_TOP_PAD, 64 << 20), (_M_ARENA_MAX, 1)):
         libc.mallopt(option, value)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
 
 import torch
 
@@ -12,12 +11,12 @@ from engine.embedded.decoder import Decoder
 from engine.embedded.scheduler import Limits, Scheduler
 from engine.embedded.server import Parts, PolicyServer, Settings
 from engine.embedded.text import Text
-from engine.embedded.worker import Worker
+from engine.embedded.worker import CallInLoop, Worker
 
 _KV_BYTES = 512 << 20
 
 
-def build_server(arguments: argparse.Namespace, call_in_loop: Callable[[Callable[[], None]], object]) -> PolicyServer:
+def build_server(arguments: argparse.Namespace, call_in_loop: CallInLoop) -> PolicyServer:
     """Load the model and connect the parts; `call_in_loop` must be safe to call from the model thread."""
     torch.set_num_threads(arguments.threads)
     decoder, text = Decoder(arguments.model), Text(arguments.model)

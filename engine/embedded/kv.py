@@ -43,7 +43,8 @@ class Slab:
     def __init__(self, shape: DecoderShape, capacity: int) -> None:
         self.capacity = capacity
         self.rows: list[Row | None] = []
-        self.kv = torch.empty(shape.layers, 2, _FIRST_ROWS, shape.kv_heads, capacity, shape.head_dim)
+        # Zeros, not garbage: attention multiplies what lies behind a row's end by 0, and 0 times NaN is NaN.
+        self.kv = torch.zeros(shape.layers, 2, _FIRST_ROWS, shape.kv_heads, capacity, shape.head_dim)
 
     def __repr__(self) -> str:
         return f"<Slab of {self.capacity} tokens: {len(self.rows)} rows>"
@@ -79,7 +80,7 @@ class Slab:
 
     def _resize(self, rows: int) -> None:
         layers, two, _, heads, capacity, width = self.kv.shape
-        grown = self.kv.new_empty(layers, two, rows, heads, capacity, width)
+        grown = self.kv.new_zeros(layers, two, rows, heads, capacity, width)
         used = len(self.rows)
         grown[:, :, :used] = self.kv[:, :, :used]
         self.kv = grown
@@ -124,7 +125,7 @@ class KVPool:
         row.length = stop
 
     def read(self, row: Row, start: int, stop: int) -> Tensor:
-        """A copy of a row's keys and values, `[layers, 2, kv_heads, stop − start, head_dim]`."""
+        """A copy of a row's keys and values, `[layers, 2, kv_heads, stop - start, head_dim]`."""
         return row.slab.kv[:, :, row.index, :, start:stop].clone()
 
     def _slab(self, capacity: int) -> Slab:

@@ -126,9 +126,7 @@ def _read_factors(path: Path, rank: int, shape: DecoderShape) -> Factors:
     return factors
 
 
-def _fuse(
-    factors: Factors, layer: int, name: str, widths: dict[str, tuple[int, int]], scale: float
-) -> LowRank | None:
+def _fuse(factors: Factors, layer: int, name: str, widths: dict[str, tuple[int, int]], scale: float) -> LowRank | None:
     """Stack the pairs of a fused projection: the A below one another, the B as diagonal blocks."""
     pairs = [(module, factors.get((layer, module))) for module in _FUSED[name]]
     if all(pair is None for _, pair in pairs):

@@ -36,12 +36,12 @@ class Place(NamedTuple):
 class PromptBatch:
     """The tokens before the last one, of rows with a similar number of them; P = padded tokens a row."""
 
-    rows: Tensor
-    """`[rows]` in the slab."""
+    rows: list[int]
+    """Indexes in the slab."""
     gather: Tensor
-    """`[rows * P]` flat tokens; padding repeats the last."""
+    """`[len(rows) * P]` flat tokens; padding repeats the last."""
     mask: Tensor
-    """`[rows, 1, P, width]`, True where a token may look."""
+    """`[len(rows), 1, P, width]`, True where a token may look."""
     valid: Tensor
     """Positions in `gather` that are not padding."""
     scatter: Tensor
@@ -58,7 +58,7 @@ class SlabStep:
     last: Tensor
     """`[R]` the flat token that is each row's last."""
     bias: Tensor | None
-    """`[R * kv_heads, 1, width]`, −inf behind a row's end; None when all rows have the full width."""
+    """`[R * kv_heads, 1, width]`, -inf behind a row's end; None when all rows have the full width."""
     written: Tensor
     """The flat tokens that belong to this slab."""
     destination: Tensor
@@ -147,7 +147,7 @@ def _prompt_batch(places: list[Place], width: int) -> PromptBatch:
     seen = torch.tensor([p.work.row.length for p in places])[:, None] + steps
     valid = (steps < counts).flatten().nonzero()[:, 0]
     return PromptBatch(
-        rows=torch.tensor([p.work.row.index for p in places]),
+        rows=[p.work.row.index for p in places],
         gather=gather.flatten(),
         mask=(torch.arange(width) <= seen[:, :, None])[:, None],
         valid=valid,

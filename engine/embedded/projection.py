@@ -59,6 +59,7 @@ class Projection:
         self._low_rank.pop(load_id, None)
 
     def __call__(self, x_N: Tensor, segments: list[Segment]) -> Tensor:
+        """`[N, out]`; the segments cover all rows in order."""
         if len(segments) == 1 and segments[0].load_id not in self._low_rank:
             return linear(x_N, self._merged.get(segments[0].load_id, self.weight), self.bias)
         if not self._merged:

@@ -216,7 +216,8 @@ class Routes:
     async def models(self, _request: web.Request) -> web.Response:
         """`/v1/models`: the base and every adapter."""
         name = self._server.settings.served_name
-        common = {"object": "model", "owned_by": "synth-engine", "max_model_len": self._server.parts.decoder.shape.context}
+        context = self._server.parts.decoder.shape.context
+        common = {"object": "model", "owned_by": "synth-engine", "max_model_len": context}
         rows = [{"id": name, "root": name, "parent": None, **common}]
         for adapter, path in self._server.parts.adapters.paths.items():
             rows.append({"id": adapter, "root": path, "parent": name, **common})

@@ -1,6 +1,6 @@
 """Continuous batching: which requests run, which tokens they run this step, and what becomes of them.
 
-Runs in the model thread only. Invariants:
+Runs in the model thread only, in inference mode. Invariants:
 
 - **no preemption**: a request is admitted when its worst case (prompt + max_new_tokens, rounded to a size class) fits
   the token budget beside all others; the prefix cache gives way, running requests never do.
@@ -125,9 +125,7 @@ class Scheduler:
         if not self._running:
             return []
         works = self._works()
-        with torch.inference_mode():
-            plan = plan_step(works, self._pool.active())
-            advanced = self._run(works, plan)
+        advanced = self._run(works, plan_step(works, self._pool.active()))
         told = [s for s in advanced if s.finish is not None or s.stream]
         for sequence in advanced:
             if sequence.finish is not None:
@@ -182,7 +180,7 @@ class Scheduler:
         self.gauges.cached_tokens += found
 
     def _works(self) -> list[Work]:
-        """This step's tokens of every running row: all rows get at least one, prompts share the budget."""
+        """The tokens of every running row in this step: all rows get at least one, prompts share the budget."""
         self._running.sort(key=lambda s: s.load_id)
         budget = PREFILL_TOKENS
         works = []
@@ -239,9 +237,7 @@ class Scheduler:
             if len(sequence.logprobs) < sequence.params.min_new_tokens and sequence.stop_ids:
                 logits[row, list(sequence.stop_ids)] = -torch.inf
         draws = draw(logits, [s.params for s in drawing], self._generator)
-        for sequence, token, logprob, finite in zip(
-            drawing, draws.tokens, draws.logprobs, draws.finite, strict=True
-        ):
+        for sequence, token, logprob, finite in zip(drawing, draws.tokens, draws.logprobs, draws.finite, strict=True):
             if not finite:
                 message = f"the model's logits for request {sequence.rid} are not finite; its adapter is unusable"
                 sequence.finish = Finish(kind=FinishKind.ERROR, message=message)

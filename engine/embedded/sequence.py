@@ -56,6 +56,7 @@ class Sequence:
     The model thread only appends to the lists; the event loop reads `output` up to a length it took first."""
 
     __slots__ = (
+        "adapter",
         "cached_tokens",
         "changed",
         "finish",
@@ -79,6 +80,7 @@ class Sequence:
         self.ids = prompt.copy()
         self.prompt_tokens = len(prompt)
         self.load_id = load_id
+        self.adapter: str | None = None
         self.params = params
         self.stop_ids: frozenset[int] = frozenset()
         self.stream = False

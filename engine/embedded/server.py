@@ -165,6 +165,7 @@ class PolicyServer:
         self, prompt: Prompt, entry: LoadedAdapter | None, params: SamplingParams, body: GenerateBody
     ) -> Sequence:
         sequence = Sequence(prompt.rid, prompt.ids, BASE if entry is None else entry.load_id, params)
+        sequence.adapter = prompt.adapter
         sequence.stream = body.stream
         if not params.ignore_eos:
             sequence.stop_ids = params.stop_token_ids | self.parts.text.eos_ids

@@ -46,7 +46,8 @@ def read_shape(model: Path) -> DecoderShape:
     config = read_json(model / "config.json")
     architecture = (config.get("architectures") or ["unnamed"])[0]
     if architecture not in ARCHITECTURES:
-        raise ConfigError(f"{model}: architecture {architecture} is not served here; served: {', '.join(ARCHITECTURES)}")
+        served = ", ".join(ARCHITECTURES)
+        raise ConfigError(f"{model}: architecture {architecture} is not served here; served: {served}")
     _refuse_unserved(model, config)
     heads = int(config["num_attention_heads"])
     head_dim = int(config.get("head_dim") or config["hidden_size"] // heads)

@@ -187,6 +187,7 @@ def reply(sequence: Sequence, text: Text, *, logprobs: bool) -> dict[str, object
         "num_retractions": 0,
         "dp_rank": None,
         "weight_version": "default",
+        "lora_path": sequence.adapter,
         "e2e_latency": time.monotonic() - sequence.received_s,
     }
     if logprobs:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from queue import Empty, SimpleQueue
 from typing import TypeVar
@@ -16,6 +15,8 @@ from engine.embedded.sequence import Sequence
 
 Answer = TypeVar("Answer")
 Command = Callable[[Scheduler], None]
+CallInLoop = Callable[[Callable[[], None]], object]
+"""`loop.call_soon_threadsafe`."""
 _LOG = structlog.get_logger("embedded")
 
 
@@ -24,12 +25,11 @@ class Worker:
 
     The inbox is bounded by the server, which refuses requests beyond its queue limit before they get here."""
 
-    def __init__(self, scheduler: Scheduler, threads: int, call_in_loop: Callable[[Callable[[], None]], object]) -> None:
+    def __init__(self, scheduler: Scheduler, threads: int, call_in_loop: CallInLoop) -> None:
         self._scheduler = scheduler
         self._threads = threads
         self._call_in_loop = call_in_loop
         self._inbox: SimpleQueue[Command | None] = SimpleQueue()
-        self.last_step_s = time.monotonic()
 
     def submit(self, command: Command) -> None:
         """Have the model thread call `command(scheduler)` before its next step."""
@@ -60,9 +60,9 @@ class Worker:
     def run(self) -> None:
         """The thread's body."""
         torch.set_num_threads(self._threads)
-        while self._drain():
-            self._tell(self._step())
-            self.last_step_s = time.monotonic()
+        with torch.inference_mode():
+            while self._drain():
+                self._tell(self._step())
 
     def _step(self) -> list[Sequence]:
         try:
