@@ -199,7 +199,7 @@ async def serve_run(run: RunDir, parent: int | None = None) -> None:
     config = load(run.config).config
     for directory in (run.trajectories, run.eval):
         (directory / CLOSED).unlink(missing_ok=True)
-    pack, clock = load_pack(run.pack), RunClock(run.metrics)
+    pack, clock = await anyio.to_thread.run_sync(load_pack, run.pack), RunClock(run.metrics)
     with run.swaps.open("ab", buffering=0) as swaps:
 
         def on_event(event: dict[str, Any]) -> None:
