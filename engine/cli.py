@@ -1,0 +1,89 @@
+"""`synth-engine`: one command per module of engine.commands, imported only when it is called.
+
+`--help` and shell completion stay instant: this module imports click and nothing else of weight, and the list of
+commands with their one-line help is written here.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from dataclasses import dataclass
+
+import click
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """A command as the overview shows it."""
+
+    section: str
+    help: str
+
+
+COMMANDS = {
+    "run": Entry(section="Train", help="Train a policy in mock worlds; --resume goes on where one stopped."),
+    "eval": Entry(section="Train", help="Measure a policy on the held-out tasks of a pack."),
+    "serve": Entry(section="Train", help="Serve a model and adapters on the CPU, over SGLang's HTTP API."),
+    "show": Entry(section="Look", help="Show a run, a task, or an episode as a readable transcript."),
+    "audit": Entry(section="Look", help="Recompute every invariant of a run from what it recorded."),
+    "runs": Entry(section="Look", help="List runs, remove them, collect what they no longer need."),
+    "export": Entry(section="Take away", help="Episodes as chat JSONL or Parquet; the trained model as one directory."),
+    "rescore": Entry(section="Take away", help="Score recorded episodes again under changed rubrics."),
+    "pack": Entry(section="Prepare", help="Check a task pack."),
+    "config": Entry(section="Prepare", help="Show the configuration: every key, its meaning and its source."),
+}
+
+
+class Lazy(click.Group):
+    """Imports a command's module when it is called, and shows the overview by section."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
+        """Names, in the order of the overview."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 - click's signature
+        """The command, imported now."""
+        if cmd_name not in COMMANDS:
+            return None
+        command = importlib.import_module(f"engine.commands.{cmd_name}").command
+        if not isinstance(command, click.Command):
+            raise TypeError(f"engine.commands.{cmd_name}.command is no click command")
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 - click's signature
+        """The overview, without importing anything."""
+        for section in dict.fromkeys(entry.section for entry in COMMANDS.values()):
+            with formatter.section(section):
+                formatter.write_dl([(name, entry.help) for name, entry in COMMANDS.items() if entry.section == section])
+
+
+_HELP = """Train small agentic language models in mock worlds.
+
+\b
+First run, on any laptop:   synth-engine run --config tiny
+What came out:              synth-engine show
+"""
+
+
+@click.group(cls=Lazy, help=_HELP, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(package_name="synth-engine")
+def cli() -> None:
+    """The command line."""
+
+
+def main() -> None:
+    """Entry point: errors of this project are one clear sentence and an exit code, never a traceback."""
+    if sys.platform == "win32":
+        sys.exit("synth-engine needs Linux or macOS; on Windows use WSL2 (https://learn.microsoft.com/windows/wsl)")
+    from engine.errors import ConfigError, SynthError  # noqa: PLC0415 - keeps `--help` instant
+
+    try:
+        cli()
+    except SynthError as error:
+        click.secho(f"error: {error}", fg="red", err=True)
+        sys.exit(2 if isinstance(error, ConfigError) else 1)
+
+
+if __name__ == "__main__":
+    main()

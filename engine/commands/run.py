@@ -1,0 +1,105 @@
+"""`synth-engine run`: prepare a run directory, say what will happen, supervise it, and tell what came out."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+import click
+from rich.console import Console
+
+from engine.config import Config, load
+from engine.errors import ConfigError
+from engine.manifest import create, reopen
+from engine.report.progress import Progress
+from engine.rundir import RunDir, find_run
+from engine.supervise import EXIT_OK, Ending, Supervisor
+
+_MEASURED = "5 to 8 minutes on two cores, as measured for this configuration"
+
+
+@click.command()
+@click.option("--config", "file", metavar="FILE", help="A TOML file, or a shipped name: tiny (default), dry.")
+@click.option(
+    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override one key, for example run.steps=20."
+)
+@click.option("--name", metavar="NAME", help="Name of the run; the same as --set run.name=NAME.")
+@click.option("--dir", "directory", metavar="DIR", help="Where runs live; the same as --set run.dir=DIR.")
+@click.option("--resume", is_flag=False, flag_value="", metavar="[RUN]", help="Go on with a run: the latest, or RUN.")
+@click.option("--plain", is_flag=True, help="One line per ten seconds, even on a terminal.")
+def command(
+    file: str | None,
+    overrides: tuple[str, ...],
+    name: str | None,
+    directory: str | None,
+    resume: str | None,
+    plain: bool,  # noqa: FBT001 - click passes flags by name
+) -> None:
+    """Train a policy in mock worlds, end to end.
+
+    Ctrl-C once drains and saves, twice stops at once; either way `synth-engine run --resume` goes on exactly where it
+    was. Exit codes: 0 finished, 1 failed, 2 configuration, 130 or 143 stopped by Ctrl-C or SIGTERM.
+    """
+    console = Console(highlight=False)
+    if resume is None:
+        named = (f"run.name={name}",) * (name is not None) + (f"run.dir={directory}",) * (directory is not None)
+        run = create(load(file or "tiny", (*overrides, *named)).config)
+        config = load(run.config).config
+    else:
+        if file or name:
+            raise ConfigError("--resume takes name and configuration from the run; change single keys with --set")
+        run = find_run(resume or None, directory or "runs")
+        config = reopen(run, overrides)
+    announce(console, run, config, shipped=file in (None, "tiny") and not overrides)
+    with Progress(run, config, console, plain=plain or not console.is_terminal) as progress:
+        ending = Supervisor(run, config, progress).run()
+    _finish(console, run, ending)
+    raise SystemExit(ending.code)
+
+
+def announce(console: Console, run: RunDir, config: Config, *, shipped: bool) -> None:
+    """What is about to happen, how long it takes and where it goes."""
+    schedule = config.schedule
+    server = {"embedded": "embedded CPU server", "none": ", ".join(config.policy.urls), "scripted": "scripted policy"}
+    learner = "GRPO learner" if config.learner.kind == "grpo" else "simulated learner"
+    per_step = schedule.groups_per_step * schedule.group_size
+    live = f"at most {config.max_live} live = ({schedule.max_staleness} + 1) x {schedule.groups_per_step} groups x "
+    rows = {
+        "run": f"{run.path.name}  (seed {config.run.seed})",
+        "model": Path(config.model.path).name + f"  ({config.model.path})",
+        "tasks": config.tasks.pack,
+        "training": f"{config.run.steps} steps x {schedule.groups_per_step} groups x {schedule.group_size} episodes = "
+        f"{config.run.steps * per_step:,} episodes or more; {live}{schedule.group_size}",
+        "measuring": _measuring(config),
+        "processes": f"{server[config.policy.launch]}, {learner}, engine; logs and everything else in {run.path}",
+        "time": _MEASURED if shipped else "unknown until the first steps; then the ETA shows it",
+        "to stop": "Ctrl-C once drains and saves, twice stops at once",
+    }
+    for key, value in rows.items():
+        console.print(f"  [bold]{key:<10}[/] {_escaped(value)}", soft_wrap=True)
+    console.print()
+
+
+def _measuring(config: Config) -> str:
+    parts = []
+    if config.eval.heldout_tasks:
+        parts.append(f"{config.eval.heldout_tasks} held-out tasks before and after")
+    if config.eval.every:
+        parts.append(f"{config.eval.validation_tasks} validation tasks every {config.eval.every} steps")
+    return ", ".join(parts) or "nothing"
+
+
+def _finish(console: Console, run: RunDir, ending: Ending) -> None:
+    resume = f"synth-engine run --resume {shlex.quote(str(run.path))}"
+    if ending.code == EXIT_OK:
+        # Charts need matplotlib, which takes longer to import than a run takes to start.
+        from engine.report.summary import conclude  # noqa: PLC0415
+
+        conclude(console, run)
+        return
+    console.print(_escaped(ending.message), style="bold red", soft_wrap=True)
+    console.print(f"Everything finished is kept in {run.path}; go on with:  {resume}", markup=False, soft_wrap=True)
+
+
+def _escaped(text: str) -> str:
+    return text.replace("[", r"\[")

@@ -1,0 +1,102 @@
+"""Progress while a run works: a live bar on a terminal, one line per ten seconds elsewhere."""
+
+from __future__ import annotations
+
+import time
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.text import Text
+
+from engine.config import Config
+from engine.report.gauges import Gauges, read_gauges
+from engine.rundir import RunDir
+from engine.supervise import Phase, Status
+
+_LINE_S = 10.0
+_LIVE_S = 1.0
+_PHASES = {
+    "starting": "starting",
+    "heldout_before": "measuring held-out tasks, before",
+    "training": "training",
+    "heldout_after": "measuring held-out tasks, after",
+    "draining": "draining",
+    "done": "done",
+}
+
+
+class Progress:
+    """The view that the supervisor calls at every tick."""
+
+    def __init__(self, run: RunDir, config: Config, console: Console, *, plain: bool) -> None:
+        self._run, self._config, self._console = run, config, console
+        self._live = None if plain else Live(console=console, refresh_per_second=4, transient=True)
+        self._due = 0.0
+        self._begun = time.monotonic()
+        self._shown = ""
+
+    def __enter__(self) -> Self:
+        if self._live is not None:
+            self._live.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+    def __call__(self, status: Status) -> None:
+        """Show what is due: notes at once, the rest at the view's own pace."""
+        for note in status.notes:
+            self._console.print(f"  ! {note}", style="yellow", markup=False, highlight=False)
+        now = time.monotonic()
+        stage = f"{status.phase} {status.waiting_for}"
+        if now < self._due and stage == self._shown:
+            return
+        self._due, self._shown = now + (_LINE_S if self._live is None else _LIVE_S), stage
+        if status.phase is Phase.STARTING:
+            waiting = ", ".join(status.waiting_for) or "the engine"
+            self._show(Text(f"{_clock(now - self._begun)}  starting: waiting for {waiting}"))
+            return
+        gauges = read_gauges(self._run, self._config)
+        if gauges.phase == "done":
+            return
+        line = Text(f"{_clock(gauges.run_s)}  {progress_line(gauges, draining=status.phase is Phase.DRAINING)}")
+        bar = ProgressBar(total=gauges.steps, completed=gauges.step, width=40)
+        self._show(line if self._live is None else Group(bar, line))
+
+    def _show(self, content: Text | Group) -> None:
+        if self._live is None:
+            self._console.print(content, highlight=False, soft_wrap=True)
+        else:
+            self._live.update(content)
+
+
+def progress_line(gauges: Gauges, *, draining: bool = False) -> str:
+    """One line: phase, step, reward and its parts, adapter version, rates, what is live, ETA."""
+    phase = "draining" if draining else _PHASES.get(gauges.phase, gauges.phase)
+    if gauges.phase.startswith("heldout") and not draining:
+        parts = [phase, f"{gauges.eval_live} live"]
+    else:
+        reward = f"reward {gauges.reward:.2f} (F {gauges.F:.2f} N {gauges.N:.2f} I {gauges.I:.2f})"
+        parts = [
+            phase,
+            f"step {gauges.step}/{gauges.steps}",
+            reward,
+            f"adapter v{gauges.version}",
+            f"{gauges.episodes_per_s:.1f} episodes/s",
+            f"{gauges.tokens_per_s:,.0f} tokens/s",
+            f"{gauges.live} live",
+        ]
+    if gauges.eta_s is not None:
+        parts.append(f"ETA {_clock(gauges.eta_s)}")
+    return "  ".join(parts)
+
+
+def _clock(seconds: float) -> str:
+    whole = int(seconds)
+    if whole < 3600:
+        return f"{whole // 60}:{whole % 60:02d}"
+    return f"{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d}"
