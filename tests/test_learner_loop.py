@@ -302,7 +302,7 @@ def start(run, *options):
     return subprocess.Popen(argv, env=environment(), stderr=subprocess.PIPE, text=True)
 
 
-def wait_for(condition, limit_s=60.0):
+def wait_for(condition, limit_s=120.0):
     """Poll until the condition holds."""
     end = time.monotonic() + limit_s
     while not condition():
@@ -314,12 +314,12 @@ def wait_for(condition, limit_s=60.0):
 def test_the_process_follows_a_live_writer_and_ends_on_sigterm(tmp_path, model, groups):
     """A real process: version 0 first, a step when groups arrive, exit 0 on SIGTERM with nothing lost."""
     run = make_run(tmp_path / "demo", model)
-    process = start(run)
-    wait_for(lambda: run.versions() == [0])
-    write_stream(run, groups[:2], closed=False)
-    wait_for(lambda: run.versions() == [0, 1])
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(20) == 0
+    with start(run) as process:
+        wait_for(lambda: run.versions() == [0])
+        write_stream(run, groups[:2], closed=False)
+        wait_for(lambda: run.versions() == [0, 1] and read_json(run.progress)["step"] == 1)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 0
     assert read_json(run.progress)["step"] == 1
 
 
@@ -327,15 +327,16 @@ def test_the_process_follows_a_live_writer_and_ends_on_sigterm(tmp_path, model, 
 def test_the_process_ends_when_its_parent_is_gone(tmp_path, model):
     """`--parent-pid` of somebody who is not the parent: the learner ends by itself."""
     run = make_run(tmp_path / "demo", model)
-    assert start(run, "--parent-pid", "1").wait(60) == 0
+    with start(run, "--parent-pid", "1") as process:
+        assert process.wait(120) == 0
 
 
 @pytest.mark.slow
 def test_a_configuration_that_cannot_be_used_exits_2(tmp_path, model):
     """One sentence on stderr that names the thing."""
     run = make_run(tmp_path / "demo", model, advantage="no_such_package:thing")
-    process = start(run)
-    _, error = process.communicate(timeout=60)
+    with start(run) as process:
+        _, error = process.communicate(timeout=120)
     assert process.returncode == EXIT_CONFIG
     assert error.startswith("learner.advantage = 'no_such_package:thing'")
     assert "Traceback" not in error
