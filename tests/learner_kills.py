@@ -1,0 +1,114 @@
+"""Running and killing the learner in real processes that share one import (a fork server), for tests and bench."""
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections import Counter
+
+from engine.config import load
+from engine.rundir import RunDir, read_json, read_lines
+from learner import checkpoint, loop, records
+from learner.__main__ import serve
+from learner.lifetime import Lifetime
+from learner.loop import Learner
+
+POINTS = ("before checkpoint", "after checkpoint", "after rows", "after publish", "after progress")
+"""Between the five parts of a step (LEARNER.md 5.3)."""
+
+
+def context():
+    """Children are forked from a server that has torch and peft loaded: a start costs tenths of a second."""
+    found = multiprocessing.get_context("forkserver")
+    found.set_forkserver_preload(["tests.learner_kills"])
+    return found
+
+
+def run_learner(path, point=None, at_step=0, after_s=None):
+    """Child: run the learner; SIGKILL itself at `point` of step `at_step`, or `after_s` seconds after it is loaded."""
+    run = RunDir(path)
+    learner = Learner(run, load(run.config).config, Lifetime())
+    if point is not None:
+        _plant(learner, point, at_step)
+    if after_s is not None:
+        begin = learner._begin
+
+        def timed():
+            threading.Timer(after_s, _die).start()
+            begin()
+
+        learner._begin = timed
+    os._exit(serve(learner, flush=False))
+
+
+def start(path, **options):
+    """Start a child; the caller joins it."""
+    process = context().Process(target=run_learner, args=(path,), kwargs=options)
+    process.start()
+    return process
+
+
+def finish(path, **options):
+    """Start a child, wait for its end, and return its exit code (-9: killed)."""
+    process = start(path, **options)
+    process.join(120)
+    return process.exitcode
+
+
+def _die():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _plant(learner, point, at_step):
+    def wrap(owner, name, *, before=False):
+        original = vars(owner)[name]
+
+        def wrapped(*arguments, **options):
+            due = learner.counters.step == at_step - 1 and len(learner.opened.usable) == 2
+            if before and due:
+                _die()
+            result = original(*arguments, **options)
+            if due:
+                _die()
+            return result
+
+        setattr(owner, name, wrapped)
+
+    if point == "before checkpoint":
+        wrap(checkpoint.Checkpoint, "write", before=True)
+    elif point == "after checkpoint":
+        wrap(checkpoint.Checkpoint, "write")
+    elif point == "after rows":
+        wrap(records, "append")
+    elif point == "after publish":
+        wrap(loop, "publish")
+    else:
+        original = loop.write_progress
+
+        def progressed(*arguments, **options):
+            original(*arguments, **options)
+            if learner.counters.step == at_step and learner.opened.read == 0 and options["step_s"] > 0:
+                _die()
+
+        loop.write_progress = progressed
+
+
+def hashes(run):
+    """Version -> sha256 that its meta.json tells."""
+    return {version: read_json(run.adapter(version) / "meta.json")["adapter_sha256"] for version in run.versions()}
+
+
+def check_history(run, groups):
+    """Every group that was read is trained or dropped exactly once; steps, versions and files agree."""
+    rows = list(read_lines(run.learner / "steps.jsonl"))
+    assert [row["step"] for row in rows] == list(range(1, len(rows) + 1))
+    trained = [found["id"] for row in rows for found in row["groups"]]
+    dropped = [group_id for row in rows for ids in row["dropped"].values() for group_id in ids]
+    assert not [group_id for group_id, times in Counter([*trained, *dropped]).items() if times > 1]
+    in_steps = {tg.id for tg in groups[: len(trained) + len(dropped)]}
+    assert {*trained, *dropped} == in_steps
+    assert [row["learner/step_count"] for row in read_lines(run.learner / "metrics.jsonl")] == [r["step"] for r in rows]
+    assert run.versions() == list(range(len(rows) + 1))
+    progress = read_json(run.progress)
+    assert progress["trained_groups"] == len(trained)
+    assert progress["cursor"] == dict(zip(("segment", "offset"), rows[-1]["cursor"], strict=True))
