@@ -11,6 +11,7 @@ from rich.console import Console
 from engine.config import Config, load
 from engine.errors import ConfigError
 from engine.manifest import create, reopen
+from engine.report.console import wide_console
 from engine.report.progress import Progress
 from engine.rundir import RunDir, find_run
 from engine.supervise import EXIT_OK, Ending, Supervisor
@@ -40,7 +41,7 @@ def command(
     Ctrl-C once drains and saves, twice stops at once; either way `synth-engine run --resume` goes on exactly where it
     was. Exit codes: 0 finished, 1 failed, 2 configuration, 130 or 143 stopped by Ctrl-C or SIGTERM.
     """
-    console = Console(highlight=False)
+    console = wide_console()
     if resume is None:
         named = (f"run.name={name}",) * (name is not None) + (f"run.dir={directory}",) * (directory is not None)
         run = create(load(file or "tiny", (*overrides, *named)).config)

@@ -1,0 +1,81 @@
+"""What a check is, and the files of a run that checks compare the stream with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from engine.config import Config, load
+from engine.rundir import RunDir, read_json, read_lines
+from engine.types import TaskGroup
+
+_NAMED = 5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """What one check found."""
+
+    name: str
+    promise: str
+    """The sentence that was checked."""
+    checked: str
+    """How much was looked at, with its noun; says so where nothing could be."""
+    violations: Sequence[str] = ()
+    count: int = 0
+    """Things in violation: episodes, groups or requests, as the name of the check says."""
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing was found."""
+        return not self.violations
+
+
+class Check(Protocol):
+    """One invariant."""
+
+    def see(self, tg: TaskGroup) -> None:
+        """Look at the next group: the training stream in arrival order, then the evaluations."""
+        ...
+
+    def finding(self) -> Finding:
+        """What was found, after the last group."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recorded:
+    """The files beside the stream, read once."""
+
+    run: RunDir
+    config: Config
+    manifest: Mapping[str, Any]
+    steps: Sequence[Mapping[str, Any]]
+    """learner/steps.jsonl."""
+    swaps: Sequence[Mapping[str, Any]]
+    """swaps.jsonl: loads, flips, unloads, aborts."""
+    rows: Sequence[Mapping[str, Any]]
+    """metrics.jsonl."""
+    progress: Mapping[str, Any]
+
+    @classmethod
+    def read(cls, run: RunDir) -> Recorded:
+        """Everything but the stream.
+
+        Raises ConfigError if it is no run, RunError for an unreadable file."""
+        return cls(
+            run=run,
+            manifest=read_json(run.manifest) or {},
+            config=load(run.config).config,
+            steps=list(read_lines(run.learner / "steps.jsonl")),
+            swaps=list(read_lines(run.swaps)),
+            rows=list(read_lines(run.metrics)),
+            progress=read_json(run.progress) or {},
+        )
+
+
+def named(ids: Sequence[str]) -> str:
+    """The first ids of a list, and how many more there are."""
+    rest = len(ids) - _NAMED
+    return ", ".join(ids[:_NAMED]) + (f" and {rest} more" if rest > 0 else "")

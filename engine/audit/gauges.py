@@ -1,0 +1,38 @@
+"""Check on the gauges: the two budgets held in every recorded row."""
+
+from __future__ import annotations
+
+from engine.audit.check import Finding, Recorded
+from engine.telemetry import engine_metrics as keys
+from engine.types import TaskGroup
+
+
+class Budgets:
+    """*Staleness is held by admission*: admitted - trained - dropped never passes the group budget."""
+
+    def __init__(self, recorded: Recorded) -> None:
+        self._recorded = recorded
+
+    def see(self, tg: TaskGroup) -> None:
+        """Nothing: this is about metrics.jsonl."""
+
+    def finding(self) -> Finding:
+        """Rows over a budget."""
+        config = self._recorded.config
+        violations = []
+        over = 0
+        for row in self._recorded.rows:
+            outstanding = row[keys.GROUPS_ADMITTED] - row[keys.GROUPS_TRAINED] - row[keys.GROUPS_DROPPED]
+            if outstanding > config.group_budget or row[keys.EPISODES_LIVE] > config.max_live:
+                over += 1
+                violations.append(
+                    f"at {row[keys.RUN_S]:.0f} s: {outstanding} groups outstanding (budget {config.group_budget}), "
+                    f"{row[keys.EPISODES_LIVE]} episodes live (at most {config.max_live})"
+                )
+        return Finding(
+            name="budget_rows_over",
+            promise=f"at most {config.group_budget} groups outstanding, {config.max_live} episodes live",
+            checked=f"{len(self._recorded.rows)} rows",
+            violations=violations[:3],
+            count=over,
+        )

@@ -1,0 +1,82 @@
+"""Check on rewards: the rubric evaluated again over the recorded events gives the recorded rewards."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import anyio
+
+from engine.audit.check import Finding, Recorded, named
+from engine.errors import RewardError
+from engine.reward.rubric import RubricScorer
+from engine.seams import Scorer, ScoringRecord
+from engine.task import Task
+from engine.types import Episode, Reward, TaskGroup
+from engine.world.tasks import load_pack
+
+
+def tasks_of(recorded: Recorded) -> dict[str, Task]:
+    """The run's own copy of its tasks, by id.
+
+    Raises ConfigError if the copy was damaged."""
+    return {task.id: task for task in load_pack(recorded.run.pack).tasks}
+
+
+def scoring_record(task: Task, episode: Episode) -> ScoringRecord:
+    """What a scorer saw of a recorded episode."""
+    return ScoringRecord(
+        task=task,
+        messages=episode.messages,
+        events=episode.events,
+        final_state=episode.final_state,
+        stop=episode.stop,
+    )
+
+
+def score_again(scorer: Scorer, tasks: Mapping[str, Task], episodes: Sequence[Episode]) -> list[Reward | None]:
+    """Rewards of recorded episodes under (other) rubrics; None where the task is gone or an item stays undecided."""
+
+    async def score(episode: Episode) -> Reward | None:
+        task = tasks.get(episode.task_id)
+        if task is None:
+            return None
+        try:
+            return await scorer.score(scoring_record(task, episode))
+        except RewardError:
+            return None
+
+    async def score_all() -> list[Reward | None]:
+        return [await score(episode) for episode in episodes]
+
+    return anyio.run(score_all)
+
+
+class Rewards:
+    """Every recorded reward follows from the recorded events."""
+
+    def __init__(self, recorded: Recorded) -> None:
+        self._kind = recorded.config.scorer.kind
+        self._tasks = tasks_of(recorded) if self._kind == "rubric" else {}
+        self._scorer = RubricScorer()
+        self._episodes = 0
+        self._wrong: list[str] = []
+
+    def see(self, tg: TaskGroup) -> None:
+        """Score the group's scored episodes again."""
+        episodes = [episode for episode in tg.episodes if episode.reward is not None]
+        if self._kind != "rubric" or not episodes:
+            return
+        self._episodes += len(episodes)
+        again = score_again(self._scorer, self._tasks, episodes)
+        self._wrong += [episode.id for episode, reward in zip(episodes, again, strict=True) if reward != episode.reward]
+
+    def finding(self) -> Finding:
+        """Episodes whose reward or breakdown comes out differently."""
+        nothing = f"none: rewards of {self._kind} are not recomputed"
+        return Finding(
+            name="rewards_wrong",
+            promise="recorded rewards follow from recorded events",
+            checked=f"{self._episodes} episodes" if self._kind == "rubric" else nothing,
+            violations=[f"another reward for {named(self._wrong)}"] if self._wrong else [],
+            count=len(self._wrong),
+        )

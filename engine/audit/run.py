@@ -1,0 +1,50 @@
+"""The pass itself: all checks over one read of the stream and the evaluations."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+from engine.audit.check import Check, Finding, Recorded
+from engine.audit.gauges import Budgets
+from engine.audit.rewards import Rewards
+from engine.audit.steps import Advantages, Staleness, TrainedTwice
+from engine.audit.stream import EmitOnce, Lost, MixedVersions, Outcomes
+from engine.audit.swaps import Aborted, Paused, Published
+from engine.stream.reader import iter_groups
+from engine.types import TaskGroup
+
+
+def checks(recorded: Recorded) -> list[Check]:
+    """All of them, in the order of the table."""
+    return [
+        MixedVersions(),
+        Paused(recorded),
+        Aborted(recorded),
+        TrainedTwice(recorded),
+        Lost(recorded),
+        EmitOnce(recorded),
+        Staleness(recorded),
+        Advantages(recorded),
+        Rewards(recorded),
+        Outcomes(),
+        Budgets(recorded),
+        Published(recorded),
+    ]
+
+
+def audit(recorded: Recorded, also: Sequence[Callable[[TaskGroup], None]] = ()) -> list[Finding]:
+    """Run every check; `also` sees the same groups, so that a summary needs no second read.
+
+    Raises StreamError at a damaged segment, ConfigError for a damaged copy of the pack."""
+    all_checks = checks(recorded)
+    for tg in _groups(recorded):
+        for check in all_checks:
+            check.see(tg)
+        for see in also:
+            see(tg)
+    return [check.finding() for check in all_checks]
+
+
+def _groups(recorded: Recorded) -> Iterator[TaskGroup]:
+    yield from iter_groups(recorded.run.trajectories)
+    yield from iter_groups(recorded.run.eval)

@@ -1,0 +1,141 @@
+"""Checks on the stream alone: one version an episode, every group once, nothing lost, outcomes that agree."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from engine.audit.check import Finding, Recorded, named
+from engine.rundir import read_json
+from engine.stream.segment import CLOSED
+from engine.telemetry import engine_metrics as keys
+from engine.types import Outcome, Source, TaskGroup
+
+
+class MixedVersions:
+    """*pinned-version*: all tokens of an episode come from the one version that it was pinned to."""
+
+    def __init__(self) -> None:
+        self._episodes = 0
+        self._mixed: list[str] = []
+
+    def see(self, tg: TaskGroup) -> None:
+        """Compare the versions of all spans with the pin."""
+        for episode in tg.episodes:
+            self._episodes += 1
+            spans = episode.tokens.spans if episode.tokens is not None else ()
+            if any(span.version != episode.version for span in spans):
+                self._mixed.append(episode.id)
+
+    def finding(self) -> Finding:
+        """Episodes with tokens of more than one version."""
+        return Finding(
+            name="episodes_mixed_versions",
+            promise="all policy tokens of an episode come from one adapter version",
+            checked=f"{self._episodes} episodes",
+            violations=[f"tokens of another version in {named(self._mixed)}"] if self._mixed else [],
+            count=len(self._mixed),
+        )
+
+
+class EmitOnce:
+    """*emit-once*: every position is in the stream at most once, whole, under its own id."""
+
+    def __init__(self, recorded: Recorded) -> None:
+        self._size = recorded.config.schedule.group_size
+        self._seen: Counter[int] = Counter()
+        self._wrong: list[str] = []
+
+    def see(self, tg: TaskGroup) -> None:
+        """Count the position and look at the ids; evaluations are outside this rule."""
+        if tg.source is Source.EVAL:
+            return
+        self._seen[tg.position] += 1
+        ids = [episode.id for episode in tg.episodes]
+        if tg.id != f"g{tg.position:06d}" or ids != [f"{tg.id}.{index:02d}" for index in range(self._size)]:
+            self._wrong.append(tg.id)
+
+    def finding(self) -> Finding:
+        """Groups written twice, or not as the whole group of their position."""
+        twice = [f"g{position:06d}" for position, count in self._seen.items() if count > 1]
+        violations = [f"written more than once: {named(twice)}"] if twice else []
+        if self._wrong:
+            violations.append(f"not the {self._size} episodes of their position: {named(self._wrong)}")
+        return Finding(
+            name="groups_emitted_twice",
+            promise="every group is in the stream once, with all its episodes",
+            checked=f"{self._seen.total()} groups",
+            violations=violations,
+            count=len(twice) + len(self._wrong),
+        )
+
+
+class Lost:
+    """Nothing that was acknowledged is missing: by the writer's, the engine's and the learner's own counts."""
+
+    def __init__(self, recorded: Recorded) -> None:
+        self._recorded = recorded
+        self._readable: set[str] = set()
+        self._frames = 0
+
+    def see(self, tg: TaskGroup) -> None:
+        """Remember what is there."""
+        if tg.source is not Source.EVAL:
+            self._readable.add(tg.id)
+            self._frames += 1
+
+    def finding(self) -> Finding:
+        """Episodes of groups that a count or a step knows, and the stream does not have."""
+        recorded = self._recorded
+        known: dict[str, int] = {}
+        for step in recorded.steps:
+            known.update({row["id"]: len(row["advantages"]) for row in step["groups"]})
+            known.update({id_: recorded.config.schedule.group_size for ids in step["dropped"].values() for id_ in ids})
+        missing = [id_ for id_ in known if id_ not in self._readable]
+        violations = [f"in steps.jsonl, not in the stream: {named(missing)}"] if missing else []
+        closed = read_json(recorded.run.trajectories / CLOSED) or {"frames": 0}
+        counts = {
+            "closed.json": closed["frames"],
+            "the engine's metrics": max((row[keys.GROUPS_WRITTEN] for row in recorded.rows), default=0),
+            "the learner's progress.json": recorded.progress.get("frames_read", 0),
+        }
+        violations += [
+            f"{who} counts {count} groups, the stream has {self._frames}"
+            for who, count in counts.items()
+            if count > self._frames
+        ]
+        short = max(0, *counts.values(), self._frames) - self._frames
+        lost = max(sum(known[id_] for id_ in missing), short * recorded.config.schedule.group_size)
+        return Finding(
+            name="episodes_lost",
+            promise="every acknowledged group can be read back",
+            checked=f"{self._frames} groups against {len(counts)} counts and {len(recorded.steps)} steps",
+            violations=violations,
+            count=lost,
+        )
+
+
+class Outcomes:
+    """*trusted-reward*: a reward exactly where the outcome is the agent's doing, and `agent_ok` exactly at reward 1."""
+
+    def __init__(self) -> None:
+        self._episodes = 0
+        self._wrong: list[str] = []
+
+    def see(self, tg: TaskGroup) -> None:
+        """Compare outcome and reward."""
+        for episode in tg.episodes:
+            self._episodes += 1
+            full = episode.reward is not None and episode.reward.value == 1.0
+            agrees = (episode.reward is not None) == episode.outcome.scored
+            if not agrees or full != (episode.outcome is Outcome.AGENT_OK):
+                self._wrong.append(episode.id)
+
+    def finding(self) -> Finding:
+        """Episodes whose outcome and reward contradict each other."""
+        return Finding(
+            name="outcomes_contradicted",
+            promise="only what the agent did makes a reward; agent_ok means reward 1",
+            checked=f"{self._episodes} episodes",
+            violations=[f"outcome and reward disagree in {named(self._wrong)}"] if self._wrong else [],
+            count=len(self._wrong),
+        )

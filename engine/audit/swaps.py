@@ -1,0 +1,145 @@
+"""Checks on hot-swaps: no request paused, none aborted, every published adapter still what its hash says."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.audit.check import Finding, Recorded, named
+from engine.manifest import sha256
+from engine.rundir import read_json
+from engine.types import Episode, TaskGroup
+
+PAUSE_FACTOR = 3.0
+"""A paused request needs more than this many times the p99 seconds per token of requests that met no load ..."""
+PAUSE_S = 0.5
+"""... and at least this much longer in total."""
+
+
+def _windows(swaps: Sequence[Mapping[str, Any]], *events: str) -> dict[str, list[tuple[float, float]]]:
+    """Start and end of these events, per server."""
+    found: dict[str, list[tuple[float, float]]] = {}
+    for row in swaps:
+        if row["event"] in events:
+            found.setdefault(row["server"], []).append((row["start_s"], row["end_s"]))
+    return found
+
+
+class Paused:
+    """Requests that stood still while an adapter was loaded.
+
+    Paused: in flight across a load of its server, with seconds per output token over 3 times the p99 of requests that
+    met no load, and that by at least 0.5 s in total."""
+
+    def __init__(self, recorded: Recorded) -> None:
+        self._loads = _windows(recorded.swaps, "load")
+        self._servers: list[str] = []
+        self._server = array("H")
+        self._start_s, self._end_s, self._tokens = array("d"), array("d"), array("I")
+        self._turns: list[str] = []
+
+    def see(self, tg: TaskGroup) -> None:
+        """Remember every request: server, start, end, tokens."""
+        for episode in tg.episodes:
+            self._see_episode(episode)
+
+    def _see_episode(self, episode: Episode) -> None:
+        if episode.server not in self._servers:
+            self._servers.append(episode.server)
+        spans = episode.tokens.spans if episode.tokens is not None else ()
+        requests = [timing for timing in episode.timings if timing.phase == "policy"]
+        # The last request of a failed episode has no tokens, so no rate.
+        for timing, span in zip(requests, spans, strict=False):
+            self._server.append(self._servers.index(episode.server))
+            self._start_s.append(timing.start_s)
+            self._end_s.append(timing.end_s)
+            self._tokens.append(span.length)
+            self._turns.append(f"{episode.id}@{timing.turn:02d}")
+
+    def finding(self) -> Finding:
+        """Requests over the limit among those in flight across a load."""
+        start_s, end_s, tokens = np.array(self._start_s), np.array(self._end_s), np.array(self._tokens)
+        across = np.zeros(len(start_s), bool)
+        for index, server in enumerate(self._servers):
+            mine = np.array(self._server) == index
+            across |= mine & _overlapping(start_s, end_s, self._loads.get(server, ()))
+        seconds = end_s - start_s
+        paused: list[str] = []
+        if across.any() and (~across).any():
+            p99 = float(np.quantile(seconds[~across] / tokens[~across], 0.99))
+            excess = seconds - PAUSE_FACTOR * p99 * tokens
+            paused = [self._turns[index] for index in np.flatnonzero(across & (excess >= PAUSE_S))]
+        return Finding(
+            name="requests_paused_by_swap",
+            promise="no request stands still while an adapter is loaded",
+            checked=f"{int(across.sum())} of {len(across)} requests were in flight across a load",
+            violations=[f"{len(paused)} paused: {named(paused)}"] if paused else [],
+            count=len(paused),
+        )
+
+
+def _overlapping(
+    start_s: NDArray[np.float64], end_s: NDArray[np.float64], windows: Sequence[tuple[float, float]]
+) -> NDArray[np.bool_]:
+    found = np.zeros(len(start_s), bool)
+    for begin, end in windows:
+        found |= (start_s < end) & (end_s > begin)
+    return found
+
+
+class Aborted:
+    """Requests that a server aborted while it loaded or unloaded an adapter."""
+
+    def __init__(self, recorded: Recorded) -> None:
+        self._aborts = [row for row in recorded.swaps if row["event"] == "abort"]
+        self._windows = _windows(recorded.swaps, "load", "unload")
+
+    def see(self, tg: TaskGroup) -> None:
+        """Nothing: an abort is retried, so only swaps.jsonl knows it."""
+
+    def finding(self) -> Finding:
+        """Aborts whose request overlapped a load or an unload of the same server."""
+        by_swap = [
+            str(row["turn"])
+            for row in self._aborts
+            if any(row["start_s"] < end and row["end_s"] > begin for begin, end in self._windows.get(row["server"], ()))
+        ]
+        return Finding(
+            name="requests_aborted_by_swap",
+            promise="no request is aborted by a swap",
+            checked=f"{sum(map(len, self._windows.values()))} loads and unloads, {len(self._aborts)} aborts",
+            violations=[f"aborted across a load or unload: {named(by_swap)}"] if by_swap else [],
+            count=len(by_swap),
+        )
+
+
+class Published:
+    """Every adapter directory holds what its meta.json says, under the version that it names."""
+
+    def __init__(self, recorded: Recorded) -> None:
+        self._recorded = recorded
+
+    def see(self, tg: TaskGroup) -> None:
+        """Nothing: this is about adapters/."""
+
+    def finding(self) -> Finding:
+        """Versions whose files do not match."""
+        run = self._recorded.run
+        wrong = []
+        for version in run.versions():
+            meta = read_json(run.adapter(version) / "meta.json") or {}
+            weights = run.adapter(version) / "adapter_model.safetensors"
+            digest = sha256(weights) if weights.exists() else None
+            if meta.get("version") != version or digest is None or digest != meta.get("adapter_sha256"):
+                wrong.append(run.adapter(version).name)
+        return Finding(
+            name="adapters_changed",
+            promise="a published adapter is never rewritten",
+            checked=f"{len(run.versions())} adapters on disk",
+            violations=[f"the content is not what meta.json says: {named(wrong)}"] if wrong else [],
+            count=len(wrong),
+        )
