@@ -40,7 +40,7 @@ CLASSES = {
 MODULES = ("q", "k", "v", "o", "gate", "up", "down")
 
 
-def make_model(path: Path, architecture: str = "Qwen3", **changes: Any) -> Path:
+def make_model(path: Path, architecture: str = "Qwen3", shard_size: str = "1GB", **changes: Any) -> Path:
     """A random model (weights large enough that the distribution is not flat) with a byte-level tokenizer."""
     torch.manual_seed(11)
     config_type, model_type = CLASSES[architecture]
@@ -54,7 +54,7 @@ def make_model(path: Path, architecture: str = "Qwen3", **changes: Any) -> Path:
                 parameter.copy_(1 + 0.2 * torch.randn_like(parameter))
             else:
                 parameter.copy_(torch.randn_like(parameter) * (0.02 if name.endswith("bias") else 0.15))
-    model.save_pretrained(path)
+    model.save_pretrained(path, max_shard_size=shard_size)
     _tokenizer().save(str(path / "tokenizer.json"))
     return path
 
@@ -70,7 +70,9 @@ def _tokenizer() -> Tokenizer:
     return tokenizer
 
 
-def make_adapter(path: Path, model: Path, *, seed: int, rank: int = 4, modules: tuple[str, ...] = MODULES) -> Path:
+def make_adapter(
+    path: Path, model: Path, *, seed: int, rank: int = 4, modules: tuple[str, ...] = MODULES, scale: float = 0.1
+) -> Path:
     """A peft LoRA directory of random factors that change the distribution visibly."""
     config = orjson.loads((model / "config.json").read_bytes())
     hidden, mlp, head_dim = config["hidden_size"], config["intermediate_size"], config.get("head_dim")
@@ -86,7 +88,7 @@ def make_adapter(path: Path, model: Path, *, seed: int, rank: int = 4, modules: 
             prefix = f"base_model.model.model.layers.{layer}.{block}.{module}_proj"
             out_width, in_width = widths[module]
             tensors[f"{prefix}.lora_A.weight"] = torch.randn(rank, in_width, generator=generator) * 0.1
-            tensors[f"{prefix}.lora_B.weight"] = torch.randn(out_width, rank, generator=generator) * 0.1
+            tensors[f"{prefix}.lora_B.weight"] = torch.randn(out_width, rank, generator=generator) * scale
     path.mkdir(parents=True)
     save_file(tensors, path / "adapter_model.safetensors")
     described = {

@@ -118,6 +118,15 @@ class KVPool:
         """Free a row's place."""
         row.slab.close(row)
 
+    def scrub(self) -> None:
+        """Zero what lies behind every row's end: a broken adapter may have left values there that are not numbers."""
+        for slab in self._slabs.values():
+            slab.compact()
+            slab.kv[:, :, len(slab.rows) :] = 0
+            for row in slab.rows:
+                if row is not None:
+                    slab.kv[:, :, row.index, :, row.length :] = 0
+
     def write(self, row: Row, kv: Tensor) -> None:
         """Append known keys and values, `[layers, 2, kv_heads, tokens, head_dim]`."""
         stop = row.length + kv.shape[3]

@@ -51,7 +51,7 @@ def draw(logits_SV: Tensor, params: list[SamplingParams], generator: torch.Gener
         temperatures = torch.tensor([p.temperature or 1.0 for p in params])
         logits_SV = logits_SV / temperatures[:, None]
     best_S, best_index_S = logits_SV.max(-1)
-    # An inverse-transform draw needs one uniform number a row; Gumbel noise, one a vocabulary entry, is 20 times slower.
+    # An inverse-transform draw needs one uniform number a row; Gumbel noise needs one a token and is 20 times slower.
     weights_SV = (logits_SV - best_S[:, None]).exp_()
     total_S = weights_SV.sum(-1)
     for row, p in enumerate(params):

@@ -131,6 +131,10 @@ class Scheduler:
             if sequence.finish is not None:
                 self._release(sequence)
         self._drop_finished()
+        broken = {s.load_id for s in told if s.finish is not None and s.finish.kind is FinishKind.ERROR}
+        for load_id in broken:
+            self._tree.drop(load_id)
+            self._pool.scrub()
         self.gauges.busy_s += time.perf_counter() - started
         return told
 
