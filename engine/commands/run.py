@@ -94,7 +94,7 @@ def _finish(console: Console, run: RunDir, ending: Ending) -> None:
     resume = f"synth-engine run --resume {shlex.quote(str(run.path))}"
     if ending.code == EXIT_OK:
         # Charts need matplotlib, which takes longer to import than a run takes to start.
-        from engine.report.summary import conclude  # noqa: PLC0415
+        from engine.report.words import conclude  # noqa: PLC0415
 
         conclude(console, run)
         return

@@ -1,0 +1,103 @@
+"""The last words of `synth-engine run`: the numbers, one improved episode, where everything lies, what to try next."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from engine.report.html import write_report
+from engine.report.summary import summarize
+from engine.report.transcript import transcript
+from engine.rundir import RunDir
+from engine.types import Episode
+
+_STYLES = {"agent": "cyan", "tool": "magenta", "user": "green", "rewar": "bold", "tool ": "red"}
+
+
+def conclude(console: Console, run: RunDir) -> None:
+    """Write summary and report of a finished run, and print what matters of them."""
+    summary = summarize(run)
+    write_report(run, summary)
+    console.print()
+    console.print(_table(summary.values))
+    console.print(_sentences(summary.values), soft_wrap=True)
+    if summary.example is not None:
+        early, late = summary.example
+        for name, episode in (("before", early), ("after", late)):
+            console.print(
+                f"\n[bold]One held-out task, {name} training[/]  ({episode.task_id}, adapter v{episode.version})"
+            )
+            print_transcript(console, episode)
+    console.print()
+    _next(console, run, summary.values)
+
+
+def print_transcript(console: Console, episode: Episode) -> None:
+    """A transcript, one line each."""
+    for who, text in transcript(episode):
+        line = Text(f"  {who:<13} ", style=_STYLES.get(who.strip()[:5], "dim"))
+        line.append(text, style="default")
+        console.print(line, soft_wrap=True)
+
+
+def _table(values: Mapping[str, Any]) -> Table:
+    table = Table(title="Held-out reward", title_justify="left")
+    for column in ("", "reward", "95 % interval", "F", "N", "I", "episodes"):
+        table.add_column(column, justify="left" if not column else "right")
+    for name in ("heldout_before", "heldout_after"):
+        row = values[name]
+        if row is None:
+            continue
+        label = f"{name.removeprefix('heldout_')} (adapter v{row['version']})"
+        cells = (f"{row['mean']:.3f}", f"{row['low']:.3f} to {row['high']:.3f}")
+        parts = (f"{row[part]:.3f}" for part in "FNI")
+        table.add_row(label, *cells, *parts, str(row["episodes"] - row["masked"]))
+    gain = values["heldout_gain"]
+    if gain is not None:
+        cells = (f"{gain['mean']:+.3f}", f"{gain['low']:+.3f} to {gain['high']:+.3f}")
+        table.add_row("gain, paired by task", *cells, "", "", "", str(gain["tasks"]), style="bold")
+    return table
+
+
+def _sentences(values: Mapping[str, Any]) -> str:
+    stale = ", ".join(f"{share:.0%} at {staleness}" for staleness, share in values["staleness"].items())
+    dropped = ", ".join(f"{count} {reason}" for reason, count in values["groups_dropped"].items() if count) or "none"
+    broken = values["broken_promises"]
+    done = f"{values['steps']} steps, {values['swaps']} hot-swaps, {values['episodes']:,} episodes"
+    lines = [
+        f"{done}, {values['policy_tokens']:,} policy tokens in {values['wall_s']:.0f} s",
+        f"groups dropped: {dropped}" + (f"; trained tokens by staleness: {stale}" if stale else ""),
+        values["bottleneck"],
+        f"audit: BROKEN {', '.join(broken)} (see synth-engine audit)" if broken else "audit: every promise was kept",
+    ]
+    return "\n".join(lines)
+
+
+def _next(console: Console, run: RunDir, values: Mapping[str, Any]) -> None:
+    where = shlex.quote(_short(run.path))
+    merged = shlex.quote(_short(run.path / "merged"))
+    console.print(f"Everything lies in {where}: report.html, report.png, summary.json, adapters/, trajectories/, eval/")
+    commands = {
+        f"synth-engine show {where}": "the run, its tasks and episodes",
+        f"synth-engine audit {where}": "recompute every invariant from the records",
+        f"synth-engine export {where} --merged {merged}": "base and best adapter as one Hugging Face directory",
+        f"synth-engine serve --model {merged}": "and serve it",
+        f"synth-engine eval --run {where}": "measure its best adapter again",
+    }
+    if values["best_version"] is None:
+        commands.pop(f"synth-engine serve --model {merged}")
+        commands.pop(f"synth-engine export {where} --merged {merged}")
+    width = max(map(len, commands))
+    for command, meaning in commands.items():
+        console.print(f"  {command:<{width}}   {meaning}", markup=False, soft_wrap=True)
+
+
+def _short(path: Path) -> str:
+    """Relative to the working directory where it lies below it."""
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
