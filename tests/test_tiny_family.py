@@ -11,13 +11,13 @@ import zstandard
 import engine
 from engine.reward.rubric import RubricScorer
 from engine.seams import ScoringRecord
+from engine.synthesis.tiny_actor import GOLD, Plan, script
 from engine.synthesis.tiny_family import COUNTS, HEADER, SEED, main, make_task
 from engine.synthesis.tiny_words import HELDOUT_NOUNS, KEYS, goals, values
 from engine.task import Split, Task
 from engine.types import Event, EventKind, Reward, StopReason, ToolCall
 from engine.world import offline_user, tools
 from engine.world.tasks import load_pack, task_json, write_pack
-from learner.pretrain.dialogues import GOLD, Plan, script
 
 PACK = Path(engine.__file__).parent / "assets/packs/tiny.jsonl.zst"
 TASKS = [make_task(SEED, split, index) for split in Split for index in range(20)]

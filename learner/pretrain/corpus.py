@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from tokenizers import Tokenizer
 
+from engine.synthesis.tiny_actor import Actor, Message, draw_plan, opening, play
 from engine.synthesis.tiny_family import make_task
 from engine.task import Split, Task, Tool
-from learner.pretrain.dialogues import Actor, Message, draw_plan, opening, play
 from learner.pretrain.drills import copy_line, drill
 from learner.pretrain.tokenizer import CHAT_TEMPLATE
 
@@ -33,8 +33,8 @@ class Mixture:
     copies: float
 
 
-EARLY = Mixture(dialogues=0.3, copies=0.45)
-LATE = Mixture(dialogues=0.6, copies=0.05)
+EARLY = Mixture(dialogues=0.15, copies=0.45)
+LATE = Mixture(dialogues=0.57, copies=0.08)
 EARLY_SHARE = 0.15
 """Share of the training in which the early mixture is used."""
 

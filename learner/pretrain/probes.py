@@ -15,10 +15,10 @@ import orjson
 import torch
 from transformers import Qwen3ForCausalLM
 
+from engine.synthesis.tiny_actor import GOLD, Actor, Message, opening, play
 from engine.synthesis.tiny_family import SEED, make_task
 from engine.task import Split, Task
 from learner.pretrain.corpus import Renderer
-from learner.pretrain.dialogues import GOLD, Actor, Message, opening, play
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,9 +46,9 @@ class Probes:
         return [f"{name} {measured[name]:.3f} < {least}" for name, least in wanted.items() if measured[name] < least]
 
 
-def probe(model: Qwen3ForCausalLM, renderer: Renderer, count: int = 200) -> Probes:
-    """Measure `count` tasks of the held-out split, one by one."""
-    tasks = [make_task(SEED, Split.HELDOUT, index) for index in range(count)]
+def probe(model: Qwen3ForCausalLM, renderer: Renderer, count: int = 200, split: Split = Split.HELDOUT) -> Probes:
+    """Measure `count` tasks of `split`, one by one."""
+    tasks = [make_task(SEED, split, index) for index in range(count)]
     bench = _Bench(model, renderer)
     return Probes(
         values_right=_mean([bench.values_right(task) for task in tasks]),
@@ -76,7 +76,7 @@ class _Bench:
         self._renderer = renderer
 
     def values_right(self, task: Task) -> float:
-        head = f'<tool_call>{{"name":"{task.meta["tools"]["allowed"]}"'
+        head = f'<tool_call>{{"name":"{task.meta["tools"]["allowed"]}'
         text = self._continued(task, _gold(task)[:-3], head)
         call = re.search(r"<tool_call>(\{.*\})</tool_call>", text)
         try:

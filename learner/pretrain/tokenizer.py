@@ -22,7 +22,7 @@ PROSE = (
     "system\n", "user\n", "assistant\n", "tool\n",
     "To use , never . Before you call . Report the code.", "Please a . I want to a . You should a .",
     "The is . What is the and the Tell me the and", "I am not sure what you mean.", "The code is . Done. All is done.",
-    "Call with . Which tool do you use Which tool do you never use What is missing Write the facts Copy this",
+    "Call with . Which tool do you use Which tool do you never use What is missing Write",
     "not missing bad unknown malformed ",
     '{"', '":"', '","', '":{"', '"}}', '"}', '":', '"},"', "}", "{}}", '":{}}', "(", ")", ", ", "). ", ",", ".", ". ",
     ": ", "! ", "? ",

@@ -17,13 +17,16 @@ from learner.pretrain.muon import Muon
 from learner.pretrain.probes import Probes, probe
 from learner.pretrain.tokenizer import build_tokenizer, write_tokenizer
 
+REPORT_EVERY = 50
+"""Steps between two lines of progress, each with the mean loss since the last."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
     """Everything that decides the weights, given one machine."""
 
     seed: int = 1
-    steps: int = 2000
+    steps: int = 1800
     rows: int = 16
     matrix_lr: float = 0.02
     """Muon, for the 2-d weights of the layers."""
@@ -73,7 +76,7 @@ def optimizers(model: Qwen3ForCausalLM, recipe: Recipe) -> list[torch.optim.Opti
 def schedule(step: int, steps: int) -> float:
     """Learning-rate factor: 50 steps of warm-up, then a cosine to 2 %."""
     if step < 50:
-        return (step + 1) / 50
+        return step / 50
     return 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * (step - 50) / max(1, steps - 50)))
 
 
@@ -86,8 +89,8 @@ def train(recipe: Recipe, tokenizer: Tokenizer) -> Qwen3ForCausalLM:
     chosen = optimizers(model, recipe)
     base_lrs = [optimizer.param_groups[0]["lr"] for optimizer in chosen]
     corpus = Corpus(recipe.seed, Renderer(tokenizer))
-    start, tokens = time.monotonic(), 0
-    for step, batch in enumerate(corpus.batches(recipe.steps, recipe.rows)):
+    start, tokens, recent = time.monotonic(), 0, 0.0
+    for step, batch in enumerate(corpus.batches(recipe.steps, recipe.rows), 1):
         value = loss(model, batch)
         model.zero_grad(set_to_none=True)
         value.backward()
@@ -95,11 +98,11 @@ def train(recipe: Recipe, tokenizer: Tokenizer) -> Qwen3ForCausalLM:
             optimizer.param_groups[0]["lr"] = lr * schedule(step, recipe.steps)
             optimizer.step()
         tokens += int((batch.weights > 0).sum())
-        if step % 50 == 49 or step + 1 == recipe.steps:
-            elapsed_s = time.monotonic() - start
-            sys.stderr.write(
-                f"step {step + 1}/{recipe.steps}  loss {value.item():.3f}  tokens {tokens}  {elapsed_s:.0f} s\n"
-            )
+        recent += value.item() / REPORT_EVERY
+        if step % REPORT_EVERY == 0:
+            passed = f"{tokens} tokens  {time.monotonic() - start:.0f} s"
+            sys.stderr.write(f"step {step}/{recipe.steps}  loss {recent:.3f}  {passed}\n")
+            recent = 0.0
     return model.eval()
 
 

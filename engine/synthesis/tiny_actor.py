@@ -70,14 +70,14 @@ GOLD = Plan()
 
 
 def draw_plan(rng: random.Random) -> Plan:
-    """A plan whose decisions are right with probability q (the allowed sibling with (1 + q) / 2, never at random)."""
+    """A plan whose decisions are right with probability q (the allowed sibling with 0.6 + 0.4 q)."""
     q = rng.choices((0.95, 0.55, 0.22), (5, 50, 45))[0]
     return Plan(
         ask=rng.random() < q,
         ask_each=rng.random() < 0.3,
         look_up=rng.random() < q,
         look_up_before_asking=rng.random() < 0.5,
-        allowed=rng.random() < 0.5 + 0.5 * q,
+        allowed=rng.random() < 0.6 + 0.4 * q,
         report=rng.random() < q,
         look_up_again=rng.random() < 0.2 * (1 - q),
         distract=rng.random() < 0.15 * (1 - q),
