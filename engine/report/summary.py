@@ -123,9 +123,10 @@ def _times(recorded: Recorded) -> dict[str, Any]:
     begun = phase_start_s(history, "training")
     ended = phase_start_s(history, "heldout_after") or phase_start_s(history, "done") or wall_s
     train_wall_s = max(0.0, ended - begun) if begun is not None else 0.0
-    admission_s = _cumulative(rows, keys.WAIT_ADMISSION)
+    admission_s = min(_cumulative(rows, keys.WAIT_ADMISSION), train_wall_s)
     # The learner is up before the first measurement of the held-out split and counts that too; it is no training time.
-    learner_s = max(0.0, float(recorded.progress.get("wait_s", 0.0)) - (begun or 0.0))
+    waited_s = float(recorded.progress.get("wait_s", 0.0)) - (begun or 0.0)
+    learner_s = min(max(0.0, waited_s), train_wall_s)
     return {
         "wall_s": wall_s,
         "train_wall_s": train_wall_s,
