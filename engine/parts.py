@@ -118,6 +118,8 @@ async def _http(
         HttpPolicy(servers, chat, connections=_connections(config)) as policy,
     ):
         await servers.ready(_READY_S)
+        # What an engine that was killed left on a server that outlived it would fill its adapter slots.
+        await servers.resync({})
 
         async def queued() -> int:
             return (await servers.loads()).queued
