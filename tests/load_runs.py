@@ -51,12 +51,11 @@ def many_live(base: Path, policy: dict) -> Config:
 @contextmanager
 def process(*arguments: str, **options) -> Iterator[subprocess.Popen]:
     """A child of this interpreter, ended with the block."""
-    child = subprocess.Popen([sys.executable, "-m", *arguments], **options)
-    try:
-        yield child
-    finally:
-        child.kill()
-        child.wait()
+    with subprocess.Popen([sys.executable, "-m", *arguments], **options) as child:
+        try:
+            yield child
+        finally:
+            child.kill()
 
 
 @contextmanager
