@@ -24,7 +24,7 @@ from engine.rundir import RunDir, read_json, write_json
 
 _WINDOW_S = 600.0
 _LONGEST_BACKOFF_S = 32.0
-_ORPHAN_GRACE_S = 5.0
+_GRACE_S = 5.0
 _NOISE = re.compile(r"^\s*(Traceback|File |at |\^+|~*\^|During handling|\+-|\||$)")
 
 # glibc returns freed tensors to the kernel and takes them back page by page: up to 40 times slower for torch on a small
@@ -119,6 +119,14 @@ class Child:
             return False
         return True
 
+    def stop(self) -> None:
+        """Ask it to end, wait, then end it."""
+        self.signal(signal.SIGTERM)
+        if not self.wait(_GRACE_S):
+            self.signal(signal.SIGKILL)
+            self.wait(_GRACE_S)
+        self.ended()
+
     def restart_later(self, limit: int) -> bool:
         """Set `due` to 1, 2, 4, ... seconds from now; false if `limit` restarts in ten minutes are used up."""
         now = time.monotonic()
@@ -187,10 +195,10 @@ def end_orphans(run: RunDir) -> list[str]:
             orphans[process] = str(row["name"])
     for process in orphans:
         _quietly(process, signal.SIGTERM)
-    _, alive = psutil.wait_procs(list(orphans), timeout=_ORPHAN_GRACE_S)
+    _, alive = psutil.wait_procs(list(orphans), timeout=_GRACE_S)
     for process in alive:
         _quietly(process, signal.SIGKILL)
-    psutil.wait_procs(alive, timeout=_ORPHAN_GRACE_S)
+    psutil.wait_procs(alive, timeout=_GRACE_S)
     return list(orphans.values())
 
 

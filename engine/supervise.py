@@ -23,6 +23,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from http.client import HTTPConnection, HTTPException
+from pathlib import Path
 from types import FrameType
 from typing import Any
 from urllib.parse import urlsplit
@@ -69,16 +70,22 @@ class Status:
     """Sentences that are new since the last tick: restarts, orphans ended."""
 
 
-def server_command(run: RunDir, config: Config, port: int, lora_paths: tuple[str, ...] = ()) -> Command:
-    """The embedded policy server of a run."""
+def server_command(run: RunDir, config: Config, port: int, adapter_root: Path | None = None) -> Command:
+    """The embedded policy server of a run; over HTTP it loads adapters from below `adapter_root` (default: the run)."""
     # One slot each for max_staleness + 4 loaded versions, and a spare, so that the server never has to evict.
     loras = config.schedule.max_staleness + 5
     argv = (
         *(sys.executable, "-m", "engine.embedded", "--model", config.model.path, "--port", str(port)),
-        *("--adapter-root", str(run.path), "--max-loras", str(loras), "--max-lora-rank", str(config.learner.rank)),
+        *(
+            "--adapter-root",
+            str(adapter_root or run.path),
+            "--max-loras",
+            str(loras),
+            "--max-lora-rank",
+            str(config.learner.rank),
+        ),
         *("--max-running", str(config.policy.max_running), "--threads", str(config.policy.threads)),
-        *("--seed", str(config.run.seed), *(("--lora-paths", *lora_paths) if lora_paths else ())),
-        *("--parent-pid", str(os.getpid())),
+        *("--seed", str(config.run.seed), "--parent-pid", str(os.getpid())),
     )
     environment = torch_environment(config.policy.threads)
     return Command(name="server-0", argv=argv, log=run.path / "server-0.log", environment=environment)
@@ -108,7 +115,7 @@ class Supervisor:
 
     def __init__(self, run: RunDir, config: Config, on_tick: Callable[[Status], None]) -> None:
         self.run_directory, self.config, self.on_tick = run, config, on_tick
-        port = _free_port()
+        port = free_port()
         server_commands, learner, engine = commands(run, config, port)
         self.urls = [f"http://127.0.0.1:{port}"] if server_commands else list(config.policy.urls)
         self.servers = [Child(command) for command in server_commands]
@@ -161,7 +168,7 @@ class Supervisor:
             if code == EXIT_OK and self._engine_is_done():
                 return Ending(code=EXIT_OK)
             if code == EXIT_CONFIG:
-                return Ending(code=EXIT_CONFIG, message=_told(child, "the engine cannot use this configuration"))
+                return Ending(code=EXIT_CONFIG, message=last_words(child, "the engine cannot use this configuration"))
         if child is self.learner:
             progress = self._progress()
             if code == EXIT_OK and progress.get("state") == "done":
@@ -169,7 +176,7 @@ class Supervisor:
             if progress.get("state") == "failed":
                 return Ending(code=EXIT_FAILED, message=f"the learner stopped: {progress.get('error')}")
             if code == EXIT_CONFIG:
-                return Ending(code=EXIT_CONFIG, message=_told(child, "the learner cannot use this configuration"))
+                return Ending(code=EXIT_CONFIG, message=last_words(child, "the learner cannot use this configuration"))
         self._ready.discard(child.name)
         if child.restart_later(self.config.run.max_restarts):
             wait_s = (child.due or 0.0) - time.monotonic()
@@ -177,12 +184,14 @@ class Supervisor:
             return None
         limit = self.config.run.max_restarts
         reason = f"{child.name} ended ({_exit_name(code)}) after {limit} restarts in ten minutes"
-        return Ending(code=EXIT_FAILED, message=_told(child, f"{reason}. {likely_cause(code, child.last_lines())}"))
+        return Ending(
+            code=EXIT_FAILED, message=last_words(child, f"{reason}. {likely_cause(code, child.last_lines())}")
+        )
 
     def _waiting_for(self) -> tuple[str, ...]:
         """What the engine's start still waits for."""
         for child, url in zip(self.servers, self.urls, strict=False):
-            if child.name not in self._ready and child.pid is not None and _answers(f"{url}/ready"):
+            if child.name not in self._ready and child.pid is not None and server_is_ready(url):
                 self._ready.add(child.name)
         missing = [child.name for child in self.servers if child.name not in self._ready]
         if not (self.run_directory.adapter(0) / "meta.json").exists():
@@ -268,18 +277,19 @@ def _module(*arguments: str, run: RunDir) -> tuple[str, ...]:
     return (sys.executable, "-m", *arguments, str(run.path), "--parent-pid", str(os.getpid()))
 
 
-def _free_port() -> int:
+def free_port() -> int:
     """A port for the whole life of a run: a restarted server comes back under the same address."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
-def _answers(url: str) -> bool:
+def server_is_ready(url: str) -> bool:
+    """Whether a policy server answers GET /ready with 200."""
     parts = urlsplit(url)
     connection = HTTPConnection(parts.hostname or "127.0.0.1", parts.port, timeout=_PROBE_S)
     try:
-        connection.request("GET", parts.path)
+        connection.request("GET", "/ready")
         return connection.getresponse().status == 200
     except (OSError, HTTPException):
         return False
@@ -291,7 +301,7 @@ def _exit_name(code: int) -> str:
     return f"exit code {code}" if code >= 0 else f"killed by {signal.Signals(-code).name}"
 
 
-def _told(child: Child, sentence: str) -> str:
+def last_words(child: Child, sentence: str) -> str:
     """A sentence with the last useful lines of a child's log below it."""
     lines = "".join(f"\n  | {line}" for line in child.last_lines())
     return f"{sentence.strip()}\nThe end of {child.command.log}:{lines or ' (empty)'}"

@@ -1,0 +1,60 @@
+"""`synth-engine config show`: the resolved configuration, plain or explained."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.text import Text
+
+from engine.config import Loaded, dump, fields, load, marks, value_of
+from engine.report.console import wide_console
+
+
+@click.group()
+def command() -> None:
+    """Show the configuration."""
+
+
+@command.command()
+@click.option("--config", "file", metavar="FILE", help="A TOML file, or a shipped name: tiny, dry. Without: defaults.")
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override one key.")
+@click.option("--explain", is_flag=True, help="Every key with its meaning, default and source.")
+def show(file: str | None, overrides: tuple[str, ...], explain: bool) -> None:  # noqa: FBT001 - click passes flags by name
+    """Print the resolved configuration as TOML, ready to be a file of your own."""
+    loaded = load(file, overrides)
+    if not explain:
+        click.echo(dump(loaded.config), nl=False)
+        return
+    console = wide_console()
+    for line in explained(loaded):
+        console.print(line, soft_wrap=True)
+
+
+def explained(loaded: Loaded) -> Iterator[Text]:
+    """Two lines per key: value and where it comes from, then what it means."""
+    section = ""
+    for name, info in fields():
+        table, _, leaf = name.partition(".")
+        if table != section:
+            section = table
+            yield Text(f"\n[{section}]", style="bold")
+        source, default = loaded.sources.get(name), f"default {_shown(info.default)}"
+        origin = f"{Path(source).name if source.endswith('.toml') else source}; {default}" if source else "default"
+        line = Text(f"  {leaf} = {_shown(value_of(loaded.config, name))}", style="bold" if source else "")
+        yield line.append(f"   ({origin})", style="dim")
+        yield Text(f"      {info.description}{_notes(marks(info))}")
+
+
+def _notes(found: dict[str, Any]) -> str:
+    notes = [f"only with {mode} = {wanted!r}" for mode, wanted in found.get("only_if", {}).items()]
+    if found.get("resumable"):
+        notes.append("--resume may change it")
+    return f" ({'; '.join(notes)})" if notes else ""
+
+
+def _shown(value: Any) -> str:
+    return json.dumps(value)

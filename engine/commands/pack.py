@@ -1,0 +1,49 @@
+"""`synth-engine pack check`: validate a task pack and say what is in it."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import click
+
+from engine.manifest import pack_file
+from engine.report.console import wide_console
+from engine.world.tasks import load_pack, pack_problems
+
+
+@click.group()
+def command() -> None:
+    """Work with task packs."""
+
+
+@command.command()
+@click.argument("file")
+def check(file: str) -> None:
+    """Validate FILE (a .jsonl or .jsonl.zst, or a shipped name: tiny, showcase).
+
+    Lists everything that is wrong, with line, task, field, reason and remedy; exit code 1 if anything is.
+    """
+    path = pack_file(file)
+    problems = pack_problems(path)
+    for problem in problems:
+        click.secho(str(problem), fg="red")
+    if problems:
+        click.echo(f"{len(problems)} problems")
+        raise SystemExit(1)
+    pack = load_pack(path)
+    splits = Counter(str(task.split) for task in pack.tasks)
+    kinds = Counter(str(task.kind) for task in pack.tasks)
+    checks = sum(
+        item.check is not None
+        for task in pack.tasks
+        for item in (*task.rubric.forbidden, *task.rubric.subgoals, *task.rubric.interactions)
+    )
+    console = wide_console()
+    console.print(f"{path}: sound", style="green", markup=False, soft_wrap=True)
+    console.print(f"  {pack.header.pack}: {pack.header.description}", markup=False, soft_wrap=True)
+    console.print(f"  {len(pack.tasks)} tasks ({_counted(splits)}; {_counted(kinds)}), {checks} executable checks")
+    console.print(f"  sha256 {pack.sha256}")
+
+
+def _counted(counts: Counter[str]) -> str:
+    return ", ".join(f"{count} {name}" for name, count in counts.most_common())

@@ -1,0 +1,151 @@
+"""`synth-engine show`: a run, a task, or an episode, for reading."""
+
+from __future__ import annotations
+
+import re
+
+import click
+import orjson
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from engine.config import load
+from engine.errors import ConfigError
+from engine.evals.split import mean_ci95
+from engine.report.console import wide_console
+from engine.report.gauges import read_gauges
+from engine.report.progress import progress_line
+from engine.report.transcript import rubric_texts
+from engine.report.words import print_transcript
+from engine.rundir import RunDir, find_run, read_json, read_lines
+from engine.stream.reader import iter_headers
+from engine.task import Task
+from engine.types import Episode, TaskGroup
+from engine.world.tasks import load_pack
+
+_GROUP = re.compile(r"^(g\d{6}|e\d{5}-\d{4})$")
+_EPISODE = re.compile(r"^(g\d{6}|e\d{5}-\d{4})\.\d\d$")
+_RECENT = 12
+
+
+@click.command()
+@click.argument("run", required=False)
+@click.argument("what", required=False)
+@click.option("--dir", "directory", metavar="DIR", default="runs", show_default=True, help="Where runs live.")
+def command(run: str | None, what: str | None, directory: str) -> None:
+    """Show RUN (default: the latest), or WHAT of it.
+
+    WHAT is an episode (g000178.03, e00040-0012.00), a group (g000178), or the id of a task. With an episode or a group
+    alone, the latest run is meant.
+    """
+    if run is not None and what is None and (_GROUP.match(run) or _EPISODE.match(run)):
+        run, what = None, run
+    found, console = find_run(run, directory), wide_console()
+    if what is None:
+        _show_run(console, found)
+    elif _EPISODE.match(what):
+        _show_episode(console, found, what)
+    elif _GROUP.match(what):
+        _show_group(console, _group(found, what))
+    else:
+        _show_task(console, found, what)
+
+
+def _group(run: RunDir, group_id: str) -> TaskGroup:
+    place = run.eval if group_id.startswith("e") else run.trajectories
+    groups = [header.tg for header in iter_headers(place) if header.tg.id == group_id]
+    if not groups:
+        raise ConfigError(f"{run.path}: it has no group {group_id}; `synth-engine show {run.path}` lists the newest")
+    return groups[-1]
+
+
+def _show_run(console: Console, run: RunDir) -> None:
+    config, manifest = load(run.config).config, read_json(run.manifest) or {}
+    summary = read_json(run.summary) or {}
+    console.print(f"[bold]{manifest['run_id']}[/]   {run.path}   created {manifest['created_at']}", soft_wrap=True)
+    console.print(progress_line(read_gauges(run, config)), markup=False, soft_wrap=True)
+    if "bottleneck" in summary:
+        console.print(summary["bottleneck"], markup=False, soft_wrap=True)
+    rows = list(read_lines(run.eval / "evaluations.jsonl"))
+    if rows:
+        table = Table(title="evaluations", title_justify="left")
+        for column in ("", "adapter", "reward", "F", "N", "I", "episodes", "masked"):
+            table.add_column(column, justify="left" if not column else "right")
+        for row in rows:
+            cells = (f"v{row['version']}", f"{row['mean']:.3f} ± {row['ci95']:.3f}", *(f"{row[p]:.3f}" for p in "FNI"))
+            table.add_row(row["name"], *cells, str(row["episodes"]), str(row["masked"]))
+        console.print(table)
+    recent = [header.tg for header in iter_headers(run.trajectories)][-_RECENT:]
+    table = Table(title="newest groups", title_justify="left")
+    for column in ("group", "task", "version", "rewards of its episodes", "mean"):
+        table.add_column(column, overflow="fold")
+    for tg in recent:
+        table.add_row(*_group_row(tg))
+    console.print(table)
+    example = recent[-1].episodes[0].id if recent else "g000000.00"
+    console.print(f"One episode:  synth-engine show {run.path} {example}", markup=False, soft_wrap=True)
+
+
+def _group_row(tg: TaskGroup) -> list[str]:
+    versions = sorted({episode.version for episode in tg.episodes})
+    rewards = [episode.reward.value for episode in tg.episodes if episode.reward is not None]
+    each = " ".join("  - " if episode.reward is None else f"{episode.reward.value:.2f}" for episode in tg.episodes)
+    return [tg.id, tg.task_id, ", ".join(f"v{v}" for v in versions), each, f"{mean_ci95(rewards)[0]:.2f}"]
+
+
+def _show_group(console: Console, tg: TaskGroup) -> None:
+    console.print(f"[bold]{tg.id}[/]  task {tg.task_id}  source {tg.source}")
+    table = Table()
+    for column in ("episode", "reward", "F", "N", "I", "turns", "stop", "outcome", "adapter"):
+        table.add_column(column)
+    for episode in tg.episodes:
+        table.add_row(*_episode_row(episode))
+    console.print(table)
+
+
+def _episode_row(episode: Episode) -> list[str]:
+    reward = episode.reward
+    parts = (
+        ["masked", "", "", ""] if reward is None else [f"{v:.2f}" for v in (reward.value, reward.F, reward.N, reward.I)]
+    )
+    rest = [str(episode.turns), str(episode.stop), str(episode.outcome), f"v{episode.version}"]
+    return [episode.id, *parts, *rest]
+
+
+def _show_episode(console: Console, run: RunDir, episode_id: str) -> None:
+    tg = _group(run, episode_id.rpartition(".")[0])
+    episode = next((episode for episode in tg.episodes if episode.id == episode_id), None)
+    if episode is None:
+        raise ConfigError(f"{tg.id} has no episode {episode_id}; it has {', '.join(e.id for e in tg.episodes)}")
+    console.print(f"[bold]{episode.id}[/]  task {episode.task_id}  server {episode.server}  seed {episode.seed}")
+    print_transcript(console, episode)
+
+
+def _show_task(console: Console, run: RunDir, task_id: str) -> None:
+    task = next((task for task in load_pack(run.pack).tasks if task.id == task_id), None)
+    if task is None:
+        raise ConfigError(f"{run.path}: its pack has no task {task_id!r}; `synth-engine show {run.path}` names some")
+    for who, text in _told(task):
+        line = Text(f"  {who:<12} ", style="dim")
+        console.print(line.append(text, style="default"), soft_wrap=True)
+    for place in (run.trajectories, run.eval):
+        for header in iter_headers(place):
+            if header.tg.task_id == task_id:
+                _show_group(console, header.tg)
+
+
+def _told(task: Task) -> list[tuple[str, str]]:
+    lines = [("task", f"{task.id} ({task.kind}, {task.split})"), ("persona", task.persona), ("rules", task.rules)]
+    lines.append(("instruction", task.instruction))
+    if task.user is not None:
+        lines.append(("private", task.user.context))
+        lines += [
+            ("fact", f"{name} = {fact.value} (asked by {', '.join(fact.keywords)})")
+            for name, fact in task.user.facts.items()
+        ]
+    lines += [("tool", f"{tool.name}: {tool.description}") for tool in task.tools]
+    lines += [("workflow", step) for step in task.workflow]
+    lines += [(part, f"{item}: {text}") for (part, item), text in rubric_texts(task).items()]
+    lines.append(("state", orjson.dumps(task.world.state).decode()))
+    return [(who, text) for who, text in lines if text]

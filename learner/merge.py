@@ -1,0 +1,65 @@
+"""`python -m learner.merge BASE ADAPTER OUT`: base and adapter as one Hugging Face directory."""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+import warnings
+from pathlib import Path
+
+import torch
+from peft import PeftModel
+from transformers import AutoModelForCausalLM
+from transformers.utils.logging import disable_progress_bar
+
+from engine.errors import ConfigError
+
+_WEIGHTS = (".safetensors", ".safetensors.index.json", ".bin", ".bin.index.json", ".pt", ".pth")
+_WRITTEN = {"config.json", "generation_config.json"}
+
+
+def merge(base_path: Path, adapter: Path, out: Path) -> None:
+    """Write `out`: weights with the adapter added in float32 and stored in the base's dtype; the base's other files.
+
+    Raises ConfigError if `out` exists, or if base or adapter is no such directory."""
+    if out.exists():
+        raise ConfigError(f"{out} exists; remove it, or name another directory")
+    if not (base_path / "config.json").exists():
+        raise ConfigError(f"{base_path}: no config.json: not a Hugging Face model directory")
+    if not (adapter / "adapter_config.json").exists():
+        raise ConfigError(f"{adapter}: no adapter_config.json: not an adapter directory")
+    disable_progress_bar()
+    stored = AutoModelForCausalLM.from_pretrained(base_path, dtype="auto").dtype
+    model = AutoModelForCausalLM.from_pretrained(base_path, dtype=torch.float32)
+    with warnings.catch_warnings():
+        # peft 0.21 reads an attribute that transformers 5.23 has renamed; neither concerns us.
+        warnings.simplefilter("ignore", FutureWarning)
+        merged = PeftModel.from_pretrained(model, adapter).merge_and_unload()
+    staged = out.with_name(f".{out.name}.tmp")
+    shutil.rmtree(staged, ignore_errors=True)
+    merged.to(stored).save_pretrained(staged)
+    for path in base_path.iterdir():
+        # Tokenizer, chat template, license: everything that is not weights and was not written just now.
+        if path.is_file() and not path.name.endswith(_WEIGHTS) and path.name not in _WRITTEN:
+            shutil.copyfile(path, staged / path.name)
+    staged.rename(out)
+
+
+def main() -> int:
+    """Entry point; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m learner.merge", description=__doc__)
+    parser.add_argument("base", type=Path)
+    parser.add_argument("adapter", type=Path)
+    parser.add_argument("out", type=Path)
+    options = parser.parse_args()
+    try:
+        merge(options.base, options.adapter, options.out)
+    except ConfigError as error:
+        sys.stderr.write(f"{error}\n")
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
