@@ -69,7 +69,10 @@ class Decoder:
         qk_N = qkv_N[:, : roped * shape.head_dim].view(-1, roped, shape.head_dim)
         source_N = qk_N
         if layer.query_key_norm is not None:
-            source_N = rms_norm(qk_N, (shape.head_dim,), None, shape.norm_eps).mul_(layer.query_key_norm)
+            # On narrow heads this is twice as fast as torch's rms_norm.
+            norm_N = torch.linalg.vector_norm(qk_N, dim=-1, keepdim=True)
+            scale_N = norm_N.square_().div_(shape.head_dim).add_(shape.norm_eps).rsqrt_()
+            source_N = (qk_N * scale_N).mul_(layer.query_key_norm)
         turned_N = torch.cat((source_N[..., shape.head_dim // 2 :], source_N[..., : shape.head_dim // 2]), -1)
         torch.addcmul(source_N * rope[0], turned_N, rope[1], out=qk_N)
         q_N, kv_N = qkv_N[:, :query_width], qkv_N[:, query_width:]

@@ -10,11 +10,15 @@ from collections import defaultdict
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from engine.embedded.kv import Row, Slab
 from engine.embedded.projection import Segment
+
+IntArray = NDArray[np.int64]
 
 
 class Work(NamedTuple):
@@ -105,31 +109,30 @@ def plan_step(works: list[Work], slabs: list[Slab]) -> StepPlan:
 
 
 def _slab_step(slab: Slab, places: list[Place]) -> SlabStep:
-    ends = [p.work.row.length + len(p.work.tokens) for p in places]
-    width, heads = max(ends), slab.kv.shape[3]
-    bias = None
-    if min(ends) < width:
-        behind = torch.arange(width) >= torch.tensor(ends)[:, None]
-        bias = torch.zeros(len(places), width).masked_fill_(behind, -torch.inf)
-        bias = bias.repeat_interleave(heads, 0)[:, None]
-    flat: list[int] = []
-    cells: list[int] = []
-    for p in places:
-        count = len(p.work.tokens)
-        flat.extend(range(p.flat, p.flat + count))
-        cell = p.work.row.index * heads * slab.capacity + p.work.row.length
-        cells.extend(range(cell, cell + count))
-    half, per_head = slab.kv.shape[2] * heads * slab.capacity, slab.capacity
-    head_cells = torch.cat([torch.arange(heads) * per_head, torch.arange(heads) * per_head + half])
+    # numpy: its small operations cost a fifth of torch's, and there are twenty of them a step.
+    table = np.array([(p.flat, len(p.work.tokens), p.work.row.length, p.work.row.index) for p in places])
+    flat, counts, lengths, rows = table.T
+    ends = lengths + counts
+    width, heads = int(ends.max()), slab.kv.shape[3]
+    offsets = np.arange(counts.sum()) - np.repeat(counts.cumsum() - counts, counts)
+    cells = np.repeat(rows * heads * slab.capacity + lengths, counts) + offsets
+    half = slab.kv.shape[2] * heads * slab.capacity
+    head_cells = (np.array([[0], [half]]) + np.arange(heads) * slab.capacity).ravel()
     return SlabStep(
         slab=slab,
         width=width,
-        last=torch.tensor([p.flat + len(p.work.tokens) - 1 for p in places]),
-        bias=bias,
-        written=torch.tensor(flat),
-        destination=(torch.tensor(cells)[:, None] + head_cells).flatten(),
+        last=torch.from_numpy(flat + counts - 1),
+        bias=_bias(ends, width, heads) if ends.min() < width else None,
+        written=torch.from_numpy(np.repeat(flat, counts) + offsets),
+        destination=torch.from_numpy((cells[:, None] + head_cells).ravel()),
         prompts=_prompt_batches([p for p in places if len(p.work.tokens) > 1], width),
     )
+
+
+def _bias(ends: IntArray, width: int, heads: int) -> Tensor:
+    """-inf behind each row's end, `[rows * heads, 1, width]`."""
+    behind = np.arange(width) >= ends.repeat(heads)[:, None]
+    return torch.from_numpy(np.where(behind, np.float32(-np.inf), np.float32(0)))[:, None]
 
 
 def _prompt_batches(places: list[Place], width: int) -> list[PromptBatch]:
