@@ -1,0 +1,280 @@
+"""engine.supervise and engine.processes: order, restarts, drain, orphans, with real (small) processes."""
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+
+import psutil
+import pytest
+
+from engine import supervise
+from engine.config import child_environment, load
+from engine.errors import RunError
+from engine.processes import Child, Command, end_orphans, likely_cause, record
+from engine.rundir import RunDir, read_json, write_json
+from engine.supervise import Phase, Supervisor
+
+PRELUDE = """
+import json, os, pathlib, signal, sys, time
+run = pathlib.Path(sys.argv[1])
+def tell(line):
+    with (run / "told").open("a") as file:
+        file.write(line + "\\n")
+def put(path, **value):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.with_suffix(".new").write_text(json.dumps({"format": 1, **value}))
+    path.with_suffix(".new").rename(path)
+def on_stop(name, code=0):
+    def stop(*_):
+        tell("stop " + name)
+        sys.exit(code)
+    signal.signal(signal.SIGTERM, stop)
+def progress(state, **more):
+    put(run / "learner/progress.json", state=state, **more)
+def forever():
+    while True:
+        time.sleep(0.02)
+"""
+SERVER = """
+import http.server
+on_stop("server")
+class Ready(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200)
+        self.end_headers()
+    def log_message(self, *_):
+        pass
+tell("start server")
+http.server.HTTPServer(("127.0.0.1", int(sys.argv[2])), Ready).serve_forever()
+"""
+LEARNER = """
+on_stop("learner")
+tell("start learner")
+put(run / "adapters/v00000/meta.json", version=0)
+progress("running")
+while not (run / "phase.json").exists():
+    time.sleep(0.02)
+progress("done")
+"""
+ENGINE = """
+on_stop("engine")
+tell("start engine")
+put(run / "phase.json", phase="done")
+"""
+WAITING_LEARNER = (
+    'on_stop("learner")\nput(run / "adapters/v00000/meta.json", version=0)\nprogress("running")\nforever()'
+)
+WAITING_ENGINE = 'on_stop("engine")\ntell("start engine")\nforever()'
+
+
+@pytest.fixture
+def run(tmp_path):
+    """An empty run directory."""
+    run = RunDir(tmp_path / "run")
+    run.create()
+    return run
+
+
+def supervisor(monkeypatch, run, *, server=SERVER, learner=LEARNER, engine=ENGINE, on_tick=lambda _: None, restarts=2):
+    """A supervisor whose children are these scripts."""
+
+    def commands(_, __, port):
+        def command(name, script):
+            path = run.path / f"{name}.py"
+            path.write_text(PRELUDE + textwrap.dedent(script))
+            argv = (sys.executable, "-S", str(path), str(run.path), str(port))
+            return Command(name=name, argv=argv, log=run.path / f"{name}.log", environment=child_environment())
+
+        return [command("server-0", server)], command("learner", learner), command("engine", engine)
+
+    monkeypatch.setattr(supervise, "commands", commands)
+    config = load(None, [f"run.max_restarts={restarts}", "run.drain_s=1"]).config
+    return Supervisor(run, config, on_tick)
+
+
+def told(run):
+    """What the scripts said, in order."""
+    return (run.path / "told").read_text().splitlines()
+
+
+def test_a_run_goes_from_its_start_to_its_end(monkeypatch, run):
+    """The engine starts last, the servers stop last, nothing is left, and the exit code is 0."""
+    phases = []
+    ending = supervisor(monkeypatch, run, on_tick=lambda status: phases.append(status.phase)).run()
+    assert (ending.code, ending.message) == (0, "")
+    assert told(run)[-2:] == ["start engine", "stop server"]
+    assert list(dict.fromkeys(phases)) == [Phase.STARTING, Phase.RUNNING, Phase.DRAINING]
+    assert read_json(run.processes)["processes"] == []
+    assert read_json(run.path / "servers.json")["urls"][0].startswith("http://127.0.0.1:")
+
+
+def test_children_share_a_process_group_of_their_own(monkeypatch, run):
+    """Ctrl-C on the terminal reaches the supervisor alone; one signal reaches all children."""
+    groups = []
+
+    def look(status):
+        if status.phase is Phase.RUNNING and not groups:
+            groups.extend(os.getpgid(row["pid"]) for row in read_json(run.processes)["processes"])
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    supervisor(monkeypatch, run, learner=WAITING_LEARNER, engine=WAITING_ENGINE, on_tick=look).run()
+    assert len(groups) == 3
+    assert len(set(groups)) == 1
+    assert groups[0] != os.getpgid(0)
+
+
+def test_a_process_that_dies_is_started_again(monkeypatch, run):
+    """An engine killed once comes back after a second, and the note says so."""
+    engine = """
+    first = not (run / "once").exists()
+    (run / "once").touch()
+    tell("start engine")
+    if first:
+        os.kill(os.getpid(), signal.SIGKILL)
+    put(run / "phase.json", phase="done")
+    """
+    notes = []
+    ending = supervisor(monkeypatch, run, engine=engine, on_tick=lambda status: notes.extend(status.notes)).run()
+    assert ending.code == 0
+    assert told(run).count("start engine") == 2
+    assert notes == ["engine ended (killed by SIGKILL); starting it again in 1 s"]
+
+
+def test_it_gives_up_with_the_last_useful_lines(monkeypatch, run):
+    """Over the limit the run stops, names process, exit, log file and the error, and drains the others."""
+    engine = 'def broken():\n    raise RuntimeError("the moon is gone")\nbroken()'
+    ending = supervisor(monkeypatch, run, engine=engine, learner=WAITING_LEARNER, restarts=1).run()
+    assert ending.code == 1
+    assert "engine ended (exit code 1) after 1 restarts in ten minutes" in ending.message
+    assert "RuntimeError: the moon is gone" in ending.message
+    assert str(run.path / "engine.log") in ending.message
+    assert "raise RuntimeError" not in ending.message
+    assert told(run)[-2:] == ["stop learner", "stop server"]
+
+
+@pytest.mark.parametrize("who", ["engine", "learner"])
+def test_a_configuration_error_is_not_tried_again(monkeypatch, run, who):
+    """Exit code 2 of a child ends the run with 2 and the child's own sentence."""
+    scripts = {"learner": WAITING_LEARNER, who: 'sys.stderr.write("policy.urls: nobody is there\\n")\nsys.exit(2)'}
+    ending = supervisor(monkeypatch, run, **scripts).run()
+    assert ending.code == 2
+    assert "policy.urls: nobody is there" in ending.message
+
+
+def test_a_failed_learner_stops_the_run_with_its_sentence(monkeypatch, run):
+    """State `failed` is the learner's last word; the engine is drained, nothing is restarted."""
+    learner = WAITING_LEARNER.replace("forever()", 'progress("failed", error="step 7: loss is nan")\nsys.exit(1)')
+    ending = supervisor(monkeypatch, run, learner=learner, engine=WAITING_ENGINE).run()
+    assert (ending.code, ending.message) == (1, "the learner stopped: step 7: loss is nan")
+
+
+def test_an_old_word_of_the_learner_does_not_count(monkeypatch, run):
+    """A `failed` of an earlier life does not end a run whose learner died before it could say anything."""
+    write_json(run.progress, {"state": "failed", "error": "long ago"})
+    os.utime(run.progress, (1.0, 1.0))
+    ending = supervisor(monkeypatch, run, learner='raise ImportError("no torch")', restarts=0).run()
+    assert "long ago" not in ending.message
+    assert "ImportError: no torch" in ending.message
+
+
+def test_one_signal_drains_in_order(monkeypatch, run):
+    """Engine, then learner, then server are asked to end; the exit code names the signal."""
+
+    def interrupt(status):
+        if status.phase is Phase.RUNNING and "start engine" in told(run):
+            os.kill(os.getpid(), signal.SIGINT)
+
+    ending = supervisor(monkeypatch, run, learner=WAITING_LEARNER, engine=WAITING_ENGINE, on_tick=interrupt).run()
+    assert ending.code == 130
+    assert told(run)[-3:] == ["stop engine", "stop learner", "stop server"]
+
+
+def test_a_second_signal_stops_at_once(monkeypatch, run):
+    """Children that do not end are killed; nothing survives."""
+    stubborn = 'signal.signal(signal.SIGTERM, signal.SIG_IGN)\ntell("start engine")\nforever()'
+    pids = []
+
+    def interrupt(status):
+        if status.phase is not Phase.STARTING and "start engine" in told(run):
+            pids.extend(row["pid"] for row in read_json(run.processes)["processes"])
+            os.kill(os.getpid(), signal.SIGINT)
+
+    started = time.monotonic()
+    ending = supervisor(monkeypatch, run, learner=WAITING_LEARNER, engine=stubborn, on_tick=interrupt).run()
+    assert ending.code == 130
+    assert ending.message == "stopped at once"
+    assert time.monotonic() - started < 10
+    assert not any(psutil.pid_exists(pid) for pid in pids)
+
+
+def test_a_drain_is_bounded(monkeypatch, run):
+    """A child that ignores the stop is killed after run.drain_s and a grace, and a note says so."""
+    monkeypatch.setattr(supervise, "_GRACE_S", 0.2)
+    stubborn = 'signal.signal(signal.SIGTERM, signal.SIG_IGN)\ntell("start engine")\nforever()'
+    notes = []
+    sent = []
+
+    def interrupt(status):
+        notes.extend(status.notes)
+        if status.phase is Phase.RUNNING and not sent and "start engine" in told(run):
+            sent.append(os.kill(os.getpid(), signal.SIGTERM))
+
+    ending = supervisor(monkeypatch, run, learner=WAITING_LEARNER, engine=stubborn, on_tick=interrupt).run()
+    assert ending.code == 143
+    assert any(note.startswith("engine did not end within 1 s") for note in notes)
+
+
+def test_a_run_has_one_supervisor(monkeypatch, run):
+    """The second is refused, and says what to do."""
+    with run.locked(), pytest.raises(RunError, match="another synth-engine is running it"):
+        supervisor(monkeypatch, run).run()
+
+
+def test_orphans_of_an_earlier_run_are_ended(run):
+    """What pid, start time and command line identify is ended; a stranger with a recorded pid is not."""
+    argv = (sys.executable, "-S", "-c", "import time; time.sleep(60)")
+    orphan = Child(Command(name="engine", argv=argv, log=run.path / "x.log", environment=child_environment()))
+    orphan.start(0)
+    record(run, [orphan])
+    with subprocess.Popen(argv) as stranger:
+        rows = read_json(run.processes)["processes"]
+        rows.append({**rows[0], "name": "server-0", "pid": stranger.pid, "started": 1.0})
+        write_json(run.processes, {"processes": rows})
+        assert end_orphans(run) == ["engine"]
+        assert orphan.wait(1)
+        assert stranger.poll() is None
+        stranger.kill()
+
+
+def test_back_off_doubles_and_ends(run):
+    """1, 2, 4 seconds, then no more within ten minutes."""
+    child = Child(Command(name="engine", argv=("true",), log=run.path / "x.log", environment={}))
+    waits = []
+    for _ in range(3):
+        assert child.restart_later(3)
+        waits.append(round(child.due - time.monotonic()))
+    assert waits == [1, 2, 4]
+    assert not child.restart_later(3)
+
+
+def test_likely_causes():
+    """What a person would look for first is said."""
+    assert "memory" in likely_cause(-signal.SIGKILL, [])
+    assert "port" in likely_cause(1, ["OSError: [Errno 98] Address already in use"])
+    assert "disk" in likely_cause(1, ["OSError: [Errno 28] No space left on device"])
+    assert likely_cause(1, ["KeyError: 'x'"]) == ""
+
+
+def test_commands_carry_thread_and_allocator_settings(run):
+    """Children that compute with torch get one thread and the allocator's settings, the engine gets neither."""
+    config = load("tiny").config
+    servers, learner, engine = supervise.commands(run, config, 1234)
+    for command in (*servers, learner):
+        assert command.environment["OMP_NUM_THREADS"] == "1"
+        assert command.environment["MALLOC_MMAP_MAX_"] == "0"
+    assert "MALLOC_MMAP_MAX_" not in engine.environment
+    assert servers[0].argv[servers[0].argv.index("--max-loras") :][:2] == ("--max-loras", "6")
+    assert all(str(os.getpid()) == command.argv[-1] for command in (*servers, learner, engine))
