@@ -12,6 +12,7 @@ import os
 import random
 from array import array
 from collections.abc import Sequence
+from itertools import count
 from types import TracebackType
 from typing import Any, Literal, Protocol, Self
 
@@ -29,7 +30,6 @@ _log = structlog.get_logger(__name__)
 _RETRIES = 4
 _BACKOFF_S = 0.1
 _ABORT_S = 2.0
-_HEADERS = {"Content-Type": "application/json"}
 
 
 class Vocabulary(Protocol):
@@ -54,6 +54,8 @@ class HttpPolicy:
     def __init__(self, servers: Servers, chat: Vocabulary, *, connections: int) -> None:
         self._servers, self._chat, self._connections = servers, chat, connections
         self._session: aiohttp.ClientSession | None = None
+        # A restarted engine plays the same turns again, perhaps while the server still works on the old requests.
+        self._nonce, self._numbers = os.urandom(4).hex(), count()
 
     async def __aenter__(self) -> Self:
         self._session = aiohttp.ClientSession(
@@ -61,6 +63,7 @@ class HttpPolicy:
             timeout=aiohttp.ClientTimeout(total=None),
             cookie_jar=aiohttp.DummyCookieJar(),
             auto_decompress=False,
+            headers={"Content-Type": "application/json"},
         )
         return self
 
@@ -74,33 +77,32 @@ class HttpPolicy:
         """Sample one completion within the turn's deadline, on up to five attempts.
 
         Raises PolicyError that names the server and the last reason, LimitReached if the model's context is full."""
-        room = self._chat.context_length - len(turn.ids) - 1
-        if room < 1:
+        if self._room(turn) < 1:
             raise LimitReached(StopReason.TOKENS)
         deadline = anyio.current_time() + turn.limits.turn_s
-        url, reason = "no healthy server", "none came back in time"
-        with anyio.move_on_at(deadline):
-            for attempt in range(_RETRIES + 1):
-                if attempt:
-                    await anyio.sleep(_BACKOFF_S * 2**attempt * random.uniform(0.5, 1.0))
-                url = await self._servers.place(turn.group_id)
-                try:
-                    return await self._attempt(url, turn, attempt, min(room, turn.limits.completion_tokens))
-                except RetryError as error:
-                    reason = str(error)
+        url, reason = None, "no server was healthy in time"
+        for attempt in range(_RETRIES + 1):
+            if attempt:
+                await anyio.sleep(_BACKOFF_S * 2**attempt * random.uniform(0.5, 1.0))
+            if (url := self._servers.route(turn.group_id)) is None:
+                with anyio.CancelScope(deadline=deadline):
+                    url = await self._servers.place(turn.group_id)
+            if url is None or anyio.current_time() >= deadline:
+                break
+            try:
+                return await self._attempt(url, turn, attempt, deadline)
+            except RetryError as error:
+                reason = str(error)
         raise PolicyError(f"{url}: {turn.id} failed within {turn.limits.turn_s:g} s: {reason}")
 
-    async def _attempt(self, url: str, turn: Turn, attempt: int, tokens: int) -> Completion:
-        rid = f"{turn.id}~{attempt}~{os.urandom(6).hex()}"
-        # Half of what is left of the turn: a request that hangs leaves time for another.
-        limit_s = max(0.05, (anyio.current_effective_deadline() - anyio.current_time()) / 2)
+    async def _attempt(self, url: str, turn: Turn, attempt: int, deadline: float) -> Completion:
+        rid = f"{turn.id}~{attempt}~{self._nonce}{next(self._numbers):08x}"
         start_s = self._servers.clock()
+        # Half of what is left of the turn: a request that hangs leaves time for another.
+        scope = anyio.CancelScope(deadline=(anyio.current_time() + deadline) / 2)
         try:
-            with anyio.fail_after(limit_s):
-                status, content = await self._post(url, self._request(turn, rid, tokens))
-        except TimeoutError as error:
-            await self._abort(url, rid)
-            raise RetryError(f"no answer within {limit_s:.1f} s") from error
+            with scope:
+                status, content = await self._post(url, self._request(turn, rid))
         except TRANSPORT as error:
             # A connection that broke may be an accident; one that is refused is a server that is gone.
             if isinstance(error, aiohttp.ClientConnectorError):
@@ -109,16 +111,23 @@ class HttpPolicy:
         except anyio.get_cancelled_exc_class():
             await self._abort(url, rid)
             raise
+        if scope.cancelled_caught:
+            await self._abort(url, rid)
+            raise RetryError(f"no answer within {self._servers.clock() - start_s:.1f} s")
         reply = self._read(url, turn, status, content)
         if reply["meta_info"]["finish_reason"]["type"] == "abort":
             self._aborted(url, turn, start_s)
             raise RetryError("the server aborted the request")
         return self._completion(url, turn, rid, reply)
 
-    def _request(self, turn: Turn, rid: str, tokens: int) -> bytes:
+    def _room(self, turn: Turn) -> int:
+        """Tokens that fit into the model's context behind this prompt, with one to spare."""
+        return self._chat.context_length - len(turn.ids) - 1
+
+    def _request(self, turn: Turn, rid: str) -> bytes:
         sampling = turn.sampling
         parameters: dict[str, Any] = {
-            "max_new_tokens": tokens,
+            "max_new_tokens": min(self._room(turn), turn.limits.completion_tokens),
             "temperature": sampling.temperature,
             "top_p": sampling.top_p,
             "top_k": sampling.top_k,
@@ -142,7 +151,7 @@ class HttpPolicy:
 
     async def _post(self, url: str, body: bytes) -> tuple[int, bytes]:
         assert self._session is not None, "use `async with HttpPolicy(...)`"
-        async with self._session.post(f"{url}/generate", data=body, headers=_HEADERS) as response:
+        async with self._session.post(f"{url}/generate", data=body) as response:
             return response.status, await response.read()
 
     async def _abort(self, url: str, rid: str) -> None:
@@ -151,7 +160,7 @@ class HttpPolicy:
         with anyio.move_on_after(_ABORT_S, shield=True):
             try:
                 body = orjson.dumps({"rid": rid})
-                async with self._session.post(f"{url}/abort_request", data=body, headers=_HEADERS) as response:
+                async with self._session.post(f"{url}/abort_request", data=body) as response:
                     await response.read()
             except TRANSPORT as error:
                 _log.info("abort got no answer", server=url, rid=rid, error=str(error))
@@ -169,12 +178,12 @@ class HttpPolicy:
         if status != 200:
             raise RetryError(f"HTTP {status}: {_excerpt(content)}")
         try:
-            reply = orjson.loads(content)
+            reply: dict[str, Any] = orjson.loads(content)
             if reply["meta_info"]["finish_reason"]["type"] not in ("stop", "length", "abort"):
                 raise RetryError(f"unknown finish reason: {_excerpt(content)}")
         except (orjson.JSONDecodeError, KeyError, TypeError, IndexError) as error:
             raise RetryError(f"not a /generate reply: {_excerpt(content)}") from error
-        return dict(reply)
+        return reply
 
     def _aborted(self, url: str, turn: Turn, start_s: float) -> None:
         row = {"event": "abort", "server": url, "adapter": turn.adapter, "turn": turn.id}
