@@ -25,6 +25,7 @@ from transformers import AutoModelForCausalLM
 from transformers.utils.logging import disable_progress_bar
 
 from engine.errors import ConfigError
+from learner import attention
 from learner.lora import ADAPTER, fuse
 
 TARGET_MODULES = ("down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", "up_proj", "v_proj")
@@ -150,7 +151,7 @@ def load_policy(base_path: Path, lora: LoraSettings, *, seed: int, warm_start: P
         raise ConfigError(f"{base_path}: no config.json: not a Hugging Face model directory")
     disable_progress_bar()
     torch.manual_seed(seed)
-    base = AutoModelForCausalLM.from_pretrained(base_path, dtype=torch.float32, attn_implementation="sdpa")
+    base = AutoModelForCausalLM.from_pretrained(base_path, dtype=torch.float32, attn_implementation=attention.NAME)
     base.config.use_cache = False
     config = LoraConfig(
         r=lora.rank, lora_alpha=lora.alpha, target_modules=list(TARGET_MODULES), lora_dropout=0.0, bias="none"

@@ -1,12 +1,17 @@
-"""From episodes to tensors: which tokens are trained, and how episodes share a batch.
+"""From episodes to tensors: which tokens are trained, and how episodes share a pass.
 
-A micro-batch holds siblings of one group: their common opening once (``prefix``), and what follows it as right-padded
-rows sorted by length. Causal attention needs no padding mask for rows padded on the right, and sharing the opening
-saves its forward and backward pass for all but one sibling. Token t of an episode is predicted by the hidden state at
-t - 1; only tokens inside a policy span are targets. Padding is known from lengths, never from an id.
+A pass (`MicroBatch`) is one flat sequence of tokens: for each group its common opening once, then blocks of rows, each
+row what follows the opening in one sibling, sorted by length and padded on the right to the width of its block::
+
+    opening of g1 | block of 3 rows x 40 | block of 5 rows x 52 | opening of g2 | block ...
+
+Everything but attention works on the flat sequence; attention (learner.attention) lets a row see its opening and,
+causally, itself, so padding on the right needs no mask. Sharing the opening saves it for all but one sibling. Token t
+of an episode is predicted by the hidden state at t - 1; only tokens inside a policy span are targets. Padding is known
+from lengths, never from an id.
 """
 
-# ruff: noqa: N815, N802 - tensor suffixes are the shape legend (learner/__init__.py)
+# ruff: noqa: N815 - tensor suffixes are the shape legend (learner/__init__.py)
 
 from __future__ import annotations
 
@@ -21,8 +26,8 @@ from torch import Tensor
 from engine.errors import RunError
 from engine.types import Episode, Tokens
 
-CALL_TOKENS = 64
-"""Fixed cost of one micro-batch, in tokens: keeps the partition from making many small ones."""
+BLOCK_TOKENS = 32
+"""Fixed cost of one block, in padded tokens it may save: keeps the partition from making many small ones."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -48,33 +53,40 @@ class TrainedEpisode:
         return int(self.target_P[0])
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GroupLayout:
+    """Where the tokens of one group lie in a pass: the opening, then its blocks one after the other."""
+
+    opening: int
+    """Tokens of the shared opening, at least one."""
+    blocks: tuple[tuple[int, int], ...]
+    """(rows, width) of each block."""
+
+    @property
+    def sizes(self) -> list[int]:
+        """Tokens of opening and blocks, padding included."""
+        return [self.opening, *(rows * width for rows, width in self.blocks)]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class MicroBatch:
-    """Rows of one forward and backward pass, and the P policy tokens in them (flattened, row after row)."""
+    """One forward and backward pass, and the P policy tokens in it."""
 
-    prefix_T: Tensor
-    """[T] int64: the shared opening; at least one id."""
-    ids_BT: Tensor
-    """[B, T] int64: what follows the prefix in each row, right-padded with 0."""
-    row_P: Tensor
-    """[P] int64: row of each policy token."""
-    position_P: Tensor
-    """[P] int64: its column in `ids_BT`."""
+    ids_T: Tensor
+    """[T] int64; padding is 0."""
+    position_T: Tensor
+    """[T] int64: position of each token in its episode."""
+    layout: tuple[GroupLayout, ...]
+    before_P: Tensor
+    """[P] int64: index in [T] of the hidden state that predicts each policy token."""
+    target_P: Tensor
+    """[P] int64: the policy tokens."""
     behaviour_P: Tensor
     advantage_P: Tensor
     temperature_P: Tensor
     version_P: Tensor
     episodes: tuple[TrainedEpisode, ...]
-
-    @property
-    def target_P(self) -> Tensor:
-        """[P] the ids to predict."""
-        return self.ids_BT[self.row_P, self.position_P]
-
-    @property
-    def tokens(self) -> int:
-        """Tokens that go through the decoder, padding included."""
-        return self.prefix_T.numel() + self.ids_BT.numel()
+    """In the order of their policy tokens."""
 
 
 def trained_episode(episode: Episode, group_id: str, *, advantage: float, temperature: float) -> TrainedEpisode | None:
@@ -115,19 +127,21 @@ def _check_ledger(episode_id: str, tokens: Tokens) -> None:
 
 
 def micro_batches(episodes: Sequence[TrainedEpisode], budget_tokens: int) -> list[MicroBatch]:
-    """Partition a step: siblings together, sorted by length (ties by id), at most `budget_tokens` per pass.
+    """Partition a step into passes of at most `budget_tokens`; a longer episode gets a pass of its own.
 
-    An episode longer than the budget gets a pass of its own. The order is a function of the episodes alone."""
+    Siblings sorted by length, ties and groups by id: the partition is a function of the episodes alone."""
     groups: dict[str, list[TrainedEpisode]] = {}
     for episode in episodes:
         groups.setdefault(episode.group_id, []).append(episode)
-    batches = []
+    passes = [_Pass()]
     for group_id in sorted(groups):
         rows = sorted(groups[group_id], key=lambda episode: (len(episode.ids_T), episode.id))
-        prefix = _shared_opening(rows)
-        cuts = _cuts([len(row.ids_T) - prefix for row in rows], prefix, budget_tokens)
-        batches += [_batch(rows[start:end], prefix) for start, end in cuts]
-    return batches
+        opening = _shared_opening(rows)
+        for start, end in _cuts([len(row.ids_T) - opening for row in rows], budget_tokens - opening):
+            if passes[-1].size_with(rows[start:end], opening) > budget_tokens and passes[-1].episodes:
+                passes.append(_Pass())
+            passes[-1].add(rows[start:end], opening)
+    return [each.batch() for each in passes if each.episodes]
 
 
 def _shared_opening(rows: Sequence[TrainedEpisode]) -> int:
@@ -142,18 +156,18 @@ def _shared_opening(rows: Sequence[TrainedEpisode]) -> int:
     return len(first)
 
 
-def _cuts(lengths: Sequence[int], prefix: int, budget: int) -> list[tuple[int, int]]:
-    """Cut ascending lengths into runs [start, end) of least total cost (padding, prefixes and calls); O(n^2)."""
+def _cuts(lengths: Sequence[int], budget: int) -> list[tuple[int, int]]:
+    """Cut ascending lengths into runs [start, end) of least padding plus a fixed cost per run; O(n^2)."""
     best = [0.0] * (len(lengths) + 1)
     cut = [0] * (len(lengths) + 1)
     for end in range(1, len(lengths) + 1):
         best[end] = float("inf")
         for start in range(end - 1, -1, -1):
-            size = prefix + (end - start) * lengths[end - 1]
+            size = (end - start) * lengths[end - 1]
             if size > budget and end - start > 1:
                 break
-            if best[start] + size + CALL_TOKENS < best[end]:
-                best[end], cut[end] = best[start] + size + CALL_TOKENS, start
+            if best[start] + size + BLOCK_TOKENS < best[end]:
+                best[end], cut[end] = best[start] + size + BLOCK_TOKENS, start
     runs, end = [], len(lengths)
     while end:
         runs.append((cut[end], end))
@@ -161,20 +175,65 @@ def _cuts(lengths: Sequence[int], prefix: int, budget: int) -> list[tuple[int, i
     return runs[::-1]
 
 
-def _batch(rows: Sequence[TrainedEpisode], prefix: int) -> MicroBatch:
-    width = max(len(row.ids_T) for row in rows) - prefix
-    ids_BT = np.zeros((len(rows), width), dtype=np.int64)
-    for index, row in enumerate(rows):
-        ids_BT[index, : len(row.ids_T) - prefix] = row.ids_T[prefix:]
-    counts = [len(row.target_P) for row in rows]
-    return MicroBatch(
-        prefix_T=torch.from_numpy(rows[0].ids_T[:prefix].copy()),
-        ids_BT=torch.from_numpy(ids_BT),
-        row_P=torch.from_numpy(np.repeat(np.arange(len(rows)), counts)),
-        position_P=torch.from_numpy(np.concatenate([row.target_P for row in rows]) - prefix),
-        behaviour_P=torch.from_numpy(np.concatenate([row.behaviour_P for row in rows])),
-        advantage_P=torch.from_numpy(np.repeat([row.advantage for row in rows], counts).astype(np.float32)),
-        temperature_P=torch.from_numpy(np.repeat([row.temperature for row in rows], counts).astype(np.float32)),
-        version_P=torch.from_numpy(np.concatenate([row.version_P for row in rows])),
-        episodes=tuple(rows),
-    )
+class _Pass:
+    """A micro-batch being filled, block by block."""
+
+    def __init__(self) -> None:
+        self.episodes: list[TrainedEpisode] = []
+        self._ids: list[NDArray[np.int64]] = []
+        self._positions: list[NDArray[np.int64]] = []
+        self._before: list[NDArray[np.int64]] = []
+        self._layout: list[GroupLayout] = []
+        self._size = 0
+        self._opening_end = 0
+
+    def size_with(self, rows: Sequence[TrainedEpisode], opening: int) -> int:
+        """Tokens if the block were added."""
+        shared = 0 if self._continues(rows) else opening
+        return self._size + shared + len(rows) * (len(rows[-1].ids_T) - opening)
+
+    def add(self, rows: Sequence[TrainedEpisode], opening: int) -> None:
+        """Append a block of siblings (ascending lengths), after their opening if that is not there yet."""
+        width = len(rows[-1].ids_T) - opening
+        if not self._continues(rows):
+            self._append(rows[0].ids_T[:opening], np.arange(opening))
+            self._opening_end = self._size
+            self._layout.append(GroupLayout(opening=opening, blocks=()))
+        last = self._layout[-1]
+        self._layout[-1] = GroupLayout(opening=opening, blocks=(*last.blocks, (len(rows), width)))
+        for row in rows:
+            # The opening's last state predicts the token after it; every other token, the one before it in its row.
+            after = row.target_P - opening
+            self._before.append(np.where(after > 0, self._size + after - 1, self._opening_end - 1))
+            ids = np.zeros(width, dtype=np.int64)
+            ids[: len(row.ids_T) - opening] = row.ids_T[opening:]
+            self._append(ids, np.arange(opening, opening + width))
+            self.episodes.append(row)
+
+    def _continues(self, rows: Sequence[TrainedEpisode]) -> bool:
+        return bool(self.episodes) and self.episodes[-1].group_id == rows[0].group_id
+
+    def _append(self, ids: NDArray[np.int64], positions: NDArray[np.int64]) -> None:
+        self._ids.append(ids)
+        self._positions.append(positions)
+        self._size += len(ids)
+
+    def batch(self) -> MicroBatch:
+        """As tensors."""
+        counts = [len(episode.target_P) for episode in self.episodes]
+
+        def spread(values: Sequence[float]) -> Tensor:
+            return torch.from_numpy(np.repeat(values, counts).astype(np.float32))
+
+        return MicroBatch(
+            ids_T=torch.from_numpy(np.concatenate(self._ids)),
+            position_T=torch.from_numpy(np.concatenate(self._positions)),
+            layout=tuple(self._layout),
+            before_P=torch.from_numpy(np.concatenate(self._before)),
+            target_P=torch.from_numpy(np.concatenate([row.ids_T[row.target_P] for row in self.episodes])),
+            behaviour_P=torch.from_numpy(np.concatenate([row.behaviour_P for row in self.episodes])),
+            advantage_P=spread([row.advantage for row in self.episodes]),
+            temperature_P=spread([row.temperature for row in self.episodes]),
+            version_P=torch.from_numpy(np.concatenate([row.version_P for row in self.episodes])),
+            episodes=tuple(self.episodes),
+        )

@@ -109,7 +109,7 @@ class GrpoStep:
             max_abs=max(float(tensor.abs().max()) for tensor in after),
             lr=lr,
             tokens=_policy_tokens(sums.parts),
-            computed_tokens=sum(batch.tokens for batch in batches),
+            computed_tokens=sum(batch.ids_T.numel() for batch in batches),
             forward_s=sums.forward_s,
             backward_s=sums.backward_s,
             optimizer_s=time.perf_counter() - started,
@@ -117,7 +117,7 @@ class GrpoStep:
 
     def gradients(self, batches: Sequence[MicroBatch], abandon: Callable[[], bool] = lambda: False) -> GradientSums:
         """Fill the parameters' gradients from zero; see `run` for what it raises."""
-        total = sum(batch.row_P.numel() for batch in batches)
+        total = sum(batch.target_P.numel() for batch in batches)
         if total == 0:
             raise NotFiniteError("the step has no policy token: every completion is empty")
         self.optimizer.zero_grad(set_to_none=True)

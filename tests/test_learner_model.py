@@ -56,7 +56,8 @@ def test_batched_log_probabilities_equal_each_episode_alone(policy):
     """Shared openings and right padding change nothing: 1e-5 against peft on one whole episode (acceptance 5)."""
     episodes = trained(make_group(0, size=6), make_group(1, size=6))
     batches = micro_batches(episodes, 10_000)
-    assert any((batch.ids_BT == 0).any() for batch in batches)
+    assert any((batch.ids_T == 0).any() for batch in batches)
+    assert len(batches) == 1
     for batch in batches:
         logprob_P, _ = policy_logprobs(policy, batch)
         alone = [whole_logprobs(policy, episode.ids_T)[episode.target_P - 1] for episode in batch.episodes]
@@ -65,7 +66,7 @@ def test_batched_log_probabilities_equal_each_episode_alone(policy):
 
 def test_an_all_ones_mask_over_the_shared_opening_would_be_found(policy, monkeypatch):
     """The comparison above can fail: without the causal mask rows see their own future."""
-    [batch, *_] = micro_batches(trained(make_group(0, size=6)), 10_000)
+    [batch] = micro_batches(trained(make_group(0, size=6)), 10_000)
     wanted, _ = policy_logprobs(policy, batch)
     monkeypatch.setattr(torch.Tensor, "tril", lambda self, _: self)
     wrong, _ = policy_logprobs(policy, batch)
@@ -99,21 +100,21 @@ def test_micro_batches_keep_the_budget_and_every_episode():
     episodes = trained(make_group(0, size=9), make_group(1, size=9))
     batches = micro_batches(episodes, 90)
     assert sorted(episode.id for batch in batches for episode in batch.episodes) == sorted(e.id for e in episodes)
-    assert all(batch.tokens <= 90 or len(batch.episodes) == 1 for batch in batches)
-    assert all(len({episode.group_id for episode in batch.episodes}) == 1 for batch in batches)
-    assert sum(batch.row_P.numel() for batch in batches) == sum(len(episode.target_P) for episode in episodes)
+    assert all(batch.ids_T.numel() <= 90 or len(batch.episodes) == 1 for batch in batches)
+    assert all(sum(each.sizes[0] for each in batch.layout) < batch.ids_T.numel() for batch in batches)
+    assert sum(batch.target_P.numel() for batch in batches) == sum(len(episode.target_P) for episode in episodes)
 
 
 def test_observation_targets_do_not_matter_and_policy_tokens_do(policy):
     """Only policy tokens are targets: replacing every other target changes nothing, one of them both (acceptance 6)."""
     [batch] = micro_batches(trained(make_group(0, size=4))[:1], 10_000)
     [episode] = batch.episodes
+    assert batch.ids_T.tolist() == episode.ids_T.tolist()
+    assert (batch.before_P + 1).tolist() == episode.target_P.tolist()
+    assert batch.target_P.tolist() == episode.ids_T[episode.target_P].tolist()
     wanted, _ = policy_logprobs(policy, batch)
-    observation = np.setdiff1d(np.arange(len(episode.ids_T)), episode.target_P)
-    assert set(batch.position_P.tolist()) == set((episode.target_P - len(batch.prefix_T)).tolist())
-    assert not set(batch.position_P.tolist()) & set((observation - len(batch.prefix_T)).tolist())
-    last = episode.target_P[-1] - len(batch.prefix_T)
-    batch.ids_BT[0, last] = (batch.ids_BT[0, last] + 1) % 64
+    # Observation positions are no target at all, so only policy tokens can be replaced.
+    batch.target_P[-1] = (batch.target_P[-1] + 1) % 64
     changed, _ = policy_logprobs(policy, batch)
     assert (changed[:-1] == wanted[:-1]).all()
     assert changed[-1] != wanted[-1]
