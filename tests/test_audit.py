@@ -1,0 +1,183 @@
+"""engine.audit: a sound run passes, and each planted fault is found by exactly the check that is meant for it."""
+
+from dataclasses import replace
+
+import pytest
+from click.testing import CliRunner
+
+from engine.audit.check import Recorded
+from engine.audit.run import audit
+from engine.commands.audit import command
+from engine.rundir import write_json
+from engine.stream.segment import CLOSED
+from engine.telemetry import engine_metrics as keys
+from engine.types import Outcome, Span, TurnTiming
+from tests.recorded_runs import SERVER, RecordedRun, small_pack
+
+
+@pytest.fixture(scope="module")
+def pack(tmp_path_factory):
+    """Eight tasks of the tiny family."""
+    return small_pack(tmp_path_factory.mktemp("pack") / "small.jsonl")
+
+
+@pytest.fixture
+def recorded(tmp_path, pack):
+    """A sound run, not written yet."""
+    return RecordedRun.make(tmp_path, pack)
+
+
+def broken(run):
+    """Name and count of every check that found something."""
+    return {finding.name: finding.count for finding in audit(Recorded.read(run)) if not finding.ok}
+
+
+def with_episode(recorded, group, index, **changes):
+    """Replace fields of one training episode."""
+    tg = recorded.groups[group]
+    episodes = list(tg.episodes)
+    episodes[index] = replace(episodes[index], **changes)
+    recorded.groups[group] = replace(tg, episodes=tuple(episodes))
+
+
+def test_a_sound_run_keeps_every_promise(recorded):
+    """No check cries wolf, and each says how much it looked at."""
+    findings = audit(Recorded.read(recorded.write()))
+    assert [finding.name for finding in findings if not finding.ok] == []
+    assert not any(finding.checked.startswith(("0 ", "none")) for finding in findings if "swap" not in finding.name)
+
+
+def test_an_episode_of_two_versions_is_found(recorded):
+    """One token span of another version than the pin."""
+    episode = recorded.groups[2].episodes[1]
+    spans = (Span(start=3, length=2, version=1), Span(start=5, length=2, version=2))
+    with_episode(recorded, 2, 1, tokens=replace(episode.tokens, spans=spans))
+    assert broken(recorded.write()) == {"episodes_mixed_versions": 1}
+
+
+def test_a_pause_across_a_load_is_found(recorded):
+    """A request that stood still for a second while its server loaded an adapter; the same second elsewhere is none."""
+    recorded.swaps.append(
+        {"event": "load", "server": SERVER, "adapter": "x", "version": 9, "start_s": 60.0, "end_s": 61.0, "ok": True}
+    )
+    with_episode(recorded, 0, 0, timings=(TurnTiming(turn=0, phase="policy", start_s=59.9, end_s=61.1),))
+    assert broken(recorded.write()) == {"requests_paused_by_swap": 1}
+
+
+def test_a_slow_request_is_no_pause_by_itself(recorded):
+    """Overlapping a load is no pause: it must be over 3 x p99 of the others by half a second."""
+    recorded.swaps.append(
+        {"event": "load", "server": SERVER, "adapter": "x", "version": 9, "start_s": 60.0, "end_s": 60.1, "ok": True}
+    )
+    with_episode(recorded, 0, 0, timings=(TurnTiming(turn=0, phase="policy", start_s=59.9, end_s=60.9),))
+    assert broken(recorded.write()) == {}
+
+
+def test_another_servers_load_is_no_excuse_and_no_fault(recorded):
+    """Loads count against the requests of their own server only."""
+    recorded.swaps.append(
+        {"event": "load", "server": "http://b", "adapter": "x", "version": 9, "start_s": 60.0, "end_s": 61, "ok": True}
+    )
+    with_episode(recorded, 0, 0, timings=(TurnTiming(turn=0, phase="policy", start_s=59.9, end_s=61.1),))
+    assert broken(recorded.write()) == {}
+
+
+def test_an_abort_across_a_load_is_found(recorded):
+    """An aborted request counts where it overlaps a load or unload of its server, and only there."""
+    abort = {"event": "abort", "server": SERVER, "adapter": "x", "turn": "g000000.00@00", "ok": False}
+    recorded.swaps += [
+        {**abort, "start_s": 100.05, "end_s": 100.3},
+        {**abort, "start_s": 200.0, "end_s": 201.0},
+    ]
+    assert broken(recorded.write()) == {"requests_aborted_by_swap": 1}
+
+
+def test_a_group_trained_twice_is_found(recorded):
+    """All its trained episodes count."""
+    recorded.steps[2]["groups"][0] = recorded.steps[1]["groups"][0] | {"staleness": 1}
+    assert broken(recorded.write()) == {"episodes_trained_twice": 4}
+
+
+def test_a_step_that_is_missing_is_found(recorded):
+    """Versions grow by one."""
+    del recorded.steps[1]
+    assert broken(recorded.write()) == {"episodes_trained_twice": 0}
+
+
+def test_a_lost_group_is_found(recorded):
+    """A group that a step trained and the stream does not have: its four episodes are lost."""
+    recorded.groups.pop()
+    assert broken(recorded.write()) == {"episodes_lost": 4}
+
+
+def test_a_short_stream_is_found_by_its_own_count(recorded):
+    """closed.json counts one group more than can be read."""
+    run = recorded.write()
+    write_json(run.trajectories / CLOSED, {"segments": 1, "frames": 7})
+    assert broken(run) == {"episodes_lost": 4}
+
+
+def test_a_group_written_twice_is_found(recorded):
+    """Emit-once."""
+    recorded.groups.append(recorded.groups[0])
+    assert broken(recorded.write()) == {"groups_emitted_twice": 1}
+
+
+def test_a_partial_group_is_found(recorded):
+    """A group is written whole."""
+    recorded.groups[0] = replace(recorded.groups[0], episodes=recorded.groups[0].episodes[:3])
+    assert broken(recorded.write()).keys() == {"groups_emitted_twice", "advantages_wrong"}
+
+
+def test_a_stale_group_is_found(recorded):
+    """A group two versions behind under a bound of one."""
+    recorded.steps[0]["groups"][0], recorded.steps[2]["groups"][0] = (
+        recorded.steps[2]["groups"][0],
+        recorded.steps[0]["groups"][0] | {"staleness": 2},
+    )
+    found = broken(recorded.write())
+    assert found == {"groups_too_stale": 2}
+
+
+def test_wrong_advantages_are_found(recorded):
+    """One number of one group."""
+    recorded.steps[0]["groups"][1]["advantages"][2] += 0.01
+    assert broken(recorded.write()) == {"advantages_wrong": 1}
+
+
+def test_a_wrong_reward_is_found(recorded):
+    """A reward that does not follow from the events."""
+    reward = recorded.groups[4].episodes[0].reward
+    with_episode(recorded, 4, 0, reward=replace(reward, value=0.9))
+    assert broken(recorded.write()).keys() == {"rewards_wrong", "advantages_wrong"}
+
+
+def test_a_scored_fault_is_found(recorded):
+    """A simulator's fault must be masked."""
+    with_episode(recorded, 4, 0, outcome=Outcome.TOOL_FAULT)
+    assert broken(recorded.write()) == {"outcomes_contradicted": 1}
+
+
+def test_a_row_over_the_budget_is_found(recorded):
+    """Four groups may be outstanding here."""
+    recorded.rows[0] |= {keys.GROUPS_ADMITTED: 5, keys.GROUPS_WRITTEN: 0}
+    assert broken(recorded.write()) == {"budget_rows_over": 1}
+
+
+def test_a_rewritten_adapter_is_found(recorded):
+    """The hash in meta.json is the content's."""
+    run = recorded.write()
+    (run.adapter(2) / "adapter_model.safetensors").write_bytes(b"other")
+    assert broken(run) == {"adapters_changed": 1}
+
+
+def test_the_command_prints_a_table_and_fails_on_a_broken_promise(recorded):
+    """Exit code 0, then 1 with the sentence."""
+    run = recorded.write()
+    sound = CliRunner().invoke(command, [str(run.path)])
+    assert sound.exit_code == 0
+    assert "BROKEN" not in sound.output
+    (run.adapter(2) / "adapter_model.safetensors").write_bytes(b"other")
+    result = CliRunner().invoke(command, [str(run.path)])
+    assert result.exit_code == 1
+    assert "adapters_changed: the content is not what meta.json says: v00002" in result.output
