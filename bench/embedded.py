@@ -1,8 +1,9 @@
 """How fast is the embedded server, against batched `model.generate` of transformers?
 
 Both arms sample 64 new tokens at temperature 1 after 64 and 256 random prompts of 128 tokens, on one thread, in
-processes of their own with the same allocator settings; the figure is generated tokens per second of CPU time of the
-process. The server's includes HTTP, JSON and log-probabilities; `generate` gives neither.
+processes of their own with the same allocator settings. The figure is generated tokens per second of CPU time of the
+process, the best of four passes (the machine may be shared). The server's includes HTTP, JSON and log-probabilities;
+`generate` gives neither.
 
     python -m bench.embedded            # the packaged tiny model, or a random one of its size
 """
@@ -28,6 +29,7 @@ import psutil
 ROOT = Path(__file__).resolve().parent.parent
 TINY = ROOT / "engine" / "assets" / "tiny-model"
 PROMPT, NEW = 128, 64
+PASSES = 4
 GOAL_RATIO = 0.8
 
 
@@ -73,10 +75,11 @@ def run_generate(model: Path, counts: list[int]) -> dict[int, float]:
     for count in counts:
         ids = torch.tensor(prompts(count, decoder.config.vocab_size))
         settings = {"do_sample": True, "top_k": 0, "top_p": 1.0, "min_new_tokens": NEW, "max_new_tokens": NEW}
-        for _ in range(2):  # the first pass warms up
+        for _ in range(PASSES):
             started = time.process_time()
             out = decoder.generate(ids, attention_mask=torch.ones_like(ids), pad_token_id=0, **settings)
-            rates[count] = (out.shape[1] - PROMPT) * count / (time.process_time() - started)
+            rate = (out.shape[1] - PROMPT) * count / (time.process_time() - started)
+            rates[count] = max(rate, rates.get(count, 0.0))
     return rates
 
 
@@ -120,13 +123,17 @@ def measure_server(model: Path, counts: list[int], adapters: list[Path]) -> dict
             vocabulary = json.loads((model / "config.json").read_text())["vocab_size"]
             clock = psutil.Process(process.pid)
             for count in counts:
-                for _ in range(2):
+                for _ in range(PASSES):
                     before, started = sum(clock.cpu_times()[:2]), time.monotonic()
                     # New first tokens, so that the second burst finds nothing in the prefix cache.
                     ids = [[random.randrange(vocabulary), *p[1:]] for p in prompts(count, vocabulary)]
                     tokens = anyio.run(_burst, url, ids, names)
                     cpu, wall = sum(clock.cpu_times()[:2]) - before, time.monotonic() - started
-                    rates[count] = {"tokens_per_cpu_s": tokens / cpu, "tokens_per_s": tokens / wall}
+                    best = rates.get(count, {"tokens_per_cpu_s": 0.0, "tokens_per_s": 0.0})
+                    rates[count] = {
+                        "tokens_per_cpu_s": max(best["tokens_per_cpu_s"], tokens / cpu),
+                        "tokens_per_s": max(best["tokens_per_s"], tokens / wall),
+                    }
         finally:
             process.terminate()
     return rates
