@@ -71,7 +71,7 @@ def run_generate(model: Path, counts: list[int]) -> dict[int, float]:
     keep_memory()
     torch.set_num_threads(1)
     decoder: Any = transformers.AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
-    rates = {}
+    rates: dict[int, float] = {}
     for count in counts:
         ids = torch.tensor(prompts(count, decoder.config.vocab_size))
         settings = {"do_sample": True, "top_k": 0, "top_p": 1.0, "min_new_tokens": NEW, "max_new_tokens": NEW}
