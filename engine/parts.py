@@ -12,10 +12,10 @@ from typing import Any
 
 import anyio
 
+from engine.adapters import AdapterServers
 from engine.config import Config
 from engine.errors import ConfigError
 from engine.plugins import load_object
-from engine.policy.adapters import AdapterServers
 from engine.policy.chat_format import ChatFormat
 from engine.policy.client import HttpPolicy
 from engine.policy.servers import Servers

@@ -25,13 +25,13 @@ import anyio
 import orjson
 import structlog
 
+from engine.adapters import Adapters
 from engine.config import load
 from engine.core.versions import Versions
 from engine.counters import Counters, RunClock
 from engine.errors import ConfigError, SynthError
 from engine.evals.recorded import Evaluations
 from engine.parts import UVLOOP, OnEvent, Parts, build_parts
-from engine.policy.adapters import Adapters
 from engine.rollout import Rollout
 from engine.rundir import RunDir, read_json, write_json
 from engine.stream.reader import written_positions

@@ -14,9 +14,9 @@ import anyio
 import orjson
 import structlog
 
+from engine.adapters import Adapters
 from engine.config import Config
 from engine.evals.split import Evaluation, Suite, evaluate
-from engine.policy.adapters import Adapters
 from engine.rundir import RunDir, adapter_name, read_lines
 from engine.seams import Seams
 from engine.stream.writer import TrajectoryWriter
