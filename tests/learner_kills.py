@@ -5,9 +5,14 @@ import os
 import signal
 import threading
 from collections import Counter
+from collections.abc import Sequence
+from multiprocessing.context import ForkServerContext, ForkServerProcess
+from pathlib import Path
+from typing import Any
 
 from engine.config import load
 from engine.rundir import RunDir, read_json, read_lines
+from engine.types import TaskGroup
 from learner import checkpoint, loop, records
 from learner.__main__ import serve
 from learner.lifetime import Lifetime
@@ -17,14 +22,14 @@ POINTS = ("before checkpoint", "after checkpoint", "after rows", "after publish"
 """Between the five parts of a step (LEARNER.md 5.3)."""
 
 
-def context():
+def context() -> ForkServerContext:
     """Children are forked from a server that has torch and peft loaded: a start costs tenths of a second."""
     found = multiprocessing.get_context("forkserver")
     found.set_forkserver_preload(["tests.learner_kills"])
     return found
 
 
-def run_learner(path, point=None, at_step=0, after_s=None):
+def run_learner(path: Path, point: str | None = None, at_step: int = 0, after_s: float | None = None) -> None:
     """Child: run the learner; SIGKILL itself at `point` of step `at_step`, or `after_s` seconds after it is loaded."""
     run = RunDir(path)
     learner = Learner(run, load(run.config).config, Lifetime())
@@ -33,37 +38,37 @@ def run_learner(path, point=None, at_step=0, after_s=None):
     if after_s is not None:
         begin = learner._begin
 
-        def timed():
+        def timed() -> None:
             threading.Timer(after_s, _die).start()
             begin()
 
-        learner._begin = timed
+        learner._begin = timed  # type: ignore[method-assign]
     os._exit(serve(learner, flush=False))
 
 
-def start(path, **options):
+def start(path: Path, **options: Any) -> ForkServerProcess:
     """Start a child; the caller joins it."""
     process = context().Process(target=run_learner, args=(path,), kwargs=options)
     process.start()
     return process
 
 
-def finish(path, **options):
+def finish(path: Path, **options: Any) -> int | None:
     """Start a child, wait for its end, and return its exit code (-9: killed)."""
     process = start(path, **options)
     process.join(120)
     return process.exitcode
 
 
-def _die():
+def _die() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def _plant(learner, point, at_step):
-    def wrap(owner, name, *, before=False):
+def _plant(learner: Learner, point: str, at_step: int) -> None:
+    def wrap(owner: Any, name: str, *, before: bool = False) -> None:
         original = vars(owner)[name]
 
-        def wrapped(*arguments, **options):
+        def wrapped(*arguments: Any, **options: Any) -> Any:
             due = learner.counters.step == at_step - 1 and len(learner.opened.usable) == 2
             if before and due:
                 _die()
@@ -83,22 +88,29 @@ def _plant(learner, point, at_step):
     elif point == "after publish":
         wrap(loop, "publish")
     else:
-        original = loop.write_progress
+        original = vars(loop)["write_progress"]
 
-        def progressed(*arguments, **options):
+        def progressed(*arguments: Any, **options: Any) -> None:
             original(*arguments, **options)
             if learner.counters.step == at_step and learner.opened.read == 0 and options["step_s"] > 0:
                 _die()
 
-        loop.write_progress = progressed
+        vars(loop)["write_progress"] = progressed
 
 
-def hashes(run):
+def hashes(run: RunDir) -> dict[int, str]:
     """Version -> sha256 that its meta.json tells."""
-    return {version: read_json(run.adapter(version) / "meta.json")["adapter_sha256"] for version in run.versions()}
+    return {version: published(run, version)["adapter_sha256"] for version in run.versions()}
 
 
-def check_history(run, groups):
+def published(run: RunDir, version: int) -> dict[str, Any]:
+    """meta.json of a version."""
+    meta = read_json(run.adapter(version) / "meta.json")
+    assert meta is not None
+    return meta
+
+
+def check_history(run: RunDir, groups: Sequence[TaskGroup]) -> None:
     """Every group that was read is trained or dropped exactly once; steps, versions and files agree."""
     rows = list(read_lines(run.learner / "steps.jsonl"))
     assert [row["step"] for row in rows] == list(range(1, len(rows) + 1))
@@ -110,5 +122,6 @@ def check_history(run, groups):
     assert [row["learner/step_count"] for row in read_lines(run.learner / "metrics.jsonl")] == [r["step"] for r in rows]
     assert run.versions() == list(range(len(rows) + 1))
     progress = read_json(run.progress)
+    assert progress is not None
     assert progress["trained_groups"] == len(trained)
     assert progress["cursor"] == dict(zip(("segment", "offset"), rows[-1]["cursor"], strict=True))

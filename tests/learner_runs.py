@@ -1,9 +1,13 @@
 """Run directories for the learner's tests: a random tiny model, groups sampled "by" its base, and a recorded stream."""
 
+from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from engine.config import dump
@@ -13,7 +17,7 @@ from engine.stream.append import SegmentFile
 from engine.stream.frame import encode
 from engine.stream.segment import CLOSED, SegmentHeader
 from engine.types import Episode, Outcome, Reward, Sampling, Source, Span, StopReason, TaskGroup, Tokens
-from learner.model import LoraSettings, load_policy
+from learner.model import LoraPolicy, LoraSettings, load_policy
 
 VOCABULARY = 64
 LORA = LoraSettings(rank=4, alpha=8)
@@ -27,7 +31,7 @@ HEADER = SegmentHeader(
 )
 
 
-def make_model(path):
+def make_model(path: Path) -> Path:
     """A random Qwen3 of 2 layers x 32, with weights large enough that its distributions are not flat."""
     torch.manual_seed(0)
     config = Qwen3Config(
@@ -46,7 +50,7 @@ def make_model(path):
     return path
 
 
-def make_policy(path, *, adapted=False):
+def make_policy(path: Path, *, adapted: bool = False) -> LoraPolicy:
     """The policy on that model; `adapted` gives it an adapter that matters."""
     policy = load_policy(path, LORA, seed=0)
     if adapted:
@@ -59,14 +63,17 @@ def make_policy(path, *, adapted=False):
 
 
 @torch.no_grad()
-def whole_logprobs(policy, ids):
+def whole_logprobs(policy: LoraPolicy, ids: Sequence[int] | NDArray[Any]) -> NDArray[np.float32]:
     """Log-probability of every id but the first, from peft's model alone on one whole episode: [T - 1] float32."""
     ids_T = torch.as_tensor(np.asarray(ids, dtype=np.int64))
     logits_TV = policy.model(input_ids=ids_T[None]).logits[0]
-    return logits_TV.log_softmax(-1)[:-1].gather(-1, ids_T[1:, None])[:, 0].numpy()
+    logprob_T: NDArray[np.float32] = logits_TV.log_softmax(-1)[:-1].gather(-1, ids_T[1:, None])[:, 0].numpy()
+    return logprob_T
 
 
-def make_episode(group_id, index, opening, seed, policy=None, version=0):
+def make_episode(
+    group_id: str, index: int, opening: list[int], seed: int, policy: LoraPolicy | None = None, version: int = 0
+) -> Episode:
     """One episode: the opening, then policy and observation tokens in turns; mu from `policy` (or drawn)."""
     rng = np.random.default_rng(seed)
     ids, spans = list(opening), []
@@ -97,7 +104,13 @@ def make_episode(group_id, index, opening, seed, policy=None, version=0):
     )
 
 
-def make_group(position, size=4, policy=None, version=0, rewards=None):
+def make_group(
+    position: int,
+    size: int = 4,
+    policy: LoraPolicy | None = None,
+    version: int = 0,
+    rewards: Sequence[float | None] | None = None,
+) -> TaskGroup:
     """A group whose rewards differ (or are those given; None masks an episode as an infrastructure error)."""
     group_id = f"g{position:06d}"
     opening = np.random.default_rng(position).integers(1, VOCABULARY, 6 + position % 5).tolist()
@@ -116,7 +129,7 @@ def make_group(position, size=4, policy=None, version=0, rewards=None):
     )
 
 
-def scored(episode, reward):
+def scored(episode: Episode, reward: float | None) -> Episode:
     """The episode with that reward; None masks it."""
     if reward is None:
         return replace(episode, reward=None, outcome=Outcome.INFRA_ERROR, stop=StopReason.POLICY_ERROR)
@@ -124,7 +137,7 @@ def scored(episode, reward):
     return replace(episode, reward=Reward(value=reward, F=1.0, N=reward, I=reward), outcome=outcome)
 
 
-def make_run(path, model, *, steps=3, **learner):
+def make_run(path: Path, model: Path, *, steps: int = 3, **learner: Any) -> RunDir:
     """An empty run directory: 2 groups of 4 a step, staleness bound 100."""
     settings = {"rank": LORA.rank, "alpha": LORA.alpha, "lr": 1e-3, "warmup_steps": 0, **learner}
     raw = {
@@ -139,7 +152,7 @@ def make_run(path, model, *, steps=3, **learner):
     return run
 
 
-def write_stream(run, groups, *, number=0, closed=True):
+def write_stream(run: RunDir, groups: Sequence[TaskGroup], *, number: int = 0, closed: bool = True) -> None:
     """Write one segment with `groups`; `closed` says that nothing more will come."""
     file = SegmentFile(run.trajectories, number, HEADER)
     for tg in groups:
