@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from engine.config import Config
 from engine.core.episode import run_episode
-from engine.core.scheduler import Admission, LiveSlots, Scheduler, task_index
+from engine.core.scheduler import Admission, LiveSlots, Scheduler
 from engine.core.versions import Versions
 from engine.counters import Counters
 from engine.rundir import adapter_name
@@ -18,6 +20,19 @@ from engine.types import Episode, Source, TaskGroup
 
 _FIRST_SLOTS = 256
 """Live episodes to begin with when `schedule.live_slots` is auto."""
+
+
+def task_index(position: int, tasks: int, seed: int) -> int:
+    """Which task a sampler position gets: every epoch is a new shuffle of all tasks."""
+    epoch, place = divmod(position, tasks)
+    return _epoch_order(epoch, tasks, seed)[place]
+
+
+@lru_cache(maxsize=2)
+def _epoch_order(epoch: int, tasks: int, seed: int) -> list[int]:
+    order = list(range(tasks))
+    random.Random(f"{seed}:{epoch}").shuffle(order)
+    return order
 
 
 @dataclass(slots=True)

@@ -8,28 +8,13 @@ when an episode ends, so stragglers never idle the server.
 
 from __future__ import annotations
 
-import random
 from collections import deque
 from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass, field
-from functools import lru_cache
 
 import anyio
 
 from engine.types import Episode
-
-
-def task_index(position: int, tasks: int, seed: int) -> int:
-    """Which task a sampler position gets: every epoch is a new shuffle of all tasks."""
-    epoch, place = divmod(position, tasks)
-    return _epoch_order(epoch, tasks, seed)[place]
-
-
-@lru_cache(maxsize=2)
-def _epoch_order(epoch: int, tasks: int, seed: int) -> list[int]:
-    order = list(range(tasks))
-    random.Random(f"{seed}:{epoch}").shuffle(order)
-    return order
 
 
 @dataclass(slots=True)
