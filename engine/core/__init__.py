@@ -18,5 +18,5 @@ a finished group            the bounded stream                                 d
 a new adapter version       a free slot on the servers                         the last lease of an old one ended
 ==========================  =================================================  =====================================
 
-Everything that decides is a synchronous transition; the I/O it asks for happens outside.
+What decides is a synchronous transition; the I/O it asks for happens outside.
 """
