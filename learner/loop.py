@@ -20,6 +20,7 @@ from engine.config import Config
 from engine.errors import RunError
 from engine.rundir import RunDir, write_json
 from engine.stream.reader import StreamReader
+from engine.types import TaskGroup
 from learner import health, records
 from learner.advantage import find_advantage
 from learner.checkpoint import Checkpoint, config_sha256, latest, rng_state
@@ -129,7 +130,7 @@ class Learner:
                 if reader.closed or self.lifetime.stopping:
                     return False
                 continue
-            self._check_vocabulary(reader)
+            self._check_tokens(reader, found[0])
             self.opened.take(found[0], self.rules, self.advantage)
             self.read_s += time.perf_counter() - arrived
             self._progress(State.RUNNING)
@@ -207,13 +208,18 @@ class Learner:
 
     # --- checks and reports -----------------------------------------------------------------------------------------
 
-    def _check_vocabulary(self, reader: StreamReader) -> None:
+    def _check_tokens(self, reader: StreamReader, tg: TaskGroup) -> None:
+        """Refuse ids of another tokenizer, and a template that begins with two BOS."""
         known = self.policy.head.shape[0]
         if reader.header is not None and reader.header.vocab_size > known:
             raise RunError(
                 f"{reader.directory}: written for a vocabulary of {reader.header.vocab_size}, the model has {known}; "
                 "model.path is not the model that sampled these groups"
             )
+        bos = self.policy.model.config.bos_token_id
+        for episode in tg.episodes:
+            if bos is not None and episode.tokens is not None and list(episode.tokens.ids[:2]) == [bos, bos]:
+                raise RunError(f"{episode.id}: begins with two BOS tokens: template and caller both add one")
 
     def _check_health(self, row: Row, step: int) -> None:
         for sentence in health.warnings(row, self.rows):

@@ -56,7 +56,7 @@ def start(path: Path, **options: Any) -> ForkServerProcess:
 def finish(path: Path, **options: Any) -> int | None:
     """Start a child, wait for its end, and return its exit code (-9: killed)."""
     process = start(path, **options)
-    process.join(120)
+    process.join(300)
     return process.exitcode
 
 

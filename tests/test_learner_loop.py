@@ -10,11 +10,13 @@ import threading
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from engine.config import load
+from engine.errors import RunError
 from engine.rundir import read_json, read_lines
 from engine.stream.segment import segment_path
 from learner.__main__ import EXIT_CONFIG, EXIT_FAILED, EXIT_OK, serve
@@ -289,6 +291,21 @@ def test_a_vocabulary_of_another_model_is_refused(tmp_path, model, groups, monke
     write_stream(run, groups)
     assert train(run) == EXIT_FAILED
     assert "vocabulary of 65, the model has 64" in read_json(run.progress)["error"]
+
+
+def test_two_bos_tokens_are_refused(tmp_path, model, groups):
+    """Template and caller both added one: the policy never saw that in its pretraining."""
+    run = make_run(tmp_path / "demo", model)
+    write_stream(run, groups)
+    learner = Learner(run, load(run.config).config, Lifetime())
+    doubled = groups[0].episodes[0].tokens.ids.copy()
+    learner._begin()
+    learner.policy.model.config.bos_token_id = int(doubled[0])
+    doubled[1] = doubled[0]
+    first = groups[0].episodes[0]
+    tg = replace(groups[0], episodes=(replace(first, tokens=replace(first.tokens, ids=doubled)),))
+    with pytest.raises(RunError, match=r"g000000\.00: begins with two BOS"):
+        learner._check_tokens(SimpleNamespace(header=None), tg)
 
 
 def environment():
