@@ -293,6 +293,39 @@ def test_a_vocabulary_of_another_model_is_refused(tmp_path, model, groups, monke
     assert "vocabulary of 65, the model has 64" in read_json(run.progress)["error"]
 
 
+def test_a_step_that_cannot_end_in_time_is_abandoned(tmp_path, model, groups, monkeypatch):
+    """A stop whose grace is over leaves no trace of the step; the next start trains it as if nothing had been."""
+    run = make_run(tmp_path / "demo", model, steps=1)
+    write_stream(run, groups)
+    with monkeypatch.context() as patch:
+        patch.setattr(Lifetime, "must_abandon", lambda self: True)
+        assert train(run) == EXIT_OK
+    assert run.versions() == [0]
+    assert read_json(run.progress)["state"] == "running"
+    assert list(read_lines(run.learner / "steps.jsonl")) == []
+    assert train(run) == EXIT_OK
+    assert run.versions() == [0, 1]
+
+
+def test_a_stop_has_its_grace_and_a_second_signal_the_default_action(monkeypatch):
+    """The first signal asks; after 30 s a step must be abandoned; a second signal is no longer caught."""
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        lifetime = Lifetime()
+        lifetime.install(None)
+        assert not lifetime.stopping
+        os.kill(os.getpid(), signal.SIGTERM)
+        wait_for(lambda: lifetime.stopping)
+        assert not lifetime.must_abandon()
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+        later = time.monotonic() + 31
+        monkeypatch.setattr("learner.lifetime.time.monotonic", lambda: later)
+        assert lifetime.must_abandon()
+    finally:
+        signal.signal(signal.SIGTERM, before)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def test_two_bos_tokens_are_refused(tmp_path, model, groups):
     """Template and caller both added one: the policy never saw that in its pretraining."""
     run = make_run(tmp_path / "demo", model)
