@@ -277,7 +277,7 @@ def measure(groups: Sequence[TaskGroup], place: Path) -> dict[str, float]:
     }
 
 
-def main() -> None:
+def main(_arguments: Sequence[str] = ()) -> None:
     """Measure both arms and report."""
     pa.set_cpu_count(1)
     corpus = Corpus()

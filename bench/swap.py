@@ -21,11 +21,11 @@ import orjson
 
 from bench._processes import prepared, serving
 from bench.report import report
+from engine.adapters import Adapters
 from engine.config import load
 from engine.core.versions import Versions
 from engine.errors import EpisodeError
 from engine.manifest import model_directory
-from engine.policy.adapters import Adapters
 from engine.policy.chat_format import ChatFormat
 from engine.policy.client import HttpPolicy
 from engine.policy.servers import Servers
