@@ -31,6 +31,7 @@ from urllib.parse import urlsplit
 from engine.config import Config, child_environment
 from engine.processes import Child, Command, end_orphans, likely_cause, record, torch_environment
 from engine.rundir import RunDir, read_json, write_json
+from engine.stream.segment import CLOSED
 
 EXIT_OK, EXIT_FAILED, EXIT_CONFIG = 0, 1, 2
 _SIGNALLED = 128
@@ -136,6 +137,8 @@ class Supervisor:
         Raises RunError if another supervisor holds the run."""
         with self.run_directory.locked(), self._catching_signals():
             self._notes += [f"ended {name}, left over by an earlier run" for name in end_orphans(self.run_directory)]
+            # The learner is up before the engine, and would take the stream of a stopped life as all there is.
+            (self.run_directory.trajectories / CLOSED).unlink(missing_ok=True)
             write_json(self.run_directory.path / "servers.json", {"urls": self.urls})
             try:
                 for child in (*self.servers, self.learner):
@@ -171,7 +174,7 @@ class Supervisor:
                 return Ending(code=EXIT_CONFIG, message=last_words(child, "the engine cannot use this configuration"))
         if child is self.learner:
             progress = self._progress()
-            if code == EXIT_OK and progress.get("state") == "done":
+            if code == EXIT_OK and progress.get("state") == "done" and progress["step"] >= self.config.run.steps:
                 return None
             if progress.get("state") == "failed":
                 return Ending(code=EXIT_FAILED, message=f"the learner stopped: {progress.get('error')}")

@@ -15,6 +15,7 @@ from engine.config import child_environment, load
 from engine.errors import RunError
 from engine.processes import Child, Command, end_orphans, likely_cause, record
 from engine.rundir import RunDir, read_json, write_json
+from engine.stream.segment import CLOSED
 from engine.supervise import Phase, Supervisor
 
 PRELUDE = """
@@ -57,7 +58,7 @@ put(run / "adapters/v00000/meta.json", version=0)
 progress("running")
 while not (run / "phase.json").exists():
     time.sleep(0.02)
-progress("done")
+progress("done", step=60)
 """
 ENGINE = """
 on_stop("engine")
@@ -169,6 +170,34 @@ def test_a_failed_learner_stops_the_run_with_its_sentence(monkeypatch, run):
     learner = WAITING_LEARNER.replace("forever()", 'progress("failed", error="step 7: loss is nan")\nsys.exit(1)')
     ending = supervisor(monkeypatch, run, learner=learner, engine=WAITING_ENGINE).run()
     assert (ending.code, ending.message) == (1, "the learner stopped: step 7: loss is nan")
+
+
+def test_a_learner_that_ends_before_the_last_step_is_started_again(monkeypatch, run):
+    """`done` at step 3 of 60 means that a stream was closed under it, not that the run is finished."""
+    learner = """
+    first = not (run / "once").exists()
+    (run / "once").touch()
+    put(run / "adapters/v00000/meta.json", version=0)
+    progress("done", step=3 if first else 60)
+    if not first:
+        put(run / "phase.json", phase="done")
+    """
+    notes = []
+    engine = 'while not (run / "phase.json").exists():\n    time.sleep(0.02)'
+    view = notes.append
+    ending = supervisor(
+        monkeypatch, run, learner=learner, engine=engine, on_tick=lambda status: [*map(view, status.notes)]
+    ).run()
+    assert ending.code == 0
+    assert notes == ["learner ended (exit code 0); starting it again in 1 s"]
+
+
+def test_a_stream_closed_by_a_stop_is_open_again(monkeypatch, run):
+    """--resume removes closed.json before the learner could take it for the end."""
+    write_json(run.trajectories / CLOSED, {"segments": 1, "frames": 1})
+    learner = "tell(f\"closed {(run / 'trajectories/closed.json').exists()}\")\n" + LEARNER
+    assert supervisor(monkeypatch, run, learner=learner).run().code == 0
+    assert "closed False" in told(run)
 
 
 def test_an_old_word_of_the_learner_does_not_count(monkeypatch, run):

@@ -20,9 +20,14 @@ class Budgets:
         """Rows over a budget."""
         config = self._recorded.config
         violations = []
-        over = 0
+        over = most_freed = 0
         for row in self._recorded.rows:
-            outstanding = row[keys.GROUPS_ADMITTED] - row[keys.GROUPS_TRAINED] - row[keys.GROUPS_DROPPED]
+            freed = row[keys.GROUPS_TRAINED] + row[keys.GROUPS_DROPPED]
+            if freed < most_freed:
+                # A restarted engine has not heard from the learner yet; it admits nothing on a count it does not have.
+                continue
+            most_freed = freed
+            outstanding = row[keys.GROUPS_ADMITTED] - freed
             if outstanding > config.group_budget or row[keys.EPISODES_LIVE] > config.max_live:
                 over += 1
                 violations.append(

@@ -1,0 +1,112 @@
+"""engine.config: one tree, overrides, sources, and refusals that name key, place and remedy."""
+
+import tomllib
+
+import pytest
+
+from engine.config import Config, dump, fields, load, marks, refuse_changes, value_of
+from engine.errors import ConfigError
+
+
+def refused(file=None, *overrides):
+    """The message with which a configuration is refused."""
+    with pytest.raises(ConfigError) as caught:
+        load(file, overrides)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["tiny", "dry"])
+def test_shipped_configurations_load(name):
+    """By their bare name, and what dump writes of them loads to the same tree."""
+    config = load(name).config
+    assert Config.model_validate(tomllib.loads(dump(config))) == config
+
+
+def test_every_key_is_described():
+    """No key without a meaning, and every mark is one that load knows."""
+    for name, info in fields():
+        assert info.description, name
+        assert set(marks(info)) <= {"only_if", "resumable"}, name
+
+
+def test_an_unknown_key_names_the_nearest(tmp_path):
+    """In a file (by path) and on the command line."""
+    file = tmp_path / "mine.toml"
+    file.write_text("[learner]\nlearning_rat = 1e-3\n")
+    assert f"{file}: there is no key 'learner.learning_rat'; did you mean " in refused(file)
+    assert "did you mean 'run.steps'?" in refused(None, "run.step=3")
+
+
+def test_a_value_of_the_wrong_type_names_key_and_source():
+    """And repeats what was given."""
+    message = refused(None, "run.steps=many")
+    assert message.startswith("--set run.steps=many: run.steps: ")
+    assert message.endswith('(given: "many")')
+
+
+def test_a_value_out_of_bounds_is_refused():
+    """Bounds are part of the tree."""
+    assert "greater than or equal to 1" in refused(None, "schedule.group_size=0")
+
+
+def test_a_key_without_effect_is_refused():
+    """With the mode it needs."""
+    message = refused(None, "learner.pace_s=2")
+    assert "learner.pace_s has no effect with learner.kind = 'grpo'" in message
+    assert "set learner.kind = 'simulated'" in message
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["policy.launch=none"], "needs policy.urls"),
+        (["policy.launch=scripted"], "no weights to train"),
+        (["schedule.group_size=1"], "a group of one has no advantage"),
+        (["policy.system=be nice"], "must contain {rules}"),
+    ],
+)
+def test_contradictions_are_refused(overrides, words):
+    """Keys that exclude each other say so."""
+    assert words in refused(None, *overrides)
+
+
+def test_overrides_win_and_are_remembered():
+    """--set beats the file; the source of every key that was set is known."""
+    loaded = load("tiny", ["run.steps=7", "policy.temperature=0.5"])
+    assert value_of(loaded.config, "run.steps") == 7
+    assert loaded.sources["run.steps"] == "--set run.steps=7"
+    assert loaded.sources["learner.lr"].endswith("tiny.toml")
+    assert "run.seed" not in loaded.sources
+
+
+@pytest.mark.parametrize("text", ["run.steps", "steps=3", "=3"])
+def test_an_override_without_key_or_value_is_refused(text):
+    """With an example of the form."""
+    assert "for example --set run.steps=20" in refused(None, text)
+
+
+def test_broken_toml_names_the_file(tmp_path):
+    """Not a traceback."""
+    file = tmp_path / "broken.toml"
+    file.write_text("[run\n")
+    assert refused(file).startswith(f"{file}: not valid TOML")
+
+
+def test_a_missing_file_names_what_is_shipped():
+    """So that a typo of a shipped name is seen."""
+    assert "shipped: dry, tiny" in refused("tinny")
+
+
+def test_a_resume_may_change_only_what_is_marked():
+    """Any other key is refused by name, with both values."""
+    before = load("tiny").config
+    refuse_changes(before, load("tiny", ["run.steps=90", "schedule.live_slots=64"]).config)
+    with pytest.raises(ConfigError, match=r"--resume cannot change schedule.group_size \(here it is 12, not 6\)"):
+        refuse_changes(before, load("tiny", ["schedule.group_size=6"]).config)
+
+
+def test_the_live_bound_is_the_product():
+    """(max_staleness + 1) x groups_per_step x group_size."""
+    sets = ["schedule.max_staleness=7", "schedule.groups_per_step=16", "schedule.group_size=16"]
+    config = load(None, sets).config
+    assert config.max_live == 2048

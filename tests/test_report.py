@@ -1,0 +1,185 @@
+"""engine.report and engine.manifest: summary, charts, page, progress line, run directories."""
+
+import io
+import re
+from pathlib import Path
+
+import orjson
+import pytest
+from rich.console import Console
+
+from engine.config import load
+from engine.errors import ConfigError
+from engine.manifest import create, model_revision, reopen, sha256
+from engine.report.gauges import read_gauges
+from engine.report.progress import Progress, progress_line
+from engine.report.summary import bottleneck, summarize
+from engine.report.words import conclude
+from engine.rundir import read_json, write_json
+from engine.supervise import Phase, Status
+from engine.telemetry import engine_metrics as keys
+from tests.recorded_runs import STEPS, RecordedRun, small_pack
+
+REQUIRED = {
+    *("heldout_before", "heldout_after", "heldout_gain", "steps", "swaps", "staleness", "episodes", "episodes_lost"),
+    *("episodes_mixed_versions", "requests_aborted_by_swap", "requests_paused_by_swap", "groups_dropped"),
+    *("episodes_trained_twice", "wall_s", "train_wall_s", "seed"),
+}
+
+
+@pytest.fixture(scope="module")
+def pack(tmp_path_factory):
+    """Eight tasks of the tiny family."""
+    return small_pack(tmp_path_factory.mktemp("pack") / "small.jsonl")
+
+
+@pytest.fixture
+def run(tmp_path, pack):
+    """A recorded run of three steps."""
+    return RecordedRun.make(tmp_path, pack).write()
+
+
+def console():
+    """A console that is no terminal, and what it was told."""
+    told = io.StringIO()
+    return Console(file=told, width=120, highlight=False), told
+
+
+def test_the_summary_has_every_promised_number(run):
+    """With the values that were recorded."""
+    values = summarize(run).values
+    assert values.keys() >= REQUIRED
+    assert read_json(run.summary) == {"format": 1, **orjson.loads(orjson.dumps(values))}
+    assert values["heldout_before"] | {"mean": 0.0, "ci95": 0.1, "low": -0.1, "high": 0.1} == values["heldout_before"]
+    assert values["heldout_gain"] == {"mean": 0.5, "ci95": 0.0, "low": 0.5, "high": 0.5, "tasks": 2}
+    assert (values["steps"], values["swaps"], values["episodes"], values["episodes_masked"]) == (STEPS, STEPS, 24, 0)
+    assert values["staleness"] == {"0": 1.0}
+    assert values["train_wall_s"] == 2.5
+    assert values["broken_promises"] == {}
+
+
+def test_an_unfinished_run_has_a_summary_too(tmp_path, pack):
+    """What was not measured is null, not a crash."""
+    made = RecordedRun.make(tmp_path, pack)
+    made.evaluations.clear()
+    run = made.write()
+    (run.eval / "evaluations.jsonl").unlink()
+    values = summarize(run).values
+    assert values["heldout_before"] is None
+    assert values["heldout_gain"] is None
+
+
+def test_the_last_words_hold_what_a_newcomer_needs(run):
+    """Both rewards, the gain, one improved episode before and after, where things lie, what to do next."""
+    out, told = console()
+    conclude(out, run)
+    text = told.getvalue()
+    for part in ("before (adapter v0)", f"after (adapter v{STEPS})", "gain, paired by task", "+0.500", "bottleneck:"):
+        assert part in text
+    assert text.index("before training") < text.index("after training")
+    assert re.search(r"agent asks +What is it\?", text)
+    assert "(reveals " in text
+    assert "synth-engine audit" in text
+    assert "audit: every promise was kept" in text
+
+
+def test_the_report_contains_everything_it_shows(run):
+    """One page without a link to anything outside, and a picture."""
+    conclude(console()[0], run)
+    page = (run.path / "report.html").read_text()
+    assert page.count("<svg") == 1
+    assert not re.search(r"<(script|link|img)", page)
+    assert not re.search(r"(src|href)=['\"]http", page)
+    assert "Held-out reward" in page
+    assert (run.path / "report.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_text_from_tasks_cannot_become_markup(tmp_path, pack):
+    """Whatever a transcript holds is escaped in the page."""
+    made = RecordedRun.make(tmp_path, pack)
+    late = made.evaluations[-1].episodes[0]
+    for message in late.messages:
+        message["content"] = message["content"] + "<script>alert(1)</script>[bold]"
+    run = made.write()
+    out, told = console()
+    conclude(out, run)
+    assert "<script>" not in (run.path / "report.html").read_text()
+    assert "<script>alert(1)</script>[bold]" in told.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("learner_s", "admission_s", "word"),
+    [(2, 90, "learner; raise learner.threads"), (90, 2, "rollouts; raise policy.threads"), (2, 2, "none;")],
+)
+def test_the_bottleneck_is_said_in_words(learner_s, admission_s, word):
+    """The larger of two opposite waits names it."""
+    assert bottleneck(learner_s, admission_s, 100.0).startswith(f"bottleneck: {word}")
+
+
+def test_gauges_show_rates_and_eta(run):
+    """Rates over the recorded rows; the ETA from the steps done so far."""
+    rows = [
+        {keys.RUN_S: float(s), keys.EPISODES_FINISHED: 10 * s, keys.TOKENS_SAMPLED: 100 * s, keys.REWARD_MEAN: 0.5}
+        for s in range(21)
+    ]
+    run.metrics.write_bytes(b"".join(orjson.dumps(row) + b"\n" for row in rows) + b'{"torn')
+    write_json(run.progress, {"step": 2})
+    write_json(run.path / "phase.json", {"phase": "training", "history": [{"phase": "training", "start_s": 10.0}]})
+    gauges = read_gauges(run, load("tiny", ["run.steps=6"]).config)
+    assert gauges.episodes_per_s == pytest.approx(10)
+    assert gauges.tokens_per_s == pytest.approx(100)
+    assert gauges.eta_s == pytest.approx(20)
+    assert progress_line(gauges).startswith("training  step 2/6  reward 0.50")
+    assert progress_line(gauges).endswith("ETA 0:20")
+
+
+def test_plain_progress_is_one_line_per_ten_seconds(run):
+    """And a note, or another stage, at once."""
+    out, told = console()
+    config = load(run.config).config
+    with Progress(run, config, out, plain=True) as progress:
+        for _ in range(3):
+            progress(Status(phase=Phase.STARTING, waiting_for=("server-0",), notes=()))
+        progress(Status(phase=Phase.STARTING, waiting_for=(), notes=("learner ended",)))
+    lines = told.getvalue().splitlines()
+    assert lines == [
+        "0:00  starting: waiting for server-0",
+        "  ! learner ended",
+        "0:00  starting: waiting for the engine",
+    ]
+
+
+def test_a_taken_name_gets_a_number(tmp_path, pack):
+    """Nothing is overwritten, and `latest` points at the newest."""
+    sets = [f"run.dir={tmp_path}", "run.name=again", f"tasks.pack={pack}"]
+    first, second = create(load("tiny", sets).config), create(load("tiny", sets).config)
+    assert (first.path.name, second.path.name) == ("again", "again-2")
+    assert (tmp_path / "latest").resolve() == second.path
+    assert first.run_id != second.run_id
+
+
+def test_the_manifest_pins_what_the_run_rests_on(tmp_path, pack):
+    """Hashes of pack and model, versions, a socket path, and never a key."""
+    run = create(load("tiny", [f"run.dir={tmp_path}", f"tasks.pack={pack}"]).config)
+    manifest = read_json(run.manifest)
+    assert manifest["pack_sha256"] == sha256(run.pack)
+    assert manifest["model_revision"] == model_revision(Path(manifest["model_path"]))
+    assert manifest["versions"]["torch"]
+    assert manifest["socket"] == str(run.socket)
+    assert load(run.config).config.model.path == manifest["model_path"]
+
+
+def test_a_reopened_run_keeps_its_configuration(tmp_path, pack):
+    """What a resume may change is written back; anything else is refused."""
+    run = create(load("tiny", [f"run.dir={tmp_path}", f"tasks.pack={pack}"]).config)
+    assert reopen(run, ("run.steps=90",)).run.steps == 90
+    assert reopen(run, ()).run.steps == 90
+    with pytest.raises(ConfigError, match=r"cannot change learner\.lr"):
+        reopen(run, ("learner.lr=1.0",))
+
+
+def test_a_model_that_is_none_is_refused(tmp_path, pack):
+    """Before anything is made."""
+    with pytest.raises(ConfigError, match=r"it has no config\.json"):
+        create(load("tiny", [f"run.dir={tmp_path / 'runs'}", f"model.path={tmp_path}"]).config)
+    assert not (tmp_path / "runs").exists()
