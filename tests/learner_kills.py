@@ -29,8 +29,10 @@ def context() -> ForkServerContext:
     return found
 
 
-def run_learner(path: Path, point: str | None = None, at_step: int = 0, after_s: float | None = None) -> None:
-    """Child: run the learner; SIGKILL itself at `point` of step `at_step`, or `after_s` seconds after it is loaded."""
+def run_learner(
+    path: Path, point: str | None = None, at_step: int = 0, after_s: float | None = None, *, loaded: bool = False
+) -> None:
+    """Child: run the learner; SIGKILL itself at `point` of step `at_step`, or `after_s` after start (or loading)."""
     run = RunDir(path)
     learner = Learner(run, load(run.config).config, Lifetime())
     if point is not None:
@@ -39,8 +41,13 @@ def run_learner(path: Path, point: str | None = None, at_step: int = 0, after_s:
         begin = learner._begin
 
         def timed() -> None:
-            threading.Timer(after_s, _die).start()
-            begin()
+            timer = threading.Timer(after_s, _die)
+            if loaded:
+                begin()
+                timer.start()
+            else:
+                timer.start()
+                begin()
 
         learner._begin = timed  # type: ignore[method-assign]
     os._exit(serve(learner, flush=False))
