@@ -135,6 +135,26 @@ BODY = "{{ '<|im_start|>' + message.role + '\n' + message.content + '<|im_end|>\
 PROMPT = "{{ '<|im_start|>assistant\n' }}"
 
 
+@pytest.mark.parametrize("name", ["qwen2.5", "qwen3"])
+@pytest.mark.parametrize("observation", OBSERVATIONS)
+def test_the_templates_of_qwen_are_applied_turn_by_turn(tmp_path, name, observation):
+    """Opening and suffix are those of transformers, thinking off; Qwen3 may rewrite the turns before."""
+    template = (Path(__file__).parent / "templates" / f"{name}.jinja").read_text(encoding="utf-8")
+    model = changed(tmp_path, template)
+    chat, reference = ChatFormat.load(model), AutoTokenizer.from_pretrained(model)
+    messages, ids, tools = chat.opening(TASK)
+    options = {"tools": tools, "add_generation_prompt": True, "tokenize": False, "enable_thinking": False}
+    assert chat.decode(ids) == reference.apply_chat_template(list(messages), **options)
+    history = [
+        *messages,
+        {"role": "assistant", "content": CALL},
+        OBSERVATIONS[0][0],
+        {"role": "assistant", "content": CALL},
+    ]
+    suffix = reference.apply_chat_template([*history, *observation], **options).rpartition(CALL)[2]
+    assert chat.decode(chat.observation(observation, False)) == suffix
+
+
 def test_a_template_whose_suffix_depends_on_the_history_is_refused(tmp_path):
     """Numbered turns cannot be appended one by one; the message shows both renderings."""
     numbered = "{% for message in messages %}{{ loop.index }}" + BODY + "{% endfor %}" + PROMPT
