@@ -19,11 +19,17 @@ SETS = (
 )
 
 
-def start(tmp_path):
-    """`synth-engine run` as a process."""
+def start(tmp_path, *arguments):
+    """`synth-engine run` as a process, which writes to `out`."""
+    argv = [sys.executable, "-m", "engine.cli", "run", "--plain", *map(str, arguments)]
+    with (tmp_path / "out").open("ab") as out:
+        return subprocess.Popen(argv, stdout=out, stderr=subprocess.STDOUT)
+
+
+def start_first(tmp_path):
+    """The run from its beginning."""
     sets = [text for pair in SETS for text in ("--set", pair)]
-    argv = [sys.executable, "-m", "engine.cli", "run", "--plain", "--dir", str(tmp_path), *sets]
-    return subprocess.Popen(argv, stdout=(tmp_path / "out").open("ab"), stderr=subprocess.STDOUT)
+    return start(tmp_path, "--dir", tmp_path, *sets)
 
 
 def pid_of(run, name):
@@ -64,7 +70,7 @@ def finished(run, output):
 def test_a_killed_process_costs_nothing_that_was_acknowledged(tmp_path, name):
     """Killed as soon as the engine runs, and again after steps 1 and 3: it is restarted, the run finishes."""
     run = RunDir(tmp_path / "killed")
-    process = start(tmp_path)
+    process = start_first(tmp_path)
     acknowledged = set()
     wait_for(lambda: pid_of(run, "engine") is not None, process)
     for after in (0, 1, 3):
@@ -81,7 +87,7 @@ def test_a_killed_process_costs_nothing_that_was_acknowledged(tmp_path, name):
 def test_a_machine_that_dies_is_resumed(tmp_path):
     """Supervisor and all children killed at once, twice; --resume reaches the last step."""
     run = RunDir(tmp_path / "killed")
-    process = start(tmp_path)
+    process = start_first(tmp_path)
     acknowledged = set()
     for after in (1, 3):
         wait_for(lambda after=after: step(run) >= after, process)
@@ -91,8 +97,7 @@ def test_a_machine_that_dies_is_resumed(tmp_path):
         for child in children:
             child.kill()
         process.wait()
-        argv = [sys.executable, "-m", "engine.cli", "run", "--resume", str(run.path)]
-        process = subprocess.Popen(argv, stdout=(tmp_path / "out").open("ab"), stderr=subprocess.STDOUT)
+        process = start(tmp_path, "--resume", run.path)
     assert process.wait(280) == 0, (tmp_path / "out").read_text()
     assert acknowledged <= set(read_group_ids(run.trajectories))
     finished(run, (tmp_path / "out").read_text())

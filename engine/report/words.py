@@ -25,7 +25,8 @@ def conclude(console: Console, run: RunDir) -> None:
     summary = summarize(run)
     write_report(run, summary)
     console.print()
-    console.print(_table(summary.values))
+    if summary.values["heldout_before"] or summary.values["heldout_after"]:
+        console.print(_table(summary.values))
     console.print(_sentences(summary.values), soft_wrap=True)
     if summary.example is not None:
         early, late = summary.example
@@ -35,7 +36,7 @@ def conclude(console: Console, run: RunDir) -> None:
             )
             print_transcript(console, episode)
     console.print()
-    _next(console, run, summary.values)
+    _next(console, run)
 
 
 def print_transcript(console: Console, episode: Episode) -> None:
@@ -79,10 +80,10 @@ def _sentences(values: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _next(console: Console, run: RunDir, values: Mapping[str, Any]) -> None:
+def _next(console: Console, run: RunDir) -> None:
     where = shlex.quote(_short(run.path))
     merged = shlex.quote(_short(run.path / "merged"))
-    console.print(f"Everything lies in {where}: report.html, report.png, summary.json, adapters/, trajectories/, eval/")
+    console.print(f"Everything lies in {where}: report.html, report.png, summary.json, adapters/", soft_wrap=True)
     commands = {
         f"synth-engine show {where}": "the run, its tasks and episodes",
         f"synth-engine audit {where}": "recompute every invariant from the records",
@@ -90,9 +91,6 @@ def _next(console: Console, run: RunDir, values: Mapping[str, Any]) -> None:
         f"synth-engine serve --model {merged}": "and serve it",
         f"synth-engine eval --run {where}": "measure its best adapter again",
     }
-    if values["best_version"] is None:
-        commands.pop(f"synth-engine serve --model {merged}")
-        commands.pop(f"synth-engine export {where} --merged {merged}")
     width = max(map(len, commands))
     for command, meaning in commands.items():
         console.print(f"  {command:<{width}}   {meaning}", markup=False, soft_wrap=True)
