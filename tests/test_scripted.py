@@ -172,26 +172,24 @@ def learner(run: RunDir) -> subprocess.Popen:
     return subprocess.Popen([sys.executable, "-m", "engine.scripted", "learner", str(run.path)])
 
 
-def test_the_simulated_learner_trains_every_group_once_over_kills(tmp_path):
-    """Killed twice in the middle, it goes on at its cursor: steps 1 to 6, each group in exactly one of them."""
-    run = simulated_run(tmp_path, steps=6, pace_s=0.3)
-    write_segment(run.trajectories, 0, [group(position) for position in range(20)])
-    for _ in range(2):
-        process = learner(run)
-        before = len(list(read_lines(run.learner / "steps.jsonl")))
-        while len(list(read_lines(run.learner / "steps.jsonl"))) < before + 1:
-            assert process.poll() is None
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+def test_the_simulated_learner_trains_every_group_once_over_a_kill(tmp_path):
+    """Killed in the middle, it goes on at its cursor: steps 1 to 4, each group in exactly one of them."""
+    run = simulated_run(tmp_path, steps=4, pace_s=0.2)
+    write_segment(run.trajectories, 0, [group(position) for position in range(14)])
+    process = learner(run)
+    while len(list(read_lines(run.learner / "steps.jsonl"))) < 2:
+        assert process.poll() is None
+    process.send_signal(signal.SIGKILL)
+    process.wait()
     assert learner(run).wait() == 0
     rows = list(read_lines(run.learner / "steps.jsonl"))
-    assert [row["step"] for row in rows] == [1, 2, 3, 4, 5, 6]
+    assert [row["step"] for row in rows] == [1, 2, 3, 4]
     assert [trained["id"] for row in rows for trained in row["groups"]] == [
-        f"g{position:06d}" for position in range(18)
+        f"g{position:06d}" for position in range(12)
     ]
     progress = read_json(run.progress)
-    assert (progress["state"], progress["version"], progress["trained_groups"]) == ("done", 6, 18)
-    assert run.versions() == list(range(7))
+    assert (progress["state"], progress["version"], progress["trained_groups"]) == ("done", 4, 12)
+    assert run.versions() == list(range(5))
 
 
 def test_the_simulated_learner_ends_with_the_stream_and_on_sigterm(tmp_path):
