@@ -50,9 +50,9 @@ class Advantages:
     """The advantages of every trained group, recomputed from its recorded rewards."""
 
     def __init__(self, recorded: Recorded) -> None:
-        self._name = recorded.config.learner.advantage
+        self._name, self._kind = recorded.config.learner.advantage, recorded.config.learner.kind
         # The simulated learner trains nothing, and says so with zeros.
-        self._recomputed = recorded.config.learner.kind == "grpo" and self._name in _RECOMPUTED
+        self._recomputed = self._kind == "grpo" and self._name in _RECOMPUTED
         self._rows = {row["id"]: row["advantages"] for step in recorded.steps for row in step["groups"]}
         self._groups = 0
         self._wrong: list[str] = []
@@ -75,7 +75,7 @@ class Advantages:
 
     def finding(self) -> Finding:
         """Groups whose advantages do not follow from their rewards."""
-        nothing = f"none: advantages by {self._name} of a learner of another kind are not recomputed"
+        nothing = f"none: what a {self._kind} learner makes by {self._name} is not recomputed"
         return Finding(
             name="advantages_wrong",
             promise="recorded advantages follow from recorded rewards",

@@ -6,9 +6,10 @@ import time
 from types import TracebackType
 from typing import Self
 
-from rich.console import Console, Group
+from rich.console import Console
 from rich.live import Live
 from rich.progress_bar import ProgressBar
+from rich.table import Table
 from rich.text import Text
 
 from engine.config import Config
@@ -64,10 +65,15 @@ class Progress:
         if gauges.phase == "done":
             return
         line = Text(f"{_clock(gauges.run_s)}  {progress_line(gauges, draining=status.phase is Phase.DRAINING)}")
-        bar = ProgressBar(total=gauges.steps, completed=gauges.step, width=40)
-        self._show(line if self._live is None else Group(bar, line))
+        if self._live is not None:
+            under = Table.grid()
+            under.add_row(ProgressBar(total=gauges.steps, completed=gauges.step, width=60))
+            under.add_row(line)
+            self._show(under)
+        else:
+            self._show(line)
 
-    def _show(self, content: Text | Group) -> None:
+    def _show(self, content: Text | Table) -> None:
         if self._live is None:
             self._console.print(content, highlight=False, soft_wrap=True)
         else:
