@@ -85,7 +85,7 @@ async def _counted(session: aiohttp.ClientSession, url: str, enough: int) -> int
 
 async def _measure(url: str, live: int, turns: int) -> Cost:
     """Cost of the next `turns` turns once the load is steady; the server counts them."""
-    async with aiohttp.ClientSession() as session:
+    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=None)) as session:
         first = await _counted(session, url, _WARM_TURNS * live)
         cpu_s, wall_s, tokenizing_s = time.process_time(), time.perf_counter(), TimedTokenizer.spent_s
         last = await _counted(session, url, first + turns)
