@@ -7,8 +7,10 @@ belongs to; give it a message that names the thing, the place and the remedy.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import math
+from types import TracebackType
+
+import anyio
 
 from engine.types import Outcome, StopReason
 
@@ -77,14 +79,26 @@ class LimitReached(EpisodeError):  # noqa: N818 - flow control, not a failure
         self.stop = stop
 
 
-@asynccontextmanager
-async def boundary(kind: type[EpisodeError], what: str) -> AsyncIterator[None]:
-    """Classify whatever goes wrong inside as `kind`, naming `what` was being done.
+class boundary:  # noqa: N801 - used as a statement: async with boundary(ToolError, "get_order")
+    """Classify whatever goes wrong inside as `kind`, naming `what` was being done; with a deadline of `limit_s`.
 
-    Errors of this project pass unchanged (they crossed an inner boundary already); cancellation is never caught."""
-    try:
-        yield
-    except SynthError:
-        raise
-    except Exception as error:
-        raise kind(f"{what}: {type(error).__name__}: {error}") from error
+    Errors of this project pass unchanged (they crossed an inner boundary already), and so does cancellation from
+    outside. A class, and one cancel scope for both jobs: it is entered several times a turn."""
+
+    __slots__ = ("_kind", "_limit_s", "_scope", "_what")
+
+    def __init__(self, kind: type[EpisodeError], what: str, limit_s: float = math.inf) -> None:
+        self._kind, self._what, self._limit_s = kind, what, limit_s
+
+    async def __aenter__(self) -> None:
+        self._scope = anyio.CancelScope(deadline=anyio.current_time() + self._limit_s)
+        self._scope.__enter__()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        self._scope.__exit__(kind, error, tb)
+        if self._scope.cancelled_caught:
+            raise self._kind(f"{self._what}: no answer within {self._limit_s:g} s")
+        if isinstance(error, Exception) and not isinstance(error, SynthError):
+            raise self._kind(f"{self._what}: {type(error).__name__}: {error}") from error

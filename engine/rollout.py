@@ -16,7 +16,7 @@ from engine.rundir import adapter_name
 from engine.seams import Plan, Seams
 from engine.stream.writer import TrajectoryWriter
 from engine.task import Split, Task
-from engine.types import Episode, Source, TaskGroup
+from engine.types import Episode, Limits, Sampling, Source, TaskGroup
 
 _FIRST_SLOTS = 256
 """Live episodes to begin with when `schedule.live_slots` is auto."""
@@ -51,16 +51,20 @@ class Rollout:
     written: set[int]
     """Positions that the stream holds."""
     scheduler: Scheduler = field(init=False)
+    _limits: Limits = field(init=False)
+    _sampling: Sampling = field(init=False)
     _admitted_s: dict[int, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.tasks = [task for task in self.tasks if task.split is Split.TRAIN]
+        self._limits, self._sampling = self.config.limits.value(), self.config.sampling
         wanted, most = self.config.schedule.live_slots, self.config.max_live
-        adaptive = wanted == "auto"
-        limit = min(most, _FIRST_SLOTS) if wanted == "auto" else wanted
+        slots = LiveSlots(limit=min(most, _FIRST_SLOTS), most=most)
+        if wanted != "auto":
+            slots = LiveSlots(limit=wanted, most=wanted)
         self.scheduler = Scheduler(
             admission=Admission(budget=self.config.group_budget, written=self.written),
-            slots=LiveSlots(limit=limit, most=most, adaptive=adaptive),
+            slots=slots,
             group_size=self.config.schedule.group_size,
             play=self._play,
             emit=self._emit,
@@ -86,8 +90,8 @@ class Rollout:
             seed=(self.config.run.seed * 1_000_003 + position) * 1_009 + index,
             version=version,
             adapter=adapter_name(self.run_id, version),
-            limits=self.config.limits.value(),
-            sampling=self.config.sampling,
+            limits=self._limits,
+            sampling=self._sampling,
             queued_s=queued_s,
         )
         try:
@@ -101,7 +105,7 @@ class Rollout:
             position=position,
             task_id=episodes[0].task_id,
             source=Source.POLICY,
-            sampling=self.config.sampling,
+            sampling=self._sampling,
             episodes=tuple(episodes),
         )
         await self.flush()

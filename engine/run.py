@@ -12,6 +12,7 @@ Started by the supervisor as ``python -m engine.run RUN_DIR --parent-pid PID``. 
 from __future__ import annotations
 
 import argparse
+import gc
 import os
 import signal
 import sys
@@ -206,7 +207,17 @@ async def serve_run(run: RunDir, parent: int | None = None) -> None:
             swaps.write(orjson.dumps(event, option=orjson.OPT_APPEND_NEWLINE))
 
         async with build_parts(run, config, clock, on_event) as parts:
+            _spare_the_collector()
             await _with_signals(_compose(run, parts, pack, on_event), parent)
+
+
+def _spare_the_collector() -> None:
+    """Take what stays for ever (the pack's tasks) out of garbage collection, and collect less often.
+
+    A full collection over a pack of 5,000 tasks blocked the loop for 0.4 s, and collecting took 0.16 ms a turn."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(10_000, 20, 20)
 
 
 async def _with_signals(engine: Engine, parent: int | None) -> None:

@@ -62,7 +62,7 @@ def test_admitted_minus_trained_minus_dropped_never_exceeds_the_budget(data: st.
 
 def test_live_slots_grow_only_while_used_and_unqueued() -> None:
     """Growth stops first; a limit never shrinks, and a fixed one never moves."""
-    slots = LiveSlots(limit=64, most=100, adaptive=True)
+    slots = LiveSlots(limit=64, most=100)
     slots.adapt(queued=0, live=10)
     assert slots.limit == 64
     slots.adapt(queued=3, live=64)
@@ -72,7 +72,7 @@ def test_live_slots_grow_only_while_used_and_unqueued() -> None:
     for _ in range(9):
         slots.adapt(queued=0, live=slots.limit)
     assert slots.limit == 100
-    fixed = LiveSlots(limit=5, most=100, adaptive=False)
+    fixed = LiveSlots(limit=5, most=5)
     fixed.adapt(queued=0, live=5)
     assert fixed.limit == 5
 
@@ -87,7 +87,7 @@ def scheduler(play: Any, emitted: list[int], *, budget: int = 4, slots: int = 6)
 
     made = Scheduler(
         admission=Admission(budget=budget, written=set()),
-        slots=LiveSlots(limit=slots, most=slots, adaptive=False),
+        slots=LiveSlots(limit=slots, most=slots),
         group_size=3,
         play=play,
         emit=emit,

@@ -113,9 +113,8 @@ async def _complete(live: Ledger) -> Completion:
         index=live.turn,
     )
     start_s = live.seams.clock()
-    async with boundary(errors.PolicyError, turn.id):
-        with anyio.fail_after(limits.turn_s):
-            completion = await live.seams.policy.complete(turn)
+    async with boundary(errors.PolicyError, turn.id, limits.turn_s):
+        completion = await live.seams.policy.complete(turn)
     live.timed("policy", start_s)
     if completion.adapter != plan.adapter:
         raise errors.PolicyError(
@@ -130,9 +129,8 @@ async def _call(live: Ledger, session: Session, call: ToolCall | Malformed) -> s
     if isinstance(call, Malformed):
         return call.observation
     start_s = live.seams.clock()
-    async with boundary(errors.ToolError, call.name):
-        with anyio.fail_after(live.plan.limits.turn_s):
-            observation: Observation = await session.call(call)
+    async with boundary(errors.ToolError, call.name, live.plan.limits.turn_s):
+        observation: Observation = await session.call(call)
     live.timed("tool", start_s)
     arguments = call.arguments
     live.happened(EventKind.CALLED, observation.content, tool=call.name, arguments=arguments, ok=observation.ok)
@@ -142,9 +140,8 @@ async def _call(live: Ledger, session: Session, call: ToolCall | Malformed) -> s
 async def _ask(live: Ledger, user: UserSession, text: str) -> tuple[str, bool]:
     """Say `text` to the user; returns the reply and whether the user left."""
     start_s = live.seams.clock()
-    async with boundary(errors.UserError, "user"):
-        with anyio.fail_after(live.plan.limits.turn_s):
-            reply = await user.reply(text)
+    async with boundary(errors.UserError, "user", live.plan.limits.turn_s):
+        reply = await user.reply(text)
     live.timed("user", start_s)
     live.happened(EventKind.SAID, text, revealed=reply.revealed)
     return reply.text, reply.done
