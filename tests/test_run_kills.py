@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 
 import psutil
 import pytest
@@ -19,17 +20,22 @@ SETS = (
 )
 
 
-def start(tmp_path, *arguments):
-    """`synth-engine run` as a process, which writes to `out`."""
+@contextmanager
+def started(tmp_path, *arguments):
+    """`synth-engine run` as a process, which writes to `out`; it does not outlive the block."""
     argv = [sys.executable, "-m", "engine.cli", "run", "--plain", *map(str, arguments)]
-    with (tmp_path / "out").open("ab") as out:
-        return subprocess.Popen(argv, stdout=out, stderr=subprocess.STDOUT)
+    with (tmp_path / "out").open("ab") as out, subprocess.Popen(argv, stdout=out, stderr=subprocess.STDOUT) as process:
+        try:
+            yield process
+        finally:
+            # A test that failed leaves nothing running: the supervisor's second signal ends everything.
+            process.terminate()
+            process.terminate()
 
 
-def start_first(tmp_path):
-    """The run from its beginning."""
-    sets = [text for pair in SETS for text in ("--set", pair)]
-    return start(tmp_path, "--dir", tmp_path, *sets)
+def beginning(tmp_path):
+    """The arguments of the run from its beginning."""
+    return ["--dir", tmp_path, *(text for pair in SETS for text in ("--set", pair))]
 
 
 def pid_of(run, name):
@@ -70,15 +76,15 @@ def finished(run, output):
 def test_a_killed_process_costs_nothing_that_was_acknowledged(tmp_path, name):
     """Killed as soon as the engine runs, and again after steps 1 and 3: it is restarted, the run finishes."""
     run = RunDir(tmp_path / "killed")
-    process = start_first(tmp_path)
     acknowledged = set()
-    wait_for(lambda: pid_of(run, "engine") is not None, process)
-    for after in (0, 1, 3):
-        wait_for(lambda after=after: step(run) >= after and pid_of(run, name) is not None, process)
-        acknowledged |= set(read_group_ids(run.trajectories))
-        os.kill(pid_of(run, name), signal.SIGKILL)
-        time.sleep(1.5)
-    assert process.wait(280) == 0, (tmp_path / "out").read_text()
+    with started(tmp_path, *beginning(tmp_path)) as process:
+        wait_for(lambda: pid_of(run, "engine") is not None, process)
+        for after in (0, 1, 3):
+            wait_for(lambda after=after: step(run) >= after and pid_of(run, name) is not None, process)
+            acknowledged |= set(read_group_ids(run.trajectories))
+            os.kill(pid_of(run, name), signal.SIGKILL)
+            time.sleep(1.5)
+        assert process.wait(280) == 0, (tmp_path / "out").read_text()
     assert acknowledged <= set(read_group_ids(run.trajectories))
     finished(run, (tmp_path / "out").read_text())
 
@@ -87,17 +93,18 @@ def test_a_killed_process_costs_nothing_that_was_acknowledged(tmp_path, name):
 def test_a_machine_that_dies_is_resumed(tmp_path):
     """Supervisor and all children killed at once, twice; --resume reaches the last step."""
     run = RunDir(tmp_path / "killed")
-    process = start_first(tmp_path)
     acknowledged = set()
+    arguments = beginning(tmp_path)
     for after in (1, 3):
-        wait_for(lambda after=after: step(run) >= after, process)
-        acknowledged |= set(read_group_ids(run.trajectories))
-        children = [psutil.Process(row["pid"]) for row in read_json(run.processes)["processes"]]
-        process.kill()
-        for child in children:
-            child.kill()
-        process.wait()
-        process = start(tmp_path, "--resume", run.path)
-    assert process.wait(280) == 0, (tmp_path / "out").read_text()
+        with started(tmp_path, *arguments) as process:
+            wait_for(lambda after=after: step(run) >= after, process)
+            acknowledged |= set(read_group_ids(run.trajectories))
+            children = [psutil.Process(row["pid"]) for row in read_json(run.processes)["processes"]]
+            process.kill()
+            for child in children:
+                child.kill()
+        arguments = ["--resume", run.path]
+    with started(tmp_path, *arguments) as process:
+        assert process.wait(280) == 0, (tmp_path / "out").read_text()
     assert acknowledged <= set(read_group_ids(run.trajectories))
     finished(run, (tmp_path / "out").read_text())
