@@ -9,8 +9,6 @@ carries staleness and numerical mismatch together; nothing multiplies it by a se
 minimum is unclipped for A < 0 and r >> 1, and one mismatched token would dominate the step (TRL's ``delta``).
 """
 
-# ruff: noqa: N815 - tensor suffixes are the shape legend (learner/__init__.py)
-
 from __future__ import annotations
 
 from dataclasses import dataclass

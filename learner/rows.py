@@ -11,8 +11,6 @@ of an episode is predicted by the hidden state at t - 1; only tokens inside a po
 from lengths, never from an id.
 """
 
-# ruff: noqa: N815 - tensor suffixes are the shape legend (learner/__init__.py)
-
 from __future__ import annotations
 
 from collections.abc import Sequence

@@ -4,8 +4,6 @@ Micro-batches add plain sums divided by the step's own number of policy tokens, 
 gradient. Nothing non-finite ever reaches the adapter: loss, gradient norm and every updated tensor are checked.
 """
 
-# ruff: noqa: N815 - tensor suffixes are the shape legend (learner/__init__.py)
-
 from __future__ import annotations
 
 import time
