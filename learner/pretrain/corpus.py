@@ -14,29 +14,34 @@ from tokenizers import Tokenizer
 from engine.synthesis.tiny_actor import Actor, Message, draw_plan, opening, play
 from engine.synthesis.tiny_family import make_task
 from engine.task import Split, Task, Tool
-from learner.pretrain.drills import copy_line, drill
+from learner.pretrain.drills import chain, copy_line, drill
 from learner.pretrain.tokenizer import CHAT_TEMPLATE
 
-BATCHES_PER_CHUNK = 32
+BATCHES_PER_CHUNK = 25
 """Rows of so many batches are generated together and sorted by length, to keep padding small."""
 CONTEXT_WEIGHT = 0.1
 """Loss weight of tokens that no assistant wrote."""
+CHAIN_STEPS = 300
+"""Batches of chains before anything else: copying forms on them, and never where they are only mixed in."""
+CHAIN_TOKENS = 96
 COMPLETE_SHARE = 0.2
 """Share of dialogues whose instruction states every fact: then there is nothing to ask."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mixture:
-    """Shares of dialogues and copy lines; the rest is drills."""
+    """Shares of copy lines and dialogues; the rest is drills."""
 
-    dialogues: float
+    until: float
+    """Share of the training at which the next mixture takes over."""
     copies: float
+    dialogues: float
 
 
-EARLY = Mixture(dialogues=0.15, copies=0.45)
-LATE = Mixture(dialogues=0.57, copies=0.08)
-EARLY_SHARE = 0.15
-"""Share of the training in which the early mixture is used."""
+MIXTURES = (
+    Mixture(until=0.3, copies=0.3, dialogues=0.3),
+    Mixture(until=1.0, copies=0.1, dialogues=0.6),
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,11 +111,12 @@ class Corpus:
 
     def conversation(self, mixture: Mixture) -> str:
         """The text of the next conversation."""
-        kind = self._rng.random()
-        if kind < mixture.copies:
+        shares = (mixture.copies, mixture.dialogues, 1 - mixture.copies - mixture.dialogues)
+        kind = self._rng.choices(("copy", "dialogue", "drill"), shares)[0]
+        if kind == "copy":
             return self._renderer.text(copy_line(self._rng), [])
         task = self._task()
-        if kind >= mixture.copies + mixture.dialogues:
+        if kind == "drill":
             return self._renderer.text(drill(task, self._rng), task.tools)
         told = self._rng.random() < COMPLETE_SHARE
         task = complete(task) if told else task
@@ -118,16 +124,28 @@ class Corpus:
         return self._renderer.text([*opening(task), *turns], task.tools)
 
     def batches(self, steps: int, rows: int) -> Iterator[Batch]:
-        """`steps` batches of `rows` conversations; each batch holds rows of similar length."""
-        done = 0
+        """`steps` batches of `rows` rows: chains, then conversations, those of one batch of similar length."""
+        for _ in range(min(CHAIN_STEPS, steps)):
+            yield self._chains(rows)
+        done = CHAIN_STEPS
         while done < steps:
-            mixture = EARLY if done < EARLY_SHARE * steps else LATE
+            mixture = next(mixture for mixture in MIXTURES if done < mixture.until * steps)
             count = min(BATCHES_PER_CHUNK, steps - done)
             chunk = [self._renderer.ids(self.conversation(mixture)) for _ in range(count * rows)]
             chunk.sort(key=len)
             padded = [self._pad(chunk[at : at + rows]) for at in range(0, len(chunk), rows)]
             yield from self._rng.sample(padded, len(padded))
             done += count
+
+    def _chains(self, rows: int) -> Batch:
+        """Chains that repeat; what a repetition says is weighted like an assistant's words."""
+        ids_BT = np.zeros((rows, CHAIN_TOKENS), dtype=np.int64)
+        weights_BT = np.ones(ids_BT.shape, dtype=np.float32)
+        for row in range(rows):
+            ids = self._renderer.ids(chain(self._rng))
+            ids_BT[row] = np.resize(ids, CHAIN_TOKENS)
+            weights_BT[row, : len(ids)] = CONTEXT_WEIGHT
+        return Batch(ids=torch.from_numpy(ids_BT), weights=torch.from_numpy(weights_BT))
 
     def _pad(self, ids_rows: list[list[int]]) -> Batch:
         ids_BT = np.zeros((len(ids_rows), max(map(len, ids_rows))), dtype=np.int64)

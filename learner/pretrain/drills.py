@@ -1,7 +1,6 @@
 """Drills: single-turn exercises of one skill each, and copy lines over the whole lexicon.
 
-The words of held-out nouns and values occur in copy lines only, so that their embeddings are trained and their tasks
-are not.
+Held-out nouns and values occur in copy lines only: their words are known and the tasks with them are not.
 """
 
 from __future__ import annotations
@@ -10,9 +9,12 @@ import random
 
 import orjson
 
-from engine.synthesis.tiny_actor import Message, call_text, opening
+from engine.synthesis.tiny_actor import REPORT, Message, call_text, opening
 from engine.synthesis.tiny_words import DISTRACTORS, KEYS, LOOKUPS, NOUNS, SIBLINGS, VERBS, values
 from engine.task import Split, Task
+
+WORDS = (*KEYS.values(), NOUNS)
+"""Pools of values, and nouns."""
 
 
 def _pair(user: str, assistant: str) -> list[Message]:
@@ -25,8 +27,8 @@ def _told(facts: list[tuple[str, str]]) -> str:
 
 
 def do_as_told(task: Task, rng: random.Random) -> list[Message]:
-    """Call the named tool with the named values."""
-    tool = rng.choice(task.tools)
+    """Call the named tool, never the forbidden one, with the named values."""
+    tool = rng.choice([tool for tool in task.tools if tool.name != task.meta["tools"]["forbidden"]])
     arguments = {key: rng.choice(values(key, Split.TRAIN)) for key in tool.parameters["properties"]}
     told = _told(rng.sample(list(arguments.items()), len(arguments)))
     return _pair(f"Call {tool.name}. {told}", call_text(tool.name, arguments))
@@ -55,41 +57,50 @@ def what_is_missing(task: Task, rng: random.Random) -> list[Message]:
     return _pair(f"{task.instruction} What is missing.", ", ".join(missing) + ".")
 
 
-RULE_DRILLS = (use_tool, use_tool, which_tool)
-OTHER_DRILLS = (do_as_told, what_is_missing)
+FIRST_DRILLS = (use_tool, use_tool, use_tool, which_tool, which_tool, what_is_missing)
 
 
 def drill(task: Task, rng: random.Random) -> list[Message]:
-    """Rules, then exercises on one task; the first needs the rule, so that no earlier exchange answers it."""
-    exercises = [rng.choice(RULE_DRILLS), *rng.sample(OTHER_DRILLS, 2)]
+    """Rules, then exercises on one task.
+
+    The first needs the rules, so that no earlier exchange answers it; the others are calls, so that in the middle of a
+    conversation the model learns nothing but actions."""
+    exercises = [rng.choice(FIRST_DRILLS), do_as_told, do_as_told]
     return [opening(task)[0], *(message for exercise in exercises for message in exercise(task, rng))]
 
 
-def _word(rng: random.Random) -> str:
-    """A value or noun, held-out ones included."""
-    return rng.choice(rng.choice((*KEYS.values(), NOUNS)))
-
-
-def _link(rng: random.Random) -> str:
-    """One word or name part of a chain."""
-    return rng.choice((*SIBLINGS, *LOOKUPS, *DISTRACTORS, *VERBS)) + "_" if rng.random() < 0.4 else _word(rng)
-
-
-def copy_chain(rng: random.Random) -> list[Message]:
-    """Repeat a chain of words and numbers; every token occurs once, so the last one tells the next."""
-    words = dict.fromkeys(_link(rng) for _ in range(rng.randrange(4, 20)))
+def chain(rng: random.Random) -> str:
+    """Words, name parts and numbers, each once: in its repetitions the last token tells the next."""
+    stems = (*SIBLINGS, *LOOKUPS, *DISTRACTORS, *VERBS)
+    links = (f"{rng.choice(stems)}_" if rng.random() < 0.4 else rng.choice(rng.choice(WORDS)) for _ in range(12))
+    words = list(dict.fromkeys(links))[: rng.randrange(4, 13)]
     numbers = rng.sample(range(10, 100), len(words))
-    chain = "".join(f"{word}{number}" for word, number in zip(words, numbers, strict=True))
-    return _pair(chain, chain)
+    return "".join(f"{word}{number}" for word, number in zip(words, numbers, strict=True))
 
 
 def copy_facts(rng: random.Random) -> list[Message]:
-    """Facts with any words as values, as one JSON object: a value must be looked up, no pool tells it."""
-    facts = {key: _word(rng) for key in rng.sample(sorted(KEYS), rng.randrange(2, 7))}
+    """Facts, held-out values included, as one JSON object."""
+    facts = {key: rng.choice(KEYS[key]) for key in rng.sample(sorted(KEYS), rng.randrange(2, 8))}
     told = _told(rng.sample(list(facts.items()), len(facts)))
     return _pair(f"Write {', '.join(facts)}. {told}", orjson.dumps(facts).decode())
 
 
+def copy_names(rng: random.Random) -> list[Message]:
+    """Tool names, held-out nouns included, as they are."""
+    stems = [rng.choice((f"{rng.choice(SIBLINGS)}_{rng.choice(VERBS)}", *LOOKUPS, *DISTRACTORS)) for _ in range(4)]
+    names = ", ".join(f"{stem}_{rng.choice(NOUNS)}" for stem in stems)
+    return _pair(f"Write {names}.", f"{names}.")
+
+
+def copy_code(rng: random.Random) -> list[Message]:
+    """Report the code of the last of some observations."""
+    seen = [{"left": rng.randrange(10, 100)}, {"error": "not possible"}, {"total": rng.randrange(10, 100)}]
+    code = f"{rng.randrange(10, 100)}"
+    shown = [*rng.sample(seen, rng.randrange(3)), {"code": code}]
+    observations = [{"role": "tool", "content": orjson.dumps(answer).decode()} for answer in shown]
+    return [*observations, {"role": "assistant", "content": f"<answer>{REPORT.format(code=code)}</answer>"}]
+
+
 def copy_line(rng: random.Random) -> list[Message]:
-    """One exercise of copying."""
-    return rng.choice((copy_chain, copy_facts))(rng)
+    """One exercise of copying what a conversation needs."""
+    return rng.choice((copy_facts, copy_facts, copy_names, copy_code))(rng)

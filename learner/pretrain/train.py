@@ -14,11 +14,14 @@ from transformers import GenerationConfig, Qwen3Config, Qwen3ForCausalLM
 
 from learner.pretrain.corpus import Batch, Corpus, Renderer
 from learner.pretrain.muon import Muon
-from learner.pretrain.probes import Probes, probe
 from learner.pretrain.tokenizer import build_tokenizer, write_tokenizer
 
 REPORT_EVERY = 50
 """Steps between two lines of progress, each with the mean loss since the last."""
+ROPE_THETA = 10_000.0
+"""Base of the rotary frequencies."""
+CONSTANT_DIMS = 4
+"""Embedding dimensions that begin with one value for all tokens (see `start_copying`)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,7 +29,7 @@ class Recipe:
     """Everything that decides the weights, given one machine."""
 
     seed: int = 1
-    steps: int = 1800
+    steps: int = 1500
     rows: int = 16
     matrix_lr: float = 0.02
     """Muon, for the 2-d weights of the layers."""
@@ -47,11 +50,30 @@ def config(tokenizer: Tokenizer) -> Qwen3Config:
         head_dim=32,
         tie_word_embeddings=True,
         max_position_embeddings=32768,
-        rope_theta=10000.0,
+        rope_theta=ROPE_THETA,
         bos_token_id=None,
         eos_token_id=end,
         pad_token_id=tokenizer.token_to_id("<|endoftext|>"),
     )
+
+
+@torch.no_grad()
+def start_copying(model: Qwen3ForCausalLM) -> None:
+    """Begin with one head that attends to the previous token, from which copying forms.
+
+    Copying needs a head that matches what *preceded* a token. With embeddings of zero mean, normalized queries and keys
+    and no biases there is no constant direction that such a positional head could grow from: measured on repeated
+    chains of words, the loss stays at 3.0 nats for hundreds of steps without this, and is 0.2 at step 150 with it.
+    """
+    model.model.embed_tokens.weight[:, :CONSTANT_DIMS] = 3 * model.config.initializer_range
+    attention, width = model.model.layers[0].self_attn, model.config.head_dim
+    query, key = attention.q_proj.weight, attention.k_proj.weight
+    query[:width], key[:width] = 0.0, 0.0
+    for pair in range(2):
+        # The two fastest rotary pairs: their scores peak where the key is one position behind the query.
+        angle = ROPE_THETA ** (-2 * pair / width)
+        query[pair, :CONSTANT_DIMS] = 1.0
+        key[pair, :CONSTANT_DIMS], key[pair + width // 2, :CONSTANT_DIMS] = math.cos(angle), math.sin(angle)
 
 
 def loss(model: Qwen3ForCausalLM, batch: Batch) -> torch.Tensor:
@@ -85,6 +107,7 @@ def train(recipe: Recipe, tokenizer: Tokenizer) -> Qwen3ForCausalLM:
     torch.manual_seed(recipe.seed)
     torch.use_deterministic_algorithms(mode=True)
     model = Qwen3ForCausalLM(config(tokenizer))
+    start_copying(model)
     model.train()
     chosen = optimizers(model, recipe)
     base_lrs = [optimizer.param_groups[0]["lr"] for optimizer in chosen]
@@ -106,8 +129,8 @@ def train(recipe: Recipe, tokenizer: Tokenizer) -> Qwen3ForCausalLM:
     return model.eval()
 
 
-def make(directory: Path, recipe: Recipe) -> Probes:
-    """Train, write the whole model directory (config, weights, tokenizer, generation defaults) and probe it."""
+def make(directory: Path, recipe: Recipe) -> Qwen3ForCausalLM:
+    """Train, write the whole model directory (config, weights, tokenizer, generation defaults)."""
     write_tokenizer(directory)
     tokenizer = build_tokenizer()
     model = train(recipe, tokenizer)
@@ -118,4 +141,4 @@ def make(directory: Path, recipe: Recipe) -> Probes:
         pad_token_id=model.config.pad_token_id,
     )
     model.save_pretrained(directory)
-    return probe(model, Renderer(tokenizer))
+    return model
