@@ -1,4 +1,4 @@
-"""Drills: single-turn exercises of one skill each, and copy lines over the whole lexicon.
+"""Drills: exercises of one skill each on a training task, and copy lines over the whole lexicon.
 
 Held-out nouns and values occur in copy lines only: their words are known and the tasks with them are not.
 """
