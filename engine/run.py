@@ -74,7 +74,9 @@ class Engine:
         admission = self.rollout.scheduler.admission
         admission.freed(self.adapters.trained, self.adapters.progress.dropped)
         self.rollout.scheduler.wake()
+        # Everyone who waits hears it; who comes later waits for the next change.
         self._changed.set()
+        self._changed = anyio.Event()
 
     async def drive(self) -> None:
         """All phases, in order; returns when the run is done or drained."""
@@ -138,7 +140,6 @@ class Engine:
 
     async def _until(self, condition: Callable[[], bool]) -> None:
         while not condition():
-            self._changed = anyio.Event()
             await self._changed.wait()
 
     def _finished(self) -> bool:
