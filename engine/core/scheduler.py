@@ -86,9 +86,9 @@ class Scheduler:
     live: int = 0
     started: int = 0
     draining: bool = False
-    blocked_s: float = 0.0
-    """How long free live slots have waited for the learner (the admission gauge)."""
-    _blocked_since: float | None = None
+    _waited_s: float = 0.0
+    _looked_s: float = 0.0
+    _blocked: bool = False
     _waiting: deque[tuple[int, int]] = field(default_factory=deque)
     _groups: dict[int, list[Episode]] = field(default_factory=dict)
     _wake: anyio.Event = field(default_factory=anyio.Event)
@@ -99,8 +99,15 @@ class Scheduler:
 
     @property
     def learner_wait_s(self) -> float:
-        """Seconds that admission has waited for the learner so far."""
-        return self.blocked_s + (self.clock() - self._blocked_since if self._blocked_since is not None else 0.0)
+        """Seconds that admission waited for the learner: time with a full budget x the share of free live slots."""
+        self._account()
+        return self._waited_s
+
+    def _account(self) -> None:
+        now = self.clock()
+        if self._blocked:
+            self._waited_s += (now - self._looked_s) * max(0.0, 1.0 - self.live / self.slots.limit)
+        self._looked_s = now
 
     def wake(self) -> None:
         """Something changed: look again."""
@@ -119,6 +126,7 @@ class Scheduler:
 
     def transition(self) -> Collection[tuple[int, int]]:
         """What to start now: admits groups and takes live slots for it."""
+        self._account()
         starts = []
         while self.live < self.slots.limit:
             if not self._waiting and not self._admit():
@@ -130,11 +138,8 @@ class Scheduler:
 
     def _admit(self) -> bool:
         position = None if self.draining else self.admission.admit()
-        now = self.clock()
-        if self._blocked_since is not None:
-            self.blocked_s, self._blocked_since = self.learner_wait_s, None
+        self._blocked = position is None and not self.draining
         if position is None:
-            self._blocked_since = None if self.draining else now
             return False
         self._groups[position] = []
         self._waiting.extend((position, index) for index in range(self.group_size))
@@ -142,6 +147,7 @@ class Scheduler:
 
     async def _episode(self, position: int, index: int) -> None:
         episode = await self.play(position, index)
+        self._account()
         self.live -= 1
         self.wake()
         members = self._groups[position]
