@@ -91,14 +91,17 @@ class boundary:  # noqa: N801 - used as a statement: async with boundary(ToolErr
         self._kind, self._what, self._limit_s = kind, what, limit_s
 
     async def __aenter__(self) -> None:
-        self._scope = anyio.CancelScope(deadline=anyio.current_time() + self._limit_s)
-        self._scope.__enter__()
+        self._scope: anyio.CancelScope | None = None
+        if self._limit_s < math.inf:
+            self._scope = anyio.CancelScope(deadline=anyio.current_time() + self._limit_s)
+            self._scope.__enter__()
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
     ) -> None:
-        self._scope.__exit__(kind, error, tb)
-        if self._scope.cancelled_caught:
-            raise self._kind(f"{self._what}: no answer within {self._limit_s:g} s")
+        if self._scope is not None:
+            self._scope.__exit__(kind, error, tb)
+            if self._scope.cancelled_caught:
+                raise self._kind(f"{self._what}: no answer within {self._limit_s:g} s")
         if isinstance(error, Exception) and not isinstance(error, SynthError):
             raise self._kind(f"{self._what}: {type(error).__name__}: {error}") from error
