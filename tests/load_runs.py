@@ -32,15 +32,15 @@ GROUP = 16
 
 
 def many_live(base: Path, policy: dict) -> Config:
-    """512 groups of 16 may be outstanding, 4,800 episodes live, 16 steps of 16 groups: 4,096 episodes trained."""
+    """1,024 groups of 16 may be outstanding, 4,800 episodes live, 16 steps of 16 groups: 4,096 episodes trained."""
     write_model(base / "model")
     (base / "model" / "model.safetensors").write_bytes(b"")
     raw = {
         "run": {"name": "load", "dir": str(base / "runs"), "steps": 16},
         "model": {"path": str(base / "model")},
         "policy": policy,
-        "learner": {"kind": "simulated", "pace_s": 0.5, "rank": 4},
-        "schedule": {"group_size": GROUP, "groups_per_step": 16, "max_staleness": 31, "live_slots": 4_800},
+        "learner": {"kind": "simulated", "pace_s": 1.0, "rank": 4},
+        "schedule": {"group_size": GROUP, "groups_per_step": 16, "max_staleness": 63, "live_slots": 4_800},
         "eval": {"every": 0, "heldout_tasks": 0},
         "limits": {"turn_s": 60.0, "wall_s": 300.0},
         "stream": {"low_water_mb": 0.0},

@@ -82,6 +82,14 @@ def test_another_servers_load_is_no_excuse_and_no_fault(recorded):
     assert broken(recorded.write()) == {}
 
 
+def test_waiting_for_a_restart_is_no_pause(recorded):
+    """A request that met its server's restart waited for that, not for the load that followed."""
+    swap = {"server": SERVER, "start_s": 60.0, "end_s": 61.0, "ok": True}
+    recorded.swaps += [{**swap, "event": "load", "adapter": "x", "version": 9}, {**swap, "event": "down"}]
+    with_episode(recorded, 0, 0, timings=(TurnTiming(turn=0, phase="policy", start_s=59.9, end_s=61.1),))
+    assert broken(recorded.write()) == {}
+
+
 def test_an_abort_across_a_load_is_found(recorded):
     """An aborted request counts where it overlaps a load or unload of its server, and only there."""
     abort = {"event": "abort", "server": SERVER, "adapter": "x", "turn": "g000000.00@00", "ok": False}

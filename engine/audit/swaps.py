@@ -30,13 +30,13 @@ def _windows(swaps: Sequence[Mapping[str, Any]], *events: str) -> dict[str, list
 
 
 class Paused:
-    """Requests that stood still while an adapter was loaded.
+    """Requests that stood still while an adapter was loaded; those that met a server's restart waited for that.
 
     Paused: in flight across a load of its server, with seconds per output token over 3 times the p99 of requests that
     met no load, and that by at least 0.5 s in total."""
 
     def __init__(self, recorded: Recorded) -> None:
-        self._loads = _windows(recorded.swaps, "load")
+        self._loads, self._downs = _windows(recorded.swaps, "load"), _windows(recorded.swaps, "down")
         self._servers: list[str] = []
         self._server = array("H")
         self._start_s, self._end_s, self._tokens = array("d"), array("d"), array("I")
@@ -63,14 +63,17 @@ class Paused:
     def finding(self) -> Finding:
         """Requests over the limit among those in flight across a load."""
         start_s, end_s, tokens = np.array(self._start_s), np.array(self._end_s), np.array(self._tokens)
-        across = np.zeros(len(start_s), bool)
+        across, restarted = np.zeros(len(start_s), bool), np.zeros(len(start_s), bool)
         for index, server in enumerate(self._servers):
             mine = np.array(self._server) == index
             across |= mine & _overlapping(start_s, end_s, self._loads.get(server, ()))
+            restarted |= mine & _overlapping(start_s, end_s, self._downs.get(server, ()))
+        across &= ~restarted
         seconds = end_s - start_s
         paused: list[str] = []
-        if across.any() and (~across).any():
-            p99 = float(np.quantile(seconds[~across] / tokens[~across], 0.99))
+        usual = ~across & ~restarted
+        if across.any() and usual.any():
+            p99 = float(np.quantile(seconds[usual] / tokens[usual], 0.99))
             excess = seconds - PAUSE_FACTOR * p99 * tokens
             paused = [self._turns[index] for index in np.flatnonzero(across & (excess >= PAUSE_S))]
         return Finding(

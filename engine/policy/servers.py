@@ -55,6 +55,8 @@ class Server:
 
     url: str
     healthy: bool = False
+    down_s: float | None = None
+    """Since when it gets no traffic, on the run's clock."""
     held: dict[str, Path] = field(default_factory=dict)
     """Adapters that it confirmed."""
     doubt: anyio.Event = field(default_factory=anyio.Event)
@@ -66,8 +68,8 @@ class Server:
 class Servers:
     """All policy servers of a run.
 
-    `run_id` is the prefix of this run's adapter names; `on_event` gets one object per load, unload and abort, with
-    start_s and end_s on `clock`."""
+    `run_id` is the prefix of this run's adapter names; `on_event` gets one object per load, unload, abort and
+    time without traffic (down), with start_s and end_s on `clock`."""
 
     def __init__(
         self, urls: Sequence[str], *, run_id: str, clock: Callable[[], float], on_event: Callable[[Event], None]
@@ -126,7 +128,7 @@ class Servers:
         """A request failed there as if it had restarted: no traffic until `watch` has looked."""
         for server in self.all:
             if server.url == url:
-                server.healthy = False
+                self._set_down(server)
                 server.doubt.set()
 
     async def watch(self) -> None:
@@ -145,18 +147,25 @@ class Servers:
                 listed = await self._listed(server)
                 if lost := [name for name in held if name not in listed and name in server.held]:
                     _log.warning("policy server lost its adapters", server=server.url, adapters=lost)
-                    server.healthy = False
+                    self._set_down(server)
                     await self._push(server)
                 self._set_healthy(server)
             except ControlError as error:
                 if server.healthy:
                     _log.warning("policy server is not well", server=server.url, error=str(error))
-                server.healthy = False
+                self._set_down(server)
                 await anyio.sleep(_PROBE_S / 2)
+
+    def _set_down(self, server: Server) -> None:
+        if server.healthy:
+            server.healthy, server.down_s = False, self.clock()
 
     def _set_healthy(self, server: Server) -> None:
         if not server.healthy:
             server.healthy = True
+            if server.down_s is not None:
+                row = {"event": "down", "server": server.url, "start_s": server.down_s, "end_s": self.clock()}
+                self.on_event({**row, "ok": True})
             self._changed.set()
             self._changed = anyio.Event()
 
