@@ -5,7 +5,7 @@
     servers ready, adapters/v00000 there ──▶ engine ──exit 0──▶ learner ends ──▶ servers are stopped ──▶ finished
                  │ a process ends too early: again after 1, 2, 4, ... s; over run.max_restarts in ten minutes: give up
                  │ learner state `failed`, engine exit 2: give up at once with their own sentence
-    SIGTERM or Ctrl-C: drain = SIGTERM to engine, then learner, then servers, all within run.drain_s + 15 s;
+    SIGTERM or Ctrl-C: drain = SIGTERM to engine, then learner, then servers, all within run.drain_s + 20 s;
                  a second one: SIGKILL
 
 The supervisor holds no episode state; when it dies, every child notices (`--parent-pid`), drains and exits.

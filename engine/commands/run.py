@@ -16,7 +16,7 @@ from engine.report.progress import Progress
 from engine.rundir import RunDir, find_run
 from engine.supervise import EXIT_OK, Ending, Supervisor
 
-_MEASURED = "5 to 8 minutes on two cores, as measured for this configuration"
+_MEASURED = "about 5 minutes on two cores, as measured for this configuration"
 
 
 @click.command()
