@@ -29,8 +29,8 @@ from engine.manifest import model_directory
 from engine.policy.chat_format import ChatFormat
 from engine.policy.client import HttpPolicy
 from engine.policy.servers import Servers
-from engine.rundir import RunDir, adapter_name
-from engine.scripted.zero_adapter import write_directory, zero_adapter
+from engine.rundir import RunDir, adapter_name, write_directory
+from engine.scripted.zero_adapter import zero_adapter
 from engine.types import Limits, Sampling, Turn
 from engine.world.tasks import load_pack
 

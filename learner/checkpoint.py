@@ -27,9 +27,8 @@ from torch import Tensor
 
 from engine.config import Config
 from engine.errors import RunError
-from engine.rundir import FORMAT, RunDir, read_json
+from engine.rundir import FORMAT, RunDir, read_json, write_directory
 from learner.progress import Counters
-from learner.staged import write_directory
 
 KEPT = 2
 _TENSORS, _STATE = "tensors.safetensors", "state.json"

@@ -18,7 +18,7 @@ import torch
 
 from engine.config import Config
 from engine.errors import RunError
-from engine.rundir import RunDir, write_json
+from engine.rundir import RunDir, remove_staged, write_json
 from engine.stream.reader import StreamReader
 from engine.types import TaskGroup
 from learner import health, records
@@ -33,7 +33,6 @@ from learner.probe import probe
 from learner.progress import Counters, State, write_progress
 from learner.publish import publish
 from learner.schedule import Schedule
-from learner.staged import remove_staged
 from learner.step import GrpoStep, NotFiniteError, StepResult, StepSettings
 
 _READ_TIMEOUT_S = 0.2

@@ -22,9 +22,8 @@ from safetensors.torch import save
 from torch import Tensor
 
 from engine.errors import RunError
-from engine.rundir import FORMAT, RunDir, read_json
+from engine.rundir import FORMAT, RunDir, read_json, write_directory
 from learner.model import CONFIG, TARGET_MODULES, WEIGHTS, LoraPolicy
-from learner.staged import write_directory
 
 
 def publish(run: RunDir, policy: LoraPolicy, tensors: Mapping[str, Tensor], step: Mapping[str, Any]) -> bool:

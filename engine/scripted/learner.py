@@ -20,8 +20,8 @@ from typing import Any
 import orjson
 
 from engine.config import Config, load
-from engine.rundir import FORMAT, RunDir, read_json, read_lines, write_json
-from engine.scripted.zero_adapter import MODULES, write_directory, zero_adapter
+from engine.rundir import FORMAT, RunDir, read_json, read_lines, write_directory, write_json
+from engine.scripted.zero_adapter import MODULES, zero_adapter
 from engine.stream.reader import StreamReader
 from engine.types import TaskGroup
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +9,6 @@ import orjson
 from safetensors.numpy import save
 
 from engine.policy.template import read_object
-from engine.rundir import fsync_directory
 
 MODULES = ["down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", "up_proj", "v_proj"]
 
@@ -51,16 +49,3 @@ def zero_adapter(model: Path, rank: int, alpha: int) -> dict[str, bytes]:
         "adapter_model.safetensors": save(tensors, metadata={"format": "pt"}),
         "adapter_config.json": orjson.dumps(described, option=orjson.OPT_INDENT_2),
     }
-
-
-def write_directory(target: Path, files: dict[str, bytes]) -> None:
-    """Make `target` appear whole: staged beside it, every file fsynced, renamed."""
-    staged = target.with_name(f".{target.name}.tmp-{os.getpid()}")
-    staged.mkdir()
-    for name, content in files.items():
-        with (staged / name).open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-    staged.rename(target)
-    fsync_directory(target.parent)
