@@ -112,6 +112,7 @@ class RecordedRun:
             self.rows.append(
                 {keys.RUN_S: float(second), keys.GROUPS_ADMITTED: written, keys.GROUPS_WRITTEN: written}
                 | {keys.GROUPS_TRAINED: trained, keys.GROUPS_DROPPED: 0, **counts}
+                | {keys.EPISODES_STARTED: written * GROUP_SIZE}
             )
 
     def publish(self, version: int) -> None:

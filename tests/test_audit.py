@@ -172,6 +172,13 @@ def test_a_row_over_the_budget_is_found(recorded):
     assert broken(recorded.write()) == {"budget_rows_over": 1}
 
 
+def test_a_restarted_engine_is_not_blamed_for_what_it_has_not_heard_yet(recorded):
+    """It counts the whole stream before it knows what was trained of it, and has admitted nothing."""
+    late = {keys.GROUPS_ADMITTED: 6, keys.GROUPS_WRITTEN: 6, keys.GROUPS_TRAINED: 0}
+    recorded.rows.append(recorded.rows[-1] | late | {keys.EPISODES_STARTED: 0})
+    assert broken(recorded.write()) == {}
+
+
 def test_a_rewritten_adapter_is_found(recorded):
     """The hash in meta.json is the content's."""
     run = recorded.write()

@@ -20,14 +20,13 @@ class Budgets:
         """Rows over a budget."""
         config = self._recorded.config
         violations = []
-        over = most_freed = 0
+        over = 0
         for row in self._recorded.rows:
-            freed = row[keys.GROUPS_TRAINED] + row[keys.GROUPS_DROPPED]
-            if freed < most_freed:
-                # A restarted engine has not heard from the learner yet; it admits nothing on a count it does not have.
+            if not row[keys.EPISODES_STARTED]:
+                # An engine that just started counts what the stream holds, and has not heard yet what the learner freed
+                # of it. It admitted none of that: the budget is about what it admits.
                 continue
-            most_freed = freed
-            outstanding = row[keys.GROUPS_ADMITTED] - freed
+            outstanding = row[keys.GROUPS_ADMITTED] - row[keys.GROUPS_TRAINED] - row[keys.GROUPS_DROPPED]
             if outstanding > config.group_budget or row[keys.EPISODES_LIVE] > config.max_live:
                 over += 1
                 violations.append(

@@ -5,7 +5,7 @@ from engine.telemetry.metrics import declare
 RUN_S = declare("time/run_s", "s", "The run's clock, continued over resumes")
 EPISODES_LIVE = declare("episodes/live_count", "1", "Training episodes in flight now")
 EVAL_LIVE = declare("episodes/eval_live_count", "1", "Evaluation episodes in flight now")
-EPISODES_STARTED = declare("episodes/started_count", "1", "Training episodes started so far")
+EPISODES_STARTED = declare("episodes/started_count", "1", "Training episodes that this process started")
 EPISODES_FINISHED = declare("episodes/finished_count", "1", "Training episodes finished so far")
 EPISODES_MASKED = declare("episodes/masked_count", "1", "Training episodes that ended without a reward")
 GROUPS_ADMITTED = declare("groups/admitted_count", "1", "Groups admitted over the life of the run")
