@@ -118,8 +118,7 @@ async def engine(url: str, live: int, turns: int, run: Path) -> Cost:
 async def bare(url: str, live: int, turns: int, run: Path) -> Cost:
     """Nothing but POST /generate with ids and log-probabilities, prompts growing as an episode's do."""
     chat = await anyio.to_thread.run_sync(_chat, run)
-    pack = await anyio.to_thread.run_sync(load_pack, run / "pack.jsonl.zst")
-    openings = [list(chat.opening(task)[1]) for task in pack.tasks[:256]]
+    openings = await anyio.to_thread.run_sync(_openings, chat, run)
     numbers = count()
 
     async def loop(session: aiohttp.ClientSession, index: int) -> None:
@@ -150,6 +149,11 @@ async def bare(url: str, live: int, turns: int, run: Path) -> Cost:
         cost = await _measure(url, live, turns)
         tg.cancel_scope.cancel()
     return cost
+
+
+def _openings(chat: ChatFormat, run: Path) -> list[list[int]]:
+    """The first prompts of 256 tasks; the pack itself is let go, so that no collector walks through it."""
+    return [list(chat.opening(task)[1]) for task in load_pack(run / "pack.jsonl.zst").tasks[:256]]
 
 
 def _chat(run: Path) -> ChatFormat:

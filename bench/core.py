@@ -2,8 +2,9 @@
 
 Three processes: this one, the mock policy server (50 ms), and the arm that is measured with its whole CPU time, all
 threads. The arms take turns in one run: the engine as `run` composes it, and coroutines that do nothing but
-POST /generate with ids and log-probabilities. Then 1,024 episodes with jittered 2 s turns, against coroutines that
-only wait as long; and the engine's memory at 4,096 live.
+POST /generate with ids and log-probabilities; figures are medians over the rounds, the ratio is taken pair by pair,
+because a shared machine changes its pace within a minute. Then 1,024 episodes with jittered 2 s turns, against
+coroutines that only wait as long; and the engine's memory at 4,096 live.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import orjson
@@ -66,23 +68,26 @@ def main(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(prog="python -m bench core", description=__doc__)
     parser.add_argument("--live", type=int, default=1024)
     parser.add_argument("--turns", type=int, default=10_000)
+    parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args(arguments)
     live, turns = options.live, options.turns
+    bare, engine = [], []
     with tempfile.TemporaryDirectory() as folder:
         base = Path(folder)
-        rows = [
-            row("bare loop", live, served_arm("bare", live, turns, base)),
-            row("engine", live, served_arm("engine", live, turns, base)),
-            row("engine", _MANY, served_arm("engine", _MANY, turns, base)),
-        ]
+        for number in range(options.rounds):
+            bare.append(row("bare loop", live, served_arm("bare", live, turns, base / f"bare{number}")))
+            engine.append(row("engine", live, served_arm("engine", live, turns, base / f"engine{number}")))
+        many = row("engine", _MANY, served_arm("engine", _MANY, turns, base))
         run = prepared(base / "waits", "http://127.0.0.1:1", live)
         waited = arm("waits", "-", live, 0, run)
+    pairs = zip(engine, bare, strict=True)
     measured = {
-        "cpu_per_turn_ms": rows[1]["cpu ms/turn"],
-        "tokenizing_per_turn_ms": rows[1]["tokenizing ms/turn"],
-        "bare_cpu_per_turn_ms": rows[0]["cpu ms/turn"],
-        "cpu_against_bare": rows[1]["cpu ms/turn"] / rows[0]["cpu ms/turn"],
-        "rss_4096_live_mb": rows[2]["rss MB"],
+        "cpu_per_turn_ms": median(row["cpu ms/turn"] for row in engine),
+        "tokenizing_per_turn_ms": median(row["tokenizing ms/turn"] for row in engine),
+        "bare_cpu_per_turn_ms": median(row["cpu ms/turn"] for row in bare),
+        "cpu_against_bare": median(one["cpu ms/turn"] / other["cpu ms/turn"] for one, other in pairs),
+        "rss_4096_live_mb": many["rss MB"],
         "wall_against_bare": waited["engine_s"] / waited["bare_s"],
     }
-    report("core", (__doc__ or "").splitlines()[0], rows, measured, GOAL)
+    rows = [row for pair in zip(bare, engine, strict=True) for row in pair]
+    report("core", (__doc__ or "").splitlines()[0], [*rows, many], measured, GOAL)

@@ -7,8 +7,12 @@ belongs to; give it a message that names the thing, the place and the remedy.
 
 from __future__ import annotations
 
+import asyncio
 import math
+import time
+from dataclasses import dataclass, field
 from types import TracebackType
+from typing import Self
 
 import anyio
 
@@ -79,29 +83,85 @@ class LimitReached(EpisodeError):  # noqa: N818 - flow control, not a failure
         self.stop = stop
 
 
+@dataclass(slots=True)
+class Deadline:
+    """The time limits of one episode: `step_s` for the step under way, `wall_s` for all of it; used as a statement.
+
+    One scope and one timer for a whole episode: a scope with a deadline of its own around every completion, call and
+    reply is a fifth of what an episode costs. The timer is lazy: it looks when something may be overdue, and again when
+    that turns out to have begun later. In place of the cancellation comes the error of the boundary that was being
+    crossed, or WallClockError."""
+
+    what: str
+    step_s: float
+    wall_s: float
+    _scope: anyio.CancelScope = field(default_factory=anyio.CancelScope)
+    _timer: asyncio.TimerHandle = field(init=False)
+    _wall_due: float = field(init=False)
+    _step: tuple[type[EpisodeError], str, float] | None = None
+    """Who is to be blamed if the step under way is not over when it is due, what it does, and when that is."""
+    _missed: EpisodeError | None = None
+
+    def __enter__(self) -> Self:
+        self._scope.__enter__()
+        self._wall_due = time.monotonic() + self.wall_s
+        self._look_in(min(self.step_s, self.wall_s))
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
+    ) -> bool | None:
+        self._timer.cancel()
+        swallowed = self._scope.__exit__(kind, error, tb)
+        if self._missed is not None and self._scope.cancelled_caught:
+            raise self._missed
+        return swallowed
+
+    def begin(self, kind: type[EpisodeError], what: str) -> None:
+        """A step begins."""
+        self._step = kind, what, time.monotonic() + self.step_s
+
+    def end(self) -> None:
+        """The step is over; what follows has the wall clock only."""
+        self._step = None
+
+    def _look_in(self, seconds: float) -> None:
+        self._timer = asyncio.get_running_loop().call_later(seconds, self._look)
+
+    def _look(self) -> None:
+        now = time.monotonic()
+        kind, what, due = self._step or (WallClockError, "", math.inf)
+        if now >= min(due, self._wall_due):
+            late = due < self._wall_due
+            message = (
+                f"{what}: no answer within {self.step_s:g} s" if late else f"{self.what}: {self.wall_s:g} s passed"
+            )
+            self._missed = kind(message) if late else WallClockError(message)
+            self._scope.cancel()
+        else:
+            # A step that begins right after this look is due `step_s` from now at the earliest.
+            self._look_in(min(due - now, self._wall_due - now, self.step_s))
+
+
 class boundary:  # noqa: N801 - used as a statement: async with boundary(ToolError, "get_order")
-    """Classify whatever goes wrong inside as `kind`, naming `what` was being done; with a deadline of `limit_s`.
+    """Classify whatever goes wrong inside as `kind`, naming `what` was being done; it is a step of `deadline`.
 
-    Errors of this project pass unchanged (they crossed an inner boundary already), and so does cancellation from
-    outside. A class, and one cancel scope for both jobs: it is entered several times a turn."""
+    Errors of this project pass unchanged (they crossed an inner boundary already), and so does cancellation. A class,
+    not a generator: it is entered several times a turn."""
 
-    __slots__ = ("_kind", "_limit_s", "_scope", "_what")
+    __slots__ = ("_deadline", "_kind", "_what")
 
-    def __init__(self, kind: type[EpisodeError], what: str, limit_s: float = math.inf) -> None:
-        self._kind, self._what, self._limit_s = kind, what, limit_s
+    def __init__(self, kind: type[EpisodeError], what: str, deadline: Deadline | None = None) -> None:
+        self._kind, self._what, self._deadline = kind, what, deadline
 
     async def __aenter__(self) -> None:
-        self._scope: anyio.CancelScope | None = None
-        if self._limit_s < math.inf:
-            self._scope = anyio.CancelScope(deadline=anyio.current_time() + self._limit_s)
-            self._scope.__enter__()
+        if self._deadline is not None:
+            self._deadline.begin(self._kind, self._what)
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
     ) -> None:
-        if self._scope is not None:
-            self._scope.__exit__(kind, error, tb)
-            if self._scope.cancelled_caught:
-                raise self._kind(f"{self._what}: no answer within {self._limit_s:g} s")
+        if self._deadline is not None:
+            self._deadline.end()
         if isinstance(error, Exception) and not isinstance(error, SynthError):
             raise self._kind(f"{self._what}: {type(error).__name__}: {error}") from error

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from engine.errors import Deadline
 from engine.seams import Plan, Seams
 from engine.types import Completion, Episode, Event, EventKind, Outcome, Reward, Span, StopReason, Tokens, TurnTiming
 
@@ -26,6 +27,7 @@ class Ledger:
     seams: Seams
     stale: Callable[[int], bool]
     """Whether a version has fallen too far behind."""
+    deadline: Deadline
     messages: list[Mapping[str, Any]] = field(default_factory=list)
     tools: Sequence[Mapping[str, Any]] = ()
     ids: array[int] = field(default_factory=lambda: array("I"))

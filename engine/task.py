@@ -122,4 +122,7 @@ class Task:
 
     def tool(self, name: str) -> Tool | None:
         """The tool of that name, or None."""
-        return next((tool for tool in self.tools if tool.name == name), None)
+        for tool in self.tools:
+            if tool.name == name:
+                return tool
+        return None

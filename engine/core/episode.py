@@ -13,7 +13,7 @@ from dataclasses import replace
 import anyio
 
 from engine import errors
-from engine.errors import boundary
+from engine.errors import Deadline, boundary
 from engine.ledger import Ledger
 from engine.policy.actions import Answer, Calls, Malformed, parse
 from engine.seams import Plan, ScoringRecord, Seams, Session, UserSession
@@ -28,16 +28,15 @@ async def run_episode(plan: Plan, seams: Seams, stale: Callable[[int], bool]) ->
     """Play one episode to its end and score it; never raises for what happens inside it.
 
     `stale(version)` says, at each turn boundary, whether the pinned version has fallen too far behind."""
-    live = Ledger(plan=plan, seams=seams, stale=stale)
+    deadline = Deadline(plan.id, step_s=plan.limits.turn_s, wall_s=plan.limits.wall_s)
+    live = Ledger(plan=plan, seams=seams, stale=stale, deadline=deadline)
     live.timed("queued", plan.queued_s)
     stop, outcome, reward, error = StopReason.ANSWER, Outcome.INFRA_ERROR, None, ""
     try:
-        with anyio.move_on_after(plan.limits.wall_s) as scope:
+        with deadline:
             stop = await _play(live)
             reward = await _score(live, stop)
             outcome = Outcome.AGENT_OK if reward.value >= 1 else Outcome.AGENT_FAIL
-        if scope.cancelled_caught:
-            raise errors.WallClockError(f"{plan.id}: {plan.limits.wall_s:g} s passed")
     except errors.EpisodeError as problem:
         # A judge's failure leaves the reason that ended the conversation; the others are the reason themselves.
         stop = stop if isinstance(problem, errors.RewardError) else problem.stop
@@ -47,10 +46,10 @@ async def run_episode(plan: Plan, seams: Seams, stale: Callable[[int], bool]) ->
 
 async def _play(live: Ledger) -> StopReason:
     task = live.plan.task
-    async with boundary(errors.ToolError, f"{task.id}: open world"):
+    async with boundary(errors.ToolError, f"{task.id}: open world", live.deadline):
         session = await live.seams.world.open(task, live.plan.seed)
     try:
-        async with boundary(errors.UserError, f"{task.id}: open user"):
+        async with boundary(errors.UserError, f"{task.id}: open user", live.deadline):
             user = await live.seams.user.open(task, live.plan.seed, session) if task.user else None
         messages, ids, live.tools = live.seams.chat.opening(task)
         live.messages.extend(messages)
@@ -59,8 +58,8 @@ async def _play(live: Ledger) -> StopReason:
     except errors.LimitReached as limit:
         return limit.stop
     finally:
-        with anyio.CancelScope(shield=True):
-            async with boundary(errors.ToolError, f"{task.id}: close world"):
+        async with boundary(errors.ToolError, f"{task.id}: close world"):
+            with anyio.fail_after(live.plan.limits.turn_s, shield=True):
                 live.final_state = await session.close()
 
 
@@ -113,7 +112,7 @@ async def _complete(live: Ledger) -> Completion:
         index=live.turn,
     )
     start_s = live.seams.clock()
-    async with boundary(errors.PolicyError, turn.id, limits.turn_s):
+    async with boundary(errors.PolicyError, turn.id, live.deadline):
         completion = await live.seams.policy.complete(turn)
     live.timed("policy", start_s)
     if completion.adapter != plan.adapter:
@@ -129,7 +128,7 @@ async def _call(live: Ledger, session: Session, call: ToolCall | Malformed) -> s
     if isinstance(call, Malformed):
         return call.observation
     start_s = live.seams.clock()
-    async with boundary(errors.ToolError, call.name, live.plan.limits.turn_s):
+    async with boundary(errors.ToolError, call.name, live.deadline):
         observation: Observation = await session.call(call)
     live.timed("tool", start_s)
     arguments = call.arguments
@@ -140,7 +139,7 @@ async def _call(live: Ledger, session: Session, call: ToolCall | Malformed) -> s
 async def _ask(live: Ledger, user: UserSession, text: str) -> tuple[str, bool]:
     """Say `text` to the user; returns the reply and whether the user left."""
     start_s = live.seams.clock()
-    async with boundary(errors.UserError, "user", live.plan.limits.turn_s):
+    async with boundary(errors.UserError, "user", live.deadline):
         reply = await user.reply(text)
     live.timed("user", start_s)
     live.happened(EventKind.SAID, text, revealed=reply.revealed)

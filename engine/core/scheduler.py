@@ -20,6 +20,9 @@ from engine.types import Episode
 _AT_ONCE = 32
 """Episodes started before the loop gets a turn (invariant no-block): a start costs most of a millisecond."""
 
+Start = tuple[int, int]
+"""An episode to start: its group's position, its index in the group."""
+
 
 @dataclass(slots=True)
 class Admission:
@@ -89,7 +92,7 @@ class Scheduler:
     _waited_s: float = 0.0
     _looked_s: float = 0.0
     _blocked: bool = False
-    _waiting: deque[tuple[int, int]] = field(default_factory=deque)
+    _waiting: deque[Start] = field(default_factory=deque)
     _groups: dict[int, list[Episode]] = field(default_factory=dict)
     _wake: anyio.Event = field(default_factory=anyio.Event)
 
@@ -115,26 +118,27 @@ class Scheduler:
 
     async def run(self) -> None:
         """Start episodes until drained; cancel to stop at once."""
-        async with anyio.create_task_group() as tg:
+        async with anyio.create_task_group() as players:
             while not (self.draining and not self._groups):
                 self._wake = anyio.Event()
-                for count, (position, index) in enumerate(self.transition()):
-                    tg.start_soon(self._episode, position, index)
+                for count, start in enumerate(self.transition()):
+                    players.start_soon(self._play_on, start)
                     if count % _AT_ONCE == _AT_ONCE - 1:
                         await anyio.lowlevel.checkpoint()
                 await self._wake.wait()
 
-    def transition(self) -> Collection[tuple[int, int]]:
+    def transition(self) -> Collection[Start]:
         """What to start now: admits groups and takes live slots for it."""
+        return list(iter(self._next, None))
+
+    def _next(self) -> Start | None:
+        """The next episode, and a live slot for it; None while there is no room."""
         self._account()
-        starts = []
-        while self.live < self.slots.limit:
-            if not self._waiting and not self._admit():
-                break
-            starts.append(self._waiting.popleft())
-            self.live += 1
-        self.started += len(starts)
-        return starts
+        if self.live >= self.slots.limit or not (self._waiting or self._admit()):
+            return None
+        self.live += 1
+        self.started += 1
+        return self._waiting.popleft()
 
     def _admit(self) -> bool:
         position = None if self.draining else self.admission.admit()
@@ -145,14 +149,22 @@ class Scheduler:
         self._waiting.extend((position, index) for index in range(self.group_size))
         return True
 
+    async def _play_on(self, start: Start | None) -> None:
+        """One episode after the other while there is room: a task for each is not free."""
+        while start is not None:
+            await self._episode(*start)
+            await anyio.lowlevel.checkpoint()
+            start = self._next()
+
     async def _episode(self, position: int, index: int) -> None:
         episode = await self.play(position, index)
         self._account()
         self.live -= 1
-        self.wake()
         members = self._groups[position]
         members.append(episode)
         if len(members) == self.group_size:
+            # Somebody else may have the slot while the group is written.
+            self.wake()
             await self.emit(position, sorted(members, key=lambda member: member.id))
             self.admission.finished(position)
             del self._groups[position]

@@ -113,10 +113,10 @@ class Servers:
         """The server of a group: always the same while it is healthy, so that siblings share its prefix cache.
 
         None while no server is healthy."""
-        healthy = [server for server in self.all if server.healthy]
-        if not healthy:
-            return None
-        return max(healthy, key=lambda server: crc32(f"{group_id} {server.url}".encode())).url
+        healthy = [server.url for server in self.all if server.healthy]
+        if len(healthy) > 1:
+            return max(healthy, key=lambda url: crc32(f"{group_id} {url}".encode()))
+        return healthy[0] if healthy else None
 
     async def place(self, group_id: str) -> str:
         """`route`, waiting for a healthy server; the caller has a deadline."""

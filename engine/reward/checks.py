@@ -8,7 +8,6 @@ Arguments are compared in canonical form with schema defaults filled in: what is
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -29,30 +28,37 @@ class Decision(NamedTuple):
     evidence: int | None
 
 
-Evaluator = Callable[[Sequence[Event]], Decision]
+class Comparable(NamedTuple):
+    """An event, and its arguments in the form in which they are compared."""
+
+    event: Event
+    arguments: Mapping[str, Any]
+
+
+Evaluator = Callable[[Sequence[Comparable]], Decision]
 _NEVER = Decision(met=False, evidence=None)
 
 
-def evaluate(check: Mapping[str, Any], events: Sequence[Event]) -> Decision:
+def evaluate(check: Mapping[str, Any], events: Sequence[Comparable]) -> Decision:
     """Evaluate a check over events that :func:`comparable` prepared.
 
     Raises ValueError for what is not a check; packs are validated at load."""
     return compiled(check)(events)
 
 
-def comparable(task: Task, events: Sequence[Event]) -> list[Event]:
+def comparable(task: Task, events: Sequence[Event]) -> list[Comparable]:
     """Events in order, the arguments of calls in the form in which they are compared."""
-    return [_comparable(task, event) for event in sorted(events, key=lambda event: event.number)]
+    return [Comparable(event, _arguments(task, event)) for event in sorted(events, key=lambda event: event.number)]
 
 
-def _comparable(task: Task, event: Event) -> Event:
+def _arguments(task: Task, event: Event) -> Mapping[str, Any]:
     tool = task.tool(event.tool) if event.kind is EventKind.CALLED else None
     if tool is None:
-        return event
+        return event.arguments
     try:
-        return replace(event, arguments=canonical_arguments(tool, event.arguments))
+        return canonical_arguments(tool, event.arguments)
     except RefusedError:
-        return event
+        return event.arguments
 
 
 def compiled(check: Mapping[str, Any]) -> Evaluator:
@@ -74,10 +80,10 @@ def _build(check: Mapping[str, Any]) -> Evaluator:
     return _BUILDERS[name](body)
 
 
-def _first(matches: Callable[[Event], bool]) -> Evaluator:
-    def evaluator(events: Sequence[Event]) -> Decision:
-        for event in events:
-            if matches(event):
+def _first(matches: Callable[[Event, Mapping[str, Any]], bool]) -> Evaluator:
+    def evaluator(events: Sequence[Comparable]) -> Decision:
+        for event, arguments in events:
+            if matches(event, arguments):
                 return Decision(met=True, evidence=event.number)
         return _NEVER
 
@@ -88,23 +94,23 @@ def _called(body: Mapping[str, Any]) -> Evaluator:
     tool, ok = body["tool"], body.get("ok")
     fits = schema.compiled(body.get("arguments", {}))
     return _first(
-        lambda event: (
+        lambda event, arguments: (
             event.kind is EventKind.CALLED
             and event.tool == tool
             and (ok is None or event.ok == ok)
-            and fits(event.arguments) is None
+            and fits(arguments) is None
         )
     )
 
 
 def _revealed(fact: str) -> Evaluator:
-    return _first(lambda event: event.kind is EventKind.SAID and fact in event.revealed)
+    return _first(lambda event, _: event.kind is EventKind.SAID and fact in event.revealed)
 
 
 def _matches(kind: EventKind) -> Callable[[Mapping[str, Any]], Evaluator]:
     def build(body: Mapping[str, Any]) -> Evaluator:
         found = search(body["matches"])
-        return _first(lambda event: event.kind is kind and found(event.text))
+        return _first(lambda event, _: event.kind is kind and found(event.text))
 
     return build
 
@@ -112,7 +118,7 @@ def _matches(kind: EventKind) -> Callable[[Mapping[str, Any]], Evaluator]:
 def _before(body: Sequence[Mapping[str, Any]]) -> Evaluator:
     first, second = map(_build, body)
 
-    def evaluator(events: Sequence[Event]) -> Decision:
+    def evaluator(events: Sequence[Comparable]) -> Decision:
         earlier, later = first(events), second(events)
         if earlier.evidence is None or later.evidence is None:
             return _NEVER
@@ -124,7 +130,7 @@ def _before(body: Sequence[Mapping[str, Any]]) -> Evaluator:
 def _all(body: Sequence[Mapping[str, Any]]) -> Evaluator:
     parts = [_build(part) for part in body]
 
-    def evaluator(events: Sequence[Event]) -> Decision:
+    def evaluator(events: Sequence[Comparable]) -> Decision:
         decisions = [part(events) for part in parts]
         if not all(decision.met for decision in decisions):
             return _NEVER
@@ -137,7 +143,7 @@ def _all(body: Sequence[Mapping[str, Any]]) -> Evaluator:
 def _any(body: Sequence[Mapping[str, Any]]) -> Evaluator:
     parts = [_build(part) for part in body]
 
-    def evaluator(events: Sequence[Event]) -> Decision:
+    def evaluator(events: Sequence[Comparable]) -> Decision:
         met = [decision for decision in (part(events) for part in parts) if decision.met]
         first = min((decision.evidence for decision in met if decision.evidence is not None), default=None)
         return Decision(met=bool(met), evidence=first)
@@ -148,7 +154,7 @@ def _any(body: Sequence[Mapping[str, Any]]) -> Evaluator:
 def _not(body: Mapping[str, Any]) -> Evaluator:
     inner = _build(body)
 
-    def evaluator(events: Sequence[Event]) -> Decision:
+    def evaluator(events: Sequence[Comparable]) -> Decision:
         decision = inner(events)
         return Decision(met=not decision.met, evidence=decision.evidence if decision.met else None)
 

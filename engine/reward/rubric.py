@@ -80,7 +80,7 @@ class RubricScorer:
 
         Raises RewardError where an item stays undecided."""
         events = comparable(record.task, record.events)
-        decided: dict[tuple[Part, str], Verdict] = {}
+        verdicts: list[Verdict] = []
         undecided: list[OpenItem] = []
         for entry in items(record.task.rubric):
             item, part = entry
@@ -88,10 +88,12 @@ class RubricScorer:
                 undecided.append(entry)
                 continue
             met, evidence = evaluate(item.check, events)
-            decided[part, item.id] = Verdict(id=item.id, part=part, met=met, evidence=evidence)
+            verdicts.append(Verdict(id=item.id, part=part, met=met, evidence=evidence))
         if undecided:
-            decided.update(await self._judged(undecided, record))
-        return reward([decided[part, item.id] for item, part in items(record.task.rubric)])
+            decided = {(verdict.part, verdict.id): verdict for verdict in verdicts}
+            decided |= await self._judged(undecided, record)
+            verdicts = [decided[part, item.id] for item, part in items(record.task.rubric)]
+        return reward(verdicts)
 
     async def _judged(self, undecided: list[OpenItem], record: ScoringRecord) -> dict[tuple[Part, str], Verdict]:
         named = ", ".join(entry.item.id for entry in undecided)
