@@ -10,11 +10,29 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import anyio
+import anyio.to_thread
 import numpy as np
 
 from engine.errors import Deadline
 from engine.seams import Plan, Seams
-from engine.types import Completion, Episode, Event, EventKind, Outcome, Reward, Span, StopReason, Tokens, TurnTiming
+from engine.types import (
+    Completion,
+    Episode,
+    Event,
+    EventKind,
+    Limits,
+    Outcome,
+    Reward,
+    Span,
+    StopReason,
+    Tokens,
+    Turn,
+    TurnTiming,
+)
+
+_LONG_TEXT = 4000
+"""Characters above which an observation is tokenized in a worker thread (invariant no-block)."""
 
 Phase = Literal["queued", "policy", "tool", "user", "scoring"]
 
@@ -49,6 +67,20 @@ class Ledger:
         """Number one more event."""
         self.events.append(Event(number=len(self.events), turn=self.turn, kind=kind, text=text, **details))
 
+    def asked(self, limits: Limits) -> Turn:
+        """What the policy is asked to continue now."""
+        return Turn(
+            ids=self.ids,
+            messages=self.messages,
+            tools=self.tools,
+            adapter=self.plan.adapter,
+            sampling=self.plan.sampling,
+            limits=limits,
+            group_id=self.plan.group_id,
+            episode_id=self.plan.id,
+            index=self.turn,
+        )
+
     def sampled(self, completion: Completion) -> None:
         """Keep a completion: its ids as they were sampled."""
         self.server = completion.server
@@ -59,6 +91,17 @@ class Ledger:
         self.spans.append(Span(start=len(self.ids), length=len(completion.ids), version=self.plan.version))
         self.ids.extend(completion.ids)
         self.logprobs.extend(completion.logprobs)
+
+    async def observed(self, messages: Sequence[Mapping[str, Any]], completion: Completion) -> None:
+        """Keep what the agent gets to see after a completion: only the ids that it adds."""
+        self.messages.extend(messages)
+        if completion.ids is None:
+            return
+        chat, stop_sampled = self.seams.chat, self.seams.chat.ended(completion.ids)
+        if sum(len(message["content"]) for message in messages) > _LONG_TEXT:
+            self.ids.extend(await anyio.to_thread.run_sync(chat.observation, messages, stop_sampled))
+        else:
+            self.ids.extend(chat.observation(messages, stop_sampled))
 
     def record(self, stop: StopReason, outcome: Outcome, reward: Reward | None, error: str) -> Episode:
         """The finished episode."""

@@ -62,6 +62,7 @@ def test_a_key_without_effect_is_refused():
         (["policy.launch=none"], "needs policy.urls"),
         (["policy.launch=scripted"], "no weights to train"),
         (["schedule.group_size=1"], "a group of one has no advantage"),
+        (["limits.tokens=9000"], "cannot hold an episode of limits.tokens = 9000"),
         (["policy.system=be nice"], "must contain {rules}"),
     ],
 )

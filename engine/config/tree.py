@@ -157,7 +157,9 @@ class LearnerSection(Section):
     clip_high: float = key(0.28, "Upper clip of the ratio", gt=0, only_if=GRPO)
     ratio_cap: float = key(3.0, "delta: cap of the ratio where the advantage is negative", gt=1, only_if=GRPO)
     grad_clip: float = key(1.0, "Gradient norm is clipped to this", gt=0, only_if=GRPO)
-    micro_batch_tokens: int = key(8192, "Padded tokens of one micro-batch", ge=64, only_if=GRPO, resumable=True)
+    micro_batch_tokens: int = key(
+        8192, "Padded tokens of one micro-batch; at least limits.tokens", ge=64, only_if=GRPO, resumable=True
+    )
     threads: int = key(1, "Torch threads", ge=1, only_if=GRPO, resumable=True)
     warm_start: str = key("", "Directory of an adapter to start from; empty starts at zero", only_if=GRPO)
 
@@ -194,6 +196,11 @@ class Config(Section):
             raise ValueError("a scripted policy has no weights to train: set learner.kind = 'simulated'")
         if self.learner.kind == "grpo" and self.schedule.group_size < 2:
             raise ValueError("schedule.group_size must be at least 2: a group of one has no advantage")
+        if self.learner.kind == "grpo" and self.learner.micro_batch_tokens < self.limits.tokens:
+            raise ValueError(
+                f"learner.micro_batch_tokens = {self.learner.micro_batch_tokens} cannot hold an episode of "
+                f"limits.tokens = {self.limits.tokens}: raise the first or lower the second"
+            )
         if "{rules}" not in self.policy.system:
             raise ValueError("policy.system must contain {rules}, or the agent never sees its task's rules")
         return self

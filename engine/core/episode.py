@@ -17,10 +17,8 @@ from engine.errors import Deadline, boundary
 from engine.ledger import Ledger
 from engine.policy.actions import Answer, Calls, Malformed, parse
 from engine.seams import Plan, ScoringRecord, Seams, Session, UserSession
-from engine.types import Completion, Episode, EventKind, Observation, Outcome, Reward, StopReason, ToolCall, Turn
+from engine.types import Completion, Episode, EventKind, Observation, Outcome, Reward, StopReason, ToolCall
 
-_LONG_TEXT = 4000
-"""Characters above which an observation is tokenized in a worker thread (invariant no-block)."""
 _NO_USER = '{"error":"there is no user: call a tool or give the final answer"}'
 
 
@@ -86,7 +84,7 @@ async def _converse(live: Ledger, session: Session, user: UserSession | None) ->
         else:
             aimless = True
             observations = [{"role": "tool", "content": _NO_USER}]
-        await _observe(live, observations, completion)
+        await live.observed(observations, completion)
         live.turn += 1
 
 
@@ -100,17 +98,7 @@ async def _complete(live: Ledger) -> Completion:
         raise errors.LimitReached(StopReason.TOKENS)
     if room < limits.completion_tokens:
         limits = replace(limits, completion_tokens=room)
-    turn = Turn(
-        ids=live.ids,
-        messages=live.messages,
-        tools=live.tools,
-        adapter=plan.adapter,
-        sampling=plan.sampling,
-        limits=limits,
-        group_id=plan.group_id,
-        episode_id=plan.id,
-        index=live.turn,
-    )
+    turn = live.asked(limits)
     start_s = live.seams.clock()
     async with boundary(errors.PolicyError, turn.id, live.deadline):
         completion = await live.seams.policy.complete(turn)
@@ -144,17 +132,6 @@ async def _ask(live: Ledger, user: UserSession, text: str) -> tuple[str, bool]:
     live.timed("user", start_s)
     live.happened(EventKind.SAID, text, revealed=reply.revealed)
     return reply.text, reply.done
-
-
-async def _observe(live: Ledger, observations: list[dict[str, str]], completion: Completion) -> None:
-    live.messages.extend(observations)
-    if completion.ids is None:
-        return
-    chat, stop_sampled = live.seams.chat, live.seams.chat.ended(completion.ids)
-    if sum(len(message["content"]) for message in observations) > _LONG_TEXT:
-        live.ids.extend(await anyio.to_thread.run_sync(chat.observation, observations, stop_sampled))
-    else:
-        live.ids.extend(chat.observation(observations, stop_sampled))
 
 
 async def _score(live: Ledger, stop: StopReason) -> Reward:
