@@ -21,10 +21,10 @@ from bench.report import report
 _CONTROL = "learner.advantage=bench.shuffled:shuffled"
 
 
-def run(seed: int, directory: Path, steps: int, *extra: str) -> dict[str, Any]:
+def run(seed: int, directory: Path, *extra: str) -> dict[str, Any]:
     """One main job; returns its summary."""
     name = f"seed{seed}{'-control' if extra else ''}"
-    settings = [f"run.seed={seed}", f"run.steps={steps}", f"run.name={name}", f"run.dir={directory}", *extra]
+    settings = [f"run.seed={seed}", f"run.name={name}", f"run.dir={directory}", *extra]
     command = [sys.executable, "-m", "engine.cli", "run", "--config", "tiny", "--plain"]
     for setting in settings:
         command += ["--set", setting]
@@ -56,11 +56,10 @@ def main(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(prog="python -m bench tiny", description=__doc__)
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--controls", type=int, default=1)
-    parser.add_argument("--steps", type=int, default=60)
     options = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory(prefix="bench-tiny-") as directory:
-        runs = [run(seed, Path(directory), options.steps) for seed in range(options.seeds)]
-        controls = [run(seed, Path(directory), options.steps, _CONTROL) for seed in range(options.controls)]
+        runs = [run(seed, Path(directory)) for seed in range(options.seeds)]
+        controls = [run(seed, Path(directory), _CONTROL) for seed in range(options.controls)]
     rows = [row(f"seed {seed}", summary) for seed, summary in enumerate(runs)]
     rows += [row(f"control {seed}", summary) for seed, summary in enumerate(controls)]
     measured = {
@@ -70,6 +69,8 @@ def main(arguments: list[str]) -> None:
         "F_least": min(summary["heldout_after"]["F"] for summary in runs),
         "I_least": min(summary["heldout_after"]["I"] for summary in runs),
         "swaps_least": min(summary["swaps"] for summary in runs),
+        "stale_share_least": min(1 - summary["staleness"].get("0", 0.0) for summary in runs),
+        "broken_promises": sum(len(summary["broken_promises"]) for summary in (*runs, *controls)),
         "train_wall_s_most": max(summary["train_wall_s"] for summary in runs),
         "wall_s_most": max(summary["wall_s"] for summary in runs),
         "control_gain_high_most": max((summary["heldout_gain"]["high"] for summary in controls), default=0.0),
@@ -81,6 +82,8 @@ def main(arguments: list[str]) -> None:
         "F_least": ">= 0.93",
         "I_least": ">= 0.95",
         "swaps_least": ">= 40",
+        "stale_share_least": ">= 0.2",
+        "broken_promises": "== 0",
         "train_wall_s_most": "<= 360",
         "wall_s_most": "<= 600",
         "control_gain_high_most": "<= 0.05",

@@ -1,7 +1,8 @@
 """Making a run directory: the resolved configuration, a copy of the pack, and manifest.json.
 
 manifest.json holds what must not change over the life of a run, and what a reader needs to trust its files: run id,
-seed, versions of the packages, hashes of pack, base model, tokenizer and chat template, git commit, socket path.
+seed, versions of the packages, hashes of pack, base model, tokenizer and chat template, tasks per split, git commit,
+socket path.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ import platform
 import shutil
 import subprocess
 import time
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,8 @@ import zstandard
 from engine.config import ASSETS, Config, asset, dump, load, refuse_changes
 from engine.errors import ConfigError
 from engine.rundir import RunDir, fsync_directory, new_run_id, write_atomic, write_json
+from engine.task import Split
+from engine.world.tasks import load_pack
 
 _PACKAGES = (
     "synth-engine", "torch", "transformers", "peft", "tokenizers", "numpy", "aiohttp", "anyio", "orjson", "pydantic",
@@ -55,8 +59,11 @@ def pack_file(name: str) -> Path:
 def create(config: Config) -> RunDir:
     """A fresh run directory for `config`, and `latest` beside it; a name that is taken gets a number (tiny-2).
 
-    Raises ConfigError if the model or the pack cannot be found."""
+    Raises ConfigError, and makes nothing, if the model or the pack cannot be found or the pack cannot be used."""
     model, pack = model_directory(config.model.path), pack_file(config.tasks.pack)
+    splits = Counter(str(task.split) for task in load_pack(pack).tasks)
+    if not splits[Split.TRAIN]:
+        raise ConfigError(f"tasks.pack: {pack} has no task with split = train: there is nothing to train on")
     run = RunDir(_fresh(Path(config.run.dir).resolve(), config.run.name))
     run.create()
     resolved = config.model_copy(
@@ -64,13 +71,18 @@ def create(config: Config) -> RunDir:
             "run": config.run.model_copy(update={"name": run.path.name, "dir": str(run.path.parent)}),
             "model": config.model.model_copy(update={"path": str(model)}),
             "tasks": config.tasks.model_copy(update={"pack": str(pack)}),
+            "learner": config.learner.model_copy(update={"warm_start": _absolute(config.learner.warm_start)}),
         }
     )
     copy_pack(pack, run.pack)
     write_atomic(run.config, dump(resolved).encode())
-    _write_manifest(run, resolved)
+    _write_manifest(run, resolved, splits)
     _point_latest(run)
     return run
+
+
+def _absolute(path: str) -> str:
+    return str(Path(path).resolve()) if path else ""
 
 
 def reopen(run: RunDir, overrides: tuple[str, ...]) -> Config:
@@ -124,7 +136,7 @@ def _template_sha256(model: Path) -> str:
     return hashlib.sha256(orjson.dumps(template)).hexdigest()
 
 
-def _write_manifest(run: RunDir, config: Config) -> None:
+def _write_manifest(run: RunDir, config: Config, splits: Mapping[str, int]) -> None:
     model = Path(config.model.path)
     shape = orjson.loads((model / "config.json").read_bytes())
     tokenizer = model / "tokenizer.json"
@@ -140,6 +152,7 @@ def _write_manifest(run: RunDir, config: Config) -> None:
         "template_sha256": _template_sha256(model),
         "pack_path": config.tasks.pack,
         "pack_sha256": sha256(run.pack),
+        "tasks": splits,
         "versions": {"python": platform.python_version(), **dict(_versions())},
         "platform": platform.platform(),
         "git_commit": _git_commit(),

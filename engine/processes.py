@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import time
@@ -25,6 +26,7 @@ from engine.rundir import RunDir, read_json, write_json
 _WINDOW_S = 600.0
 _LONGEST_BACKOFF_S = 32.0
 _GRACE_S = 5.0
+_NO_SPACE_BYTES = 100_000
 _NOISE = re.compile(r"^\s*(Traceback|File |at |\^+|~*\^|During handling|\+-|\||$)")
 
 # glibc returns freed tensors to the kernel and takes them back page by page: up to 40 times slower for torch on a small
@@ -69,6 +71,7 @@ class Child:
         self.started_at = 0.0
         """Wall clock of the last start, comparable with modification times."""
         self._recent: deque[float] = deque()
+        self._words: list[str] = []
         self._process: subprocess.Popen[bytes] | None = None
         self._log_start = 0
 
@@ -127,11 +130,20 @@ class Child:
             self.wait(_GRACE_S)
         self.ended()
 
+    def repeats(self) -> bool:
+        """Whether it ended with the words of its last end, ten minutes ago at most: another start would end like it."""
+        before, self._words = self._words, self.last_lines()
+        self._forget()
+        return bool(self._recent and self._words) and self._words == before
+
+    def _forget(self) -> None:
+        while self._recent and self._recent[0] < time.monotonic() - _WINDOW_S:
+            self._recent.popleft()
+
     def restart_later(self, limit: int) -> bool:
         """Set `due` to 1, 2, 4, ... seconds from now; false if `limit` restarts in ten minutes are used up."""
         now = time.monotonic()
-        while self._recent and self._recent[0] < now - _WINDOW_S:
-            self._recent.popleft()
+        self._forget()
         if len(self._recent) >= limit:
             return False
         self.due = now + min(2.0 ** len(self._recent), _LONGEST_BACKOFF_S)
@@ -149,8 +161,8 @@ class Child:
         return useful[-count:]
 
 
-def likely_cause(code: int, lines: Iterable[str]) -> str:
-    """One sentence on why a process ended with `code`, or "" where the log has to speak for itself."""
+def likely_cause(code: int, lines: Iterable[str], run: Path) -> str:
+    """One sentence on why a process of `run` ended with `code`, or "" where the log has to speak for itself."""
     text = "\n".join(lines)
     if code == -signal.SIGKILL:
         return "It was killed from outside; the kernel does that when memory runs out: lower schedule.live_slots."
@@ -158,7 +170,8 @@ def likely_cause(code: int, lines: Iterable[str]) -> str:
         return f"It crashed in native code ({signal.Signals(-code).name}); reinstall the environment."
     if "Address already in use" in text:
         return "Its port was taken by another program; start the run again for a new one."
-    if "No space left" in text:
+    # On a full disk the log has no words.
+    if "No space left" in text or shutil.disk_usage(run).free < _NO_SPACE_BYTES:
         return "The disk is full; free some, then `synth-engine run --resume`."
     if "ModuleNotFoundError" in text:
         return "A package is missing; install the project's environment again (make run does)."

@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import Any
 
 import anyio
-import orjson
 import structlog
 
 from engine.adapters import Adapters
@@ -34,7 +33,7 @@ from engine.errors import ConfigError, SynthError
 from engine.evals.recorded import Evaluations
 from engine.parts import UVLOOP, OnEvent, Parts, build_parts
 from engine.rollout import Rollout
-from engine.rundir import RunDir, read_json, write_json
+from engine.rundir import JsonLines, RunDir, read_json, write_json
 from engine.stream.reader import written_positions
 from engine.stream.segment import CLOSED, SegmentHeader
 from engine.stream.writer import TrajectoryWriter, WriterSettings
@@ -170,7 +169,7 @@ class Engine:
                 await anyio.sleep(_ROW_S)
 
     def _write_row(self, metrics: MetricsFile, row: dict[str, float | int]) -> None:
-        metrics.write({**row, **self.counters.row()})
+        metrics.append({**row, **self.counters.row()})
 
     def _row(self, queued: int) -> dict[str, float | int]:
         scheduler, versions = self.rollout.scheduler, self.adapters.versions
@@ -202,14 +201,10 @@ async def serve_run(run: RunDir, parent: int | None = None) -> None:
     for directory in (run.trajectories, run.eval):
         (directory / CLOSED).unlink(missing_ok=True)
     pack, clock = await anyio.to_thread.run_sync(load_pack, run.pack), RunClock(run.metrics)
-    with run.swaps.open("ab", buffering=0) as swaps:
-
-        def on_event(event: dict[str, Any]) -> None:
-            swaps.write(orjson.dumps(event, option=orjson.OPT_APPEND_NEWLINE))
-
-        async with build_parts(run, config, clock, on_event) as parts:
+    with JsonLines(run.swaps) as swaps:
+        async with build_parts(run, config, clock, swaps.append) as parts:
             _spare_the_collector()
-            await _with_signals(_compose(run, parts, pack, on_event), parent)
+            await _with_signals(_compose(run, parts, pack, swaps.append), parent)
 
 
 def _spare_the_collector() -> None:

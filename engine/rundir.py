@@ -5,6 +5,7 @@ Every JSON file carries an integer `format`; an unknown one is refused with the 
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import secrets
@@ -14,7 +15,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 import orjson
 
@@ -23,6 +25,7 @@ from engine.errors import ConfigError, RunError
 
 FORMAT = 1
 _SOCKET_PATH_BYTES = 100
+_CHUNK_BYTES = 1 << 16
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
@@ -33,14 +36,75 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
 
 
 def write_atomic(path: Path, content: bytes) -> None:
-    """Write to a sibling, fsync, rename, fsync the directory."""
+    """Write to a sibling, fsync, rename, fsync the directory.
+
+    Raises RunError if the disk does not take it; the old file is still there then."""
     staged = path.with_name(f".{path.name}.tmp-{os.getpid()}")
-    with staged.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    staged.replace(path)
-    fsync_directory(path.parent)
+    with written(path):
+        with staged.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        staged.replace(path)
+        fsync_directory(path.parent)
+
+
+@contextmanager
+def written(path: Path) -> Iterator[None]:
+    """Writing `path`: a disk that does not take it is a RunError that says so."""
+    try:
+        yield
+    except OSError as error:
+        raise RunError(
+            f"{path} could not be written: {error.strerror or error}; free space or make it writable, then --resume. "
+            "Nothing that was acknowledged is lost"
+        ) from error
+
+
+class JsonLines:
+    """A .jsonl file to append to; a row is one write, so a reader never sees half of one while its writer lives.
+
+    A torn last row (the disk was full) is cut off when the file is opened, before another would continue it."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        with written(path):
+            self._file = path.open("a+b", buffering=0)
+            if (end := whole_lines(path)) < path.stat().st_size:
+                self._file.truncate(end)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self._file.close()
+
+    def append(self, row: Mapping[str, Any]) -> None:
+        """Write one row.
+
+        Raises RunError if the disk does not take it."""
+        line = orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE | orjson.OPT_SERIALIZE_NUMPY)
+        with written(self._path):
+            if self._file.write(line) != len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def sync(self) -> None:
+        """Make what was written durable."""
+        with written(self._path):
+            os.fsync(self._file.fileno())
+
+
+def whole_lines(path: Path) -> int:
+    """Bytes up to the end of the last line that is whole."""
+    with path.open("rb") as file:
+        end = file.seek(0, os.SEEK_END)
+        while end:
+            start = max(0, end - _CHUNK_BYTES)
+            file.seek(start)
+            if (found := file.read(end - start).rfind(b"\n")) >= 0:
+                return start + found + 1
+            end = start
+    return 0
 
 
 def fsync_directory(path: Path) -> None:
@@ -55,17 +119,19 @@ def fsync_directory(path: Path) -> None:
 def write_directory(target: Path, files: Mapping[str, bytes]) -> None:
     """Make `target` with `files`: staged under a dot name beside it, every file fsynced, then renamed.
 
-    An observer sees no directory or the complete one; a kill leaves at most the staged one (`remove_staged`)."""
+    An observer sees no directory or the complete one; a kill leaves at most the staged one (`remove_staged`). Raises
+    RunError if the disk does not take it."""
     staged = target.with_name(f".{target.name}.tmp-{os.getpid()}")
-    staged.mkdir()
-    for name, content in files.items():
-        with (staged / name).open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-    fsync_directory(staged)
-    staged.rename(target)
-    fsync_directory(target.parent)
+    with written(target):
+        staged.mkdir()
+        for name, content in files.items():
+            with (staged / name).open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+        fsync_directory(staged)
+        staged.rename(target)
+        fsync_directory(target.parent)
 
 
 def remove_staged(directory: Path) -> None:

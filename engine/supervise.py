@@ -3,7 +3,8 @@
 ::
 
     servers ready, adapters/v00000 there ──▶ engine ──exit 0──▶ learner ends ──▶ servers are stopped ──▶ finished
-                 │ a process ends too early: again after 1, 2, 4, ... s; over run.max_restarts in ten minutes: give up
+                 │ a process ends too early: again after 1, 2, 4, ... s; over run.max_restarts in ten minutes, or twice
+                 │ with the same error: give up
                  │ learner state `failed`, engine exit 2: give up at once with their own sentence
     SIGTERM or Ctrl-C: drain = SIGTERM to engine, then learner, then servers, all within run.drain_s + 20 s;
                  a second one: SIGKILL
@@ -19,7 +20,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from http.client import HTTPConnection, HTTPException
@@ -29,6 +30,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from engine.config import Config, child_environment
+from engine.errors import RunError
 from engine.processes import Child, Command, end_orphans, likely_cause, record, torch_environment
 from engine.rundir import RunDir, read_json, write_json
 from engine.stream.segment import CLOSED
@@ -134,7 +136,7 @@ class Supervisor:
     def run(self) -> Ending:
         """Supervise until the run is finished, stopped or hopeless; nothing is left running afterwards.
 
-        Raises RunError if another supervisor holds the run."""
+        Raises RunError if another supervisor holds the run, or the disk takes no more."""
         with self.run_directory.locked(), self._catching_signals():
             self._notes += [f"ended {name}, left over by an earlier run" for name in end_orphans(self.run_directory)]
             # The learner is up before the engine, and would take the stream of a stopped life as all there is.
@@ -147,7 +149,9 @@ class Supervisor:
                 return self._drain(ending)
             finally:
                 self._kill()
-                record(self.run_directory, self.children)
+                # On a full disk the old record stays: whoever reads it finds that none of its processes lives.
+                with suppress(RunError):
+                    record(self.run_directory, self.children)
 
     # --- the loop -----------------------------------------------------------------------------------------------
 
@@ -181,15 +185,19 @@ class Supervisor:
             if code == EXIT_CONFIG:
                 return Ending(code=EXIT_CONFIG, message=last_words(child, "the learner cannot use this configuration"))
         self._ready.discard(child.name)
-        if child.restart_later(self.config.run.max_restarts):
+        return self._restart(child, code)
+
+    def _restart(self, child: Child, code: int) -> Ending | None:
+        """Start it again with back-off, unless that has been tried often enough, or ends as it did before."""
+        limit, how = self.config.run.max_restarts, f"{child.name} ended ({_exit_name(code)})"
+        repeats = code == EXIT_FAILED and child.repeats()
+        if not repeats and child.restart_later(limit):
             wait_s = (child.due or 0.0) - time.monotonic()
-            self._notes.append(f"{child.name} ended ({_exit_name(code)}); starting it again in {wait_s:.0f} s")
+            self._notes.append(f"{how}; starting it again in {wait_s:.0f} s")
             return None
-        limit = self.config.run.max_restarts
-        reason = f"{child.name} ended ({_exit_name(code)}) after {limit} restarts in ten minutes"
-        return Ending(
-            code=EXIT_FAILED, message=last_words(child, f"{reason}. {likely_cause(code, child.last_lines())}")
-        )
+        often = "twice with the same words" if repeats else f"after {limit} restarts in ten minutes"
+        cause = likely_cause(code, child.last_lines(), self.run_directory.path)
+        return Ending(code=EXIT_FAILED, message=last_words(child, f"{how} {often}. {cause}"))
 
     def _waiting_for(self) -> tuple[str, ...]:
         """What the engine's start still waits for."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import structlog
@@ -52,8 +53,10 @@ def serve(learner: Learner, *, flush: bool) -> int:
         named = isinstance(error, NotFiniteError)
         groups = f" Its groups: {', '.join(usable.tg.id for usable in learner.opened.usable)}." if named else ""
         sentence = f"step {step}: {error}; nothing was published.{groups}" if named else str(error)
-        learner.fail(sentence)
         print(sentence, file=sys.stderr)  # noqa: T201 - the process's last word
+        # A full disk takes no progress.json either.
+        with suppress(RunError):
+            learner.fail(sentence)
         return EXIT_FAILED
     return EXIT_OK
 

@@ -9,14 +9,13 @@ A row of steps.jsonl is what `audit` recomputes a step from::
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import orjson
 
-from engine.rundir import RunDir, read_lines, write_atomic
+from engine.rundir import JsonLines, RunDir, read_lines, write_atomic
 from engine.telemetry import MetricsFile
 from learner.checkpoint import Checkpoint
 from learner.metrics import STEP, Row
@@ -35,11 +34,10 @@ def metrics_path(run: RunDir) -> Path:
 def append(run: RunDir, step_row: Mapping[str, Any], metrics_row: Row) -> None:
     """Append the rows of a step that is in a checkpoint already; steps.jsonl is durable on return."""
     with MetricsFile(metrics_path(run)) as file:
-        file.write(metrics_row)
-    with steps_path(run).open("ab") as rows:
-        rows.write(orjson.dumps(step_row, option=orjson.OPT_APPEND_NEWLINE))
-        rows.flush()
-        os.fsync(rows.fileno())
+        file.append(metrics_row)
+    with JsonLines(steps_path(run)) as rows:
+        rows.append(step_row)
+        rows.sync()
 
 
 def repair(run: RunDir, checkpoint: Checkpoint) -> list[Row]:

@@ -1,6 +1,9 @@
-"""What every test gets: the asyncio backend of anyio, and a guard against calls that block the event loop."""
+"""What every test gets: the asyncio backend of anyio, a guard against calls that block the event loop, small disks."""
 
-from collections.abc import Iterator
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 from blockbuster import BlockBuster, blockbuster_ctx
@@ -17,3 +20,23 @@ def blockbuster() -> Iterator[BlockBuster]:
     """Fail a test that blocks the event loop (invariant no-block)."""
     with blockbuster_ctx() as guard:
         yield guard
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
+    """`disk("256k")` is a file system of that size; called again, the same one with another."""
+    path = tmp_path / "disk"
+    with ExitStack() as mounted:
+
+        def sized(size: str) -> Path:
+            if path.exists():
+                subprocess.run(["mount", "-o", f"remount,size={size}", str(path)], check=True)
+                return path
+            path.mkdir()
+            command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(path)]
+            if subprocess.run(command, capture_output=True, check=False).returncode:
+                pytest.skip("mounting a tmpfs needs privileges that this machine does not give")
+            mounted.callback(subprocess.run, ["umount", str(path)], check=True)
+            return path
+
+        yield sized

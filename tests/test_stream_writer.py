@@ -325,21 +325,9 @@ def test_full_disk_acknowledges_nothing_half_written(tmp_path, limit):
     assert sorted(tg.position for tg in iter_groups(tmp_path)) == list(range(40))
 
 
-@pytest.fixture
-def small_disk(tmp_path):
-    """A file system of 256 kB."""
-    path = tmp_path / "disk"
-    path.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(path)]
-    mounted = subprocess.run(mount, capture_output=True, check=False)
-    if mounted.returncode:
-        pytest.skip("mounting a tmpfs needs privileges that this machine does not give")
-    yield path
-    subprocess.run(["umount", str(path)], check=True)
-
-
-def test_full_file_system(small_disk):
+def test_full_file_system(disk):
     """ENOSPC of a real file system: whole frames are kept, the message names the segment, nothing else is lost."""
+    small_disk = disk("256k")
     command = [sys.executable, "-c", WRITER, str(small_disk), "2000"]
     refused = subprocess.run(command, capture_output=True, text=True, check=False)
     assert refused.returncode == 1

@@ -6,11 +6,12 @@ import subprocess
 import sys
 import textwrap
 import time
+from types import SimpleNamespace
 
 import psutil
 import pytest
 
-from engine import supervise
+from engine import processes, supervise
 from engine.config import child_environment, load
 from engine.errors import RunError
 from engine.processes import Child, Command, end_orphans, likely_cause, record
@@ -146,14 +147,24 @@ def test_a_process_that_dies_is_started_again(monkeypatch, run):
 
 def test_it_gives_up_with_the_last_useful_lines(monkeypatch, run):
     """Over the limit the run stops, names process, exit, log file and the error, and drains the others."""
-    engine = 'def broken():\n    raise RuntimeError("the moon is gone")\nbroken()'
+    engine = 'def broken():\n    raise RuntimeError("the moon is gone", time.monotonic())\nbroken()'
     ending = supervisor(monkeypatch, run, engine=engine, learner=WAITING_LEARNER, restarts=1).run()
     assert ending.code == 1
     assert "engine ended (exit code 1) after 1 restarts in ten minutes" in ending.message
-    assert "RuntimeError: the moon is gone" in ending.message
+    assert "RuntimeError: ('the moon is gone'" in ending.message
     assert str(run.path / "engine.log") in ending.message
     assert "raise RuntimeError" not in ending.message
     assert told(run)[-2:] == ["stop learner", "stop server"]
+
+
+def test_an_error_that_comes_again_is_not_tried_a_third_time(monkeypatch, run):
+    """The second start ended with the same words: so would a third. Not after ten minutes, and not a kill."""
+    engine = 'tell("start engine")\nsys.exit("policy server x does not answer as SGLang does")'
+    ending = supervisor(monkeypatch, run, engine=engine, learner=WAITING_LEARNER, restarts=9).run()
+    assert ending.code == 1
+    assert "engine ended (exit code 1) twice with the same words" in ending.message
+    assert "policy server x does not answer" in ending.message
+    assert told(run).count("start engine") == 2
 
 
 @pytest.mark.parametrize("who", ["engine", "learner"])
@@ -289,12 +300,14 @@ def test_back_off_doubles_and_ends(run):
     assert not child.restart_later(3)
 
 
-def test_likely_causes():
+def test_likely_causes(monkeypatch, run):
     """What a person would look for first is said."""
-    assert "memory" in likely_cause(-signal.SIGKILL, [])
-    assert "port" in likely_cause(1, ["OSError: [Errno 98] Address already in use"])
-    assert "disk" in likely_cause(1, ["OSError: [Errno 28] No space left on device"])
-    assert likely_cause(1, ["KeyError: 'x'"]) == ""
+    assert "memory" in likely_cause(-signal.SIGKILL, [], run.path)
+    assert "port" in likely_cause(1, ["OSError: [Errno 98] Address already in use"], run.path)
+    assert "disk" in likely_cause(1, ["OSError: [Errno 28] No space left on device"], run.path)
+    assert likely_cause(1, ["KeyError: 'x'"], run.path) == ""
+    monkeypatch.setattr(processes.shutil, "disk_usage", lambda _: SimpleNamespace(free=0))
+    assert "disk" in likely_cause(1, [], run.path)
 
 
 def test_commands_carry_thread_and_allocator_settings(run):

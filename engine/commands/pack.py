@@ -28,7 +28,7 @@ def check(file: str) -> None:
     for problem in problems:
         click.secho(str(problem), fg="red")
     if problems:
-        click.echo(f"{len(problems)} problems")
+        click.echo(f"{len(problems)} problem{'s' * (len(problems) != 1)}")
         raise SystemExit(1)
     pack = load_pack(path)
     splits = Counter(str(task.split) for task in pack.tasks)

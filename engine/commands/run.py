@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Mapping
 from pathlib import Path
 
 import click
@@ -13,8 +14,9 @@ from engine.errors import ConfigError
 from engine.manifest import create, reopen
 from engine.report.console import wide_console
 from engine.report.progress import Progress
-from engine.rundir import RunDir, find_run
-from engine.supervise import EXIT_OK, Ending, Supervisor
+from engine.rundir import RunDir, find_run, read_json
+from engine.supervise import EXIT_CONFIG, EXIT_OK, Ending, Supervisor
+from engine.task import Split
 
 _MEASURED = "about 5 minutes on two cores, as measured for this configuration"
 
@@ -71,7 +73,7 @@ def announce(console: Console, run: RunDir, config: Config, *, shipped: bool) ->
         "tasks": config.tasks.pack,
         "training": f"{config.run.steps} steps x {schedule.groups_per_step} groups x {schedule.group_size} episodes = "
         f"{config.run.steps * per_step:,} episodes or more; {live}{schedule.group_size}",
-        "measuring": _measuring(config),
+        "measuring": _measuring(config, (read_json(run.manifest) or {})["tasks"]),
         "processes": f"{server[config.policy.launch]}, {learner}, engine; logs and everything else in {run.path}",
         "time": _MEASURED if shipped else "unknown until the first steps; then the ETA shows it",
         "to stop": "Ctrl-C once drains and saves, twice stops at once",
@@ -81,12 +83,12 @@ def announce(console: Console, run: RunDir, config: Config, *, shipped: bool) ->
     console.print()
 
 
-def _measuring(config: Config) -> str:
+def _measuring(config: Config, splits: Mapping[str, int]) -> str:
     parts = []
-    if config.eval.heldout_tasks:
-        parts.append(f"{config.eval.heldout_tasks} held-out tasks before and after")
-    if config.eval.every:
-        parts.append(f"{config.eval.validation_tasks} validation tasks every {config.eval.every} steps")
+    if heldout := min(config.eval.heldout_tasks, splits.get(Split.HELDOUT, 0)):
+        parts.append(f"{heldout} held-out tasks before and after")
+    if config.eval.every and (validation := min(config.eval.validation_tasks, splits.get(Split.VALIDATION, 0))):
+        parts.append(f"{validation} validation tasks every {config.eval.every} steps")
     return ", ".join(parts) or "nothing"
 
 
@@ -99,6 +101,10 @@ def _finish(console: Console, run: RunDir, ending: Ending) -> None:
         conclude(console, run)
         return
     console.print(_escaped(ending.message), style="bold red", soft_wrap=True)
+    if ending.code == EXIT_CONFIG and not next(run.trajectories.glob("*"), None):
+        remove = f"synth-engine runs --dir {shlex.quote(str(run.path.parent))} remove {run.path.name}"
+        console.print(f"Nothing was done in {run.path}; remove it with:  {remove}", markup=False, soft_wrap=True)
+        return
     console.print(f"Everything finished is kept in {run.path}; go on with:  {resume}", markup=False, soft_wrap=True)
 
 

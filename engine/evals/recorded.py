@@ -11,13 +11,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import anyio
-import orjson
 import structlog
 
 from engine.adapters import Adapters
 from engine.config import Config
 from engine.evals.split import Evaluation, Suite, evaluate
-from engine.rundir import RunDir, adapter_name, read_lines
+from engine.rundir import JsonLines, RunDir, adapter_name, read_lines
 from engine.seams import Seams
 from engine.stream.writer import TrajectoryWriter
 from engine.task import Split, Task
@@ -89,9 +88,9 @@ class Evaluations:
 
     def _record(self, result: Evaluation, best: bool) -> None:  # noqa: FBT001
         self.rows.append(result.row())
-        with self._file.open("ab") as file:
-            file.write(orjson.dumps(result.row(), option=orjson.OPT_APPEND_NEWLINE))
-            os.fsync(file.fileno())
+        with JsonLines(self._file) as file:
+            file.append(result.row())
+            file.sync()
         if best:
             staged = self.run.adapters / f".best.tmp-{os.getpid()}"
             staged.unlink(missing_ok=True)

@@ -20,7 +20,7 @@ from typing import Any
 import orjson
 
 from engine.config import Config, load
-from engine.rundir import FORMAT, RunDir, read_json, read_lines, write_directory, write_json
+from engine.rundir import FORMAT, JsonLines, RunDir, read_json, read_lines, write_directory, write_json
 from engine.scripted.zero_adapter import MODULES, zero_adapter
 from engine.stream.reader import StreamReader
 from engine.types import TaskGroup
@@ -171,10 +171,9 @@ class SimulatedLearner:
         path = self._run.learner / "steps.jsonl"
         if any(found["step"] == row["step"] for found in read_lines(path)):
             return
-        with path.open("ab") as file:
-            file.write(orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE))
-            file.flush()
-            os.fsync(file.fileno())
+        with JsonLines(path) as file:
+            file.append(row)
+            file.sync()
 
     def _progress(self, state: str, step_s: float = 0.0) -> None:
         segment, offset = self._at.cursor

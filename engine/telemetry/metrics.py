@@ -8,13 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from types import TracebackType
-from typing import Self
-
-import orjson
 
 from engine.errors import RunError
+from engine.rundir import JsonLines
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,24 +32,15 @@ def declare(key: str, unit: str, meaning: str) -> str:
     return key
 
 
-class MetricsFile:
-    """Appends rows to a metrics.jsonl; each row is one write, so a reader never sees half of one that has ended."""
+class MetricsFile(JsonLines):
+    """A metrics.jsonl: rows of declared keys."""
 
-    def __init__(self, path: Path) -> None:
-        self._file = path.open("ab", buffering=0)
+    def append(self, row: Mapping[str, float | int]) -> None:
+        """Write one row.
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        self._file.close()
-
-    def write(self, row: Mapping[str, float | int]) -> None:
-        """Append one row.
-
-        Raises RunError for an undeclared key."""
+        Raises RunError for an undeclared key, and if the disk does not take it."""
         if unknown := row.keys() - METRICS.keys():
             raise RunError(
                 f"undeclared metric {min(unknown)!r}: declare it once in engine.telemetry or learner.metrics"
             )
-        self._file.write(orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE | orjson.OPT_SERIALIZE_NUMPY))
+        super().append(row)
