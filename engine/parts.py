@@ -13,9 +13,8 @@ from typing import Any
 import anyio
 
 from engine.adapters import AdapterServers
-from engine.config import Config
+from engine.config import Config, load_object
 from engine.errors import ConfigError
-from engine.plugins import load_object
 from engine.policy.chat_format import ChatFormat
 from engine.policy.client import HttpPolicy
 from engine.policy.servers import Servers

@@ -7,11 +7,11 @@ write a function with the signature of :class:`Advantage` and register it below,
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Sequence
 from statistics import fmean, stdev
 from typing import Protocol, cast
 
+from engine.config import load_object
 from engine.errors import ConfigError
 
 EPSILON = 1e-4
@@ -48,11 +48,7 @@ def find_advantage(name: str) -> Advantage:
     Raises ConfigError if there is no such thing."""
     if name in ADVANTAGES:
         return ADVANTAGES[name]
-    module, _, attribute = name.partition(":")
-    try:
-        found = vars(importlib.import_module(module))[attribute]
-    except (ImportError, KeyError) as error:
-        raise ConfigError(f"learner.advantage = {name!r}: {error}; name an importable package:Object") from error
+    found = load_object(name, "learner.advantage")
     made = found() if isinstance(found, type) else found
     if not callable(made):
         raise ConfigError(f"learner.advantage = {name!r} is not callable: it must be (rewards, group_id) -> advantages")

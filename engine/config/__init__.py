@@ -1,4 +1,5 @@
-"""The configuration: one TOML file, one typed tree (tree), how it is read and explained (load)."""
+"""The configuration: one TOML file, one typed tree (tree), how it is read and explained (load), objects it
+names (plugins)."""
 
 from engine.config.load import (
     ASSETS,
@@ -13,6 +14,7 @@ from engine.config.load import (
     refuse_changes,
     value_of,
 )
+from engine.config.plugins import load_object
 from engine.config.tree import Config
 
 __all__ = [
@@ -25,6 +27,7 @@ __all__ = [
     "environment",
     "fields",
     "load",
+    "load_object",
     "marks",
     "refuse_changes",
     "value_of",

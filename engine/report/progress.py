@@ -91,7 +91,7 @@ def progress_line(gauges: Gauges, *, draining: bool = False) -> str:
             phase,
             f"step {gauges.step}/{gauges.steps}",
             reward,
-            f"adapter v{gauges.version}",
+            f"adapter v{gauges.version}" if gauges.version >= 0 else "no adapter yet",
             f"{gauges.episodes_per_s:.1f} episodes/s",
             f"{gauges.tokens_per_s:,.0f} tokens/s",
             f"{gauges.live} live",
