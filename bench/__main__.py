@@ -22,8 +22,8 @@ def main() -> int:
         print(f"usage: python -m bench NAME [--help]\nbenches: {', '.join(names())}")
         return 2
     module = importlib.import_module(f"bench.{name}")
-    module.main(sys.argv[2:])
-    return 0
+    # Most benches return nothing; one returns 1 for a missed goal.
+    return int(module.main(sys.argv[2:]) or 0)
 
 
 if __name__ == "__main__":

@@ -9,8 +9,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import orjson
-from rich.console import Console
 from rich.table import Table
+
+from engine.report.console import wide_console
 
 RESULTS = Path(__file__).resolve().parent / "results"
 _COMPARE = {">=": operator.ge, "<=": operator.le, "==": operator.eq}
@@ -30,7 +31,7 @@ def report(
     "goal": {...}, "met": {...}}` with the question, the rows and the machine beside it. Raises KeyError for a goal
     that was not measured."""
     met = {key: _meets(measured[key], wanted) for key, wanted in goal.items()}
-    console = Console()
+    console = wide_console()
     console.print(_table(name, question, rows))
     for key, wanted in goal.items():
         console.print(f"{'met' if met[key] else 'MISSED':>6}  {key} = {_cell(measured[key])}  (goal {wanted})")

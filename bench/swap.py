@@ -147,7 +147,7 @@ async def measure(run: RunDir, url: str, swaps: int) -> Trial:
         await servers.ready(60.0)
         adapters = Adapters(
             run=run, run_id=run_id, versions=versions, servers=servers, on_event=trial.events.append,
-            on_change=lambda: None, clock=trial.clock, keep_every=1,
+            on_change=lambda: None, clock=trial.clock, keep_every=1, max_staleness=1,
         )  # fmt: skip
         await adapters.step()
         async with anyio.create_task_group() as tg:

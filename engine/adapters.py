@@ -6,7 +6,6 @@ trained group frees its place of the group budget only once the adapter of its s
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,11 +14,11 @@ from typing import Any, Protocol
 import anyio
 
 from engine.core.versions import Versions
-from engine.rundir import RunDir, adapter_name, read_json
+from engine.rundir import RunDir, adapter_name, read_json, remove_directory
 
 _POLL_S = 0.1
-_KEEP_NEWEST = 4
-"""Versions behind the newest that are never deleted: two checkpoints, one just unloaded, one more for safety."""
+_KEEP_BEHIND = 4
+"""Versions never deleted behind the oldest that a step may train on: its probe reads them, and a step takes a while."""
 
 
 class AdapterServers(Protocol):
@@ -69,6 +68,7 @@ class Adapters:
     """Gets every flip, for swaps.jsonl; the servers report their own loads and unloads."""
     clock: Callable[[], float]
     keep_every: int
+    max_staleness: int
     on_change: Callable[[], None] = lambda: None
     """Called when a version became current, or the learner's counts changed."""
     progress: Progress = field(default_factory=Progress)
@@ -95,15 +95,16 @@ class Adapters:
         changed = progress != self.progress
         self.progress = progress
         self._trained_at[progress.version] = progress.trained
+        # Places of the group budget are free at once, whatever loading and unloading take.
+        if changed:
+            self.on_change()
         if (version := self.versions.next_load()) is not None:
             await self.serve(version)
-            changed = True
+            self.on_change()
         for version in self.versions.unloadable():
             self.versions.forget(version)
             await self.servers.unload(adapter_name(self.run_id, version))
         await anyio.to_thread.run_sync(self._collect_garbage, published)
-        if changed:
-            self.on_change()
 
     async def serve(self, version: int) -> None:
         """Load one version on every server, then make it leasable (and current, if it is the newest)."""
@@ -121,9 +122,9 @@ class Adapters:
 
     def _collect_garbage(self, published: list[int]) -> None:
         best = self.run.adapters / "best"
-        kept = {*published[-_KEEP_NEWEST:], *self.versions.loaded}
+        kept = {*published[-(self.max_staleness + _KEEP_BEHIND) :], *self.versions.loaded}
         if best.is_symlink():
             kept.add(int(best.readlink().name[1:]))
         for version in published:
             if version not in kept and version % self.keep_every:
-                shutil.rmtree(self.run.adapter(version))
+                remove_directory(self.run.adapter(version))

@@ -73,16 +73,26 @@ def cli() -> None:
 
 
 def main() -> None:
-    """Entry point: errors of this project are one clear sentence and an exit code, never a traceback."""
+    """Entry point: an error of this project, or a file that cannot be used, is one clear sentence and an exit code."""
     if sys.platform == "win32":
         sys.exit("synth-engine needs Linux or macOS; on Windows use WSL2 (https://learn.microsoft.com/windows/wsl)")
-    from engine.errors import ConfigError, SynthError  # noqa: PLC0415 - keeps `--help` instant
+    from engine.errors import ConfigError, SynthError, leaves  # noqa: PLC0415 - the module itself stays click alone
 
+    problems: list[SynthError | OSError] = []
     try:
         cli()
-    except SynthError as error:
-        click.secho(f"error: {error}", fg="red", err=True)
-        sys.exit(2 if isinstance(error, ConfigError) else 1)
+    except* (SynthError, OSError) as group:
+        problems.extend(leaves(group))
+    for sentence in dict.fromkeys(map(_sentence, problems)):
+        click.secho(f"error: {sentence}", fg="red", err=True)
+    sys.exit(2 if any(isinstance(problem, ConfigError) for problem in problems) else 1)
+
+
+def _sentence(error: Exception) -> str:
+    """What the user reads of an error; of the system's, the path and the reason."""
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: {error.strerror}"
+    return str(error)
 
 
 if __name__ == "__main__":

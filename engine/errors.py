@@ -10,13 +10,25 @@ from __future__ import annotations
 import asyncio
 import math
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeVar
 
 import anyio
 
 from engine.types import Outcome, StopReason
+
+_Error = TypeVar("_Error", bound=BaseException)
+
+
+def leaves(group: BaseExceptionGroup[_Error]) -> Iterator[_Error]:
+    """The errors inside a group, however nested."""
+    for error in group.exceptions:
+        if isinstance(error, BaseExceptionGroup):
+            yield from leaves(error)
+        else:
+            yield error
 
 
 class SynthError(Exception):

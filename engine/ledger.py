@@ -8,19 +8,22 @@ from __future__ import annotations
 from array import array
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import TracebackType
 from typing import Any, Literal
 
 import anyio
 import anyio.to_thread
 import numpy as np
+import orjson
 
-from engine.errors import Deadline
+from engine.errors import Deadline, EpisodeError, PolicyError, boundary
 from engine.seams import Plan, Seams
 from engine.types import (
     Completion,
     Episode,
     Event,
     EventKind,
+    Json,
     Limits,
     Outcome,
     Reward,
@@ -32,7 +35,7 @@ from engine.types import (
 )
 
 _LONG_TEXT = 4000
-"""Characters above which an observation is tokenized in a worker thread (invariant no-block)."""
+"""Characters above which a text is tokenized in a worker thread (invariant no-block)."""
 
 Phase = Literal["queued", "policy", "tool", "user", "scoring"]
 
@@ -58,6 +61,10 @@ class Ledger:
     server: str = ""
     final_state: Any = None
 
+    def step(self, kind: type[EpisodeError], what: str, phase: Phase) -> boundary:
+        """The boundary around one step: timed however it ends, and a judge alone may take all of the wall clock."""
+        return _Step(self, kind, what, phase)
+
     def timed(self, phase: Phase, start_s: float) -> None:
         """A phase of this turn ended now."""
         end_s = self.seams.clock()
@@ -66,6 +73,23 @@ class Ledger:
     def happened(self, kind: EventKind, text: str, **details: Any) -> None:
         """Number one more event."""
         self.events.append(Event(number=len(self.events), turn=self.turn, kind=kind, text=text, **details))
+
+    async def opened(self) -> None:
+        """Begin the conversation."""
+        task, chat = self.plan.task, self.seams.chat
+        if len(task.rules) + len(task.instruction) > _LONG_TEXT:
+            messages, ids, self.tools = await anyio.to_thread.run_sync(chat.opening, task)
+        else:
+            messages, ids, self.tools = chat.opening(task)
+        self.messages.extend(messages)
+        self.ids.extend(ids)
+
+    def ended_in(self, state: Json) -> None:
+        """Keep the world's final state.
+
+        Raises TypeError for what is not JSON: no frame could hold it."""
+        orjson.dumps(state)
+        self.final_state = state
 
     def asked(self, limits: Limits) -> Turn:
         """What the policy is asked to continue now."""
@@ -82,7 +106,11 @@ class Ledger:
         )
 
     def sampled(self, completion: Completion) -> None:
-        """Keep a completion: its ids as they were sampled."""
+        """Keep a completion: its ids as they were sampled.
+
+        Raises PolicyError for one without a token: there is nothing to train on, and no span for it."""
+        if completion.ids is not None and not len(completion.ids):
+            raise PolicyError(f"{completion.server} sampled nothing for {self.plan.id}@{self.turn:02d}")
         self.server = completion.server
         self.messages.append({"role": "assistant", "content": completion.text})
         if completion.ids is None or completion.logprobs is None:
@@ -125,6 +153,22 @@ class Ledger:
             reward=reward,
             final_state=self.final_state,
             timings=tuple(self.timings),
-            turns=len({timing.turn for timing in self.timings if timing.phase == "policy"}),
+            turns=sum(message["role"] == "assistant" for message in self.messages),
             error=error,
         )
+
+
+class _Step(boundary):
+    """A boundary that records how long its phase took."""
+
+    __slots__ = ("_live", "_phase", "_start_s")
+
+    def __init__(self, live: Ledger, kind: type[EpisodeError], what: str, phase: Phase) -> None:
+        super().__init__(kind, what, None if phase == "scoring" else live.deadline)
+        self._live, self._phase, self._start_s = live, phase, live.seams.clock()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        self._live.timed(self._phase, self._start_s)
+        await super().__aexit__(kind, error, tb)

@@ -77,7 +77,7 @@ def create(config: Config) -> RunDir:
     copy_pack(pack, run.pack)
     write_atomic(run.config, dump(resolved).encode())
     _write_manifest(run, resolved, splits)
-    _point_latest(run)
+    point_latest(run)
     return run
 
 
@@ -195,7 +195,7 @@ def _fresh(base: Path, name: str) -> Path:
             return path
 
 
-def _point_latest(run: RunDir) -> None:
+def point_latest(run: RunDir) -> None:
     """Turn `runs/latest` to this run, atomically."""
     staged = run.path.parent / f".latest.tmp-{os.getpid()}"
     staged.unlink(missing_ok=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import resource
 from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,13 +14,14 @@ import anyio
 
 from engine.adapters import AdapterServers
 from engine.config import Config, load_object
-from engine.errors import ConfigError
+from engine.errors import ConfigError, RunError
 from engine.policy.chat_format import ChatFormat
 from engine.policy.client import HttpPolicy
-from engine.policy.servers import Servers
+from engine.policy.servers import Loads, Servers
 from engine.reward.rubric import RubricScorer
 from engine.rundir import RunDir, read_json
 from engine.seams import Policy, Scorer, Seams, User, World
+from engine.world.faults import FaultyWorld, profiles_of
 from engine.world.offline import OfflineUser, OfflineWorld
 from engine.world.store import open_store
 
@@ -33,6 +34,8 @@ OnEvent = Callable[[dict[str, Any]], None]
 Act = Callable[[], Coroutine[Any, Any, None]]
 
 _READY_S = 180.0
+_LEAVE_S = 3.0
+"""How long a process that ends waits for its adapters to be unloaded; less than the supervisor's patience."""
 _SPARE_DESCRIPTORS = 256
 _SPARE_SLOTS = 4
 """Adapters loaded beyond max_staleness: the current, the next, one evaluated, one draining (DESIGN.md section 6)."""
@@ -50,9 +53,9 @@ class NoServers:
     async def watch(self) -> None:
         """Nothing to watch."""
 
-    async def queued(self) -> int:
+    async def loads(self) -> Loads:
         """Nothing waits."""
-        return 0
+        return Loads(running=0, queued=0, kv_used=0.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,8 +68,8 @@ class Served:
     """Adapters that every server can hold."""
     watch: Act
     """Keeps an eye on the servers until cancelled."""
-    queued: Callable[[], Coroutine[Any, Any, int]]
-    """Requests that wait inside the servers."""
+    loads: Callable[[], Coroutine[Any, Any, Loads]]
+    """What the servers report."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,18 +85,20 @@ class Parts:
 
 @asynccontextmanager
 async def build_parts(
-    run: RunDir, config: Config, clock: Callable[[], float], on_event: OnEvent
+    run: RunDir, config: Config, clock: Callable[[], float], on_event: OnEvent, *, ready_s: float = _READY_S
 ) -> AsyncIterator[Parts]:
-    """Everything that an episode needs, ready to use, and closed at the end.
+    """Everything that an episode needs, ready to use (servers within `ready_s`), and closed at the end.
 
-    Raises ConfigError for a plug-in that cannot be loaded or a model without a usable chat template, RunError for
-    servers that do not get ready."""
+    Raises ConfigError for a plug-in that cannot be loaded, a model without a usable chat template or a server too small
+    for an episode, RunError for servers that do not get ready."""
     raise_descriptor_limit(_connections(config) + _SPARE_DESCRIPTORS)
     chat = await anyio.to_thread.run_sync(ChatFormat.load, Path(config.model.path), config.policy.system)
     user: User = OfflineUser() if config.user.kind == "offline" else _plugin(config.user.kind, "user.kind")
     scorer: Scorer = RubricScorer() if config.scorer.kind == "rubric" else _plugin(config.scorer.kind, "scorer.kind")
     served_by = (
-        _scripted(config, chat) if config.policy.launch == "scripted" else _http(run, config, chat, clock, on_event)
+        _scripted(config, chat)
+        if config.policy.launch == "scripted"
+        else _http(run, config, chat, clock, on_event, ready_s)
     )
     async with _world(run, config) as (world, flush), served_by as served:
         seams = Seams(policy=served.policy, world=world, user=user, scorer=scorer, chat=chat, clock=clock)
@@ -104,27 +109,30 @@ async def build_parts(
 async def _scripted(config: Config, chat: ChatFormat) -> AsyncIterator[Served]:
     policy: Policy = load_object(config.policy.script, "policy.script")(chat=chat, seed=config.run.seed)
     none, slots = NoServers(), config.schedule.max_staleness + _SPARE_SLOTS
-    yield Served(policy=policy, servers=none, adapter_slots=slots, watch=none.watch, queued=none.queued)
+    yield Served(policy=policy, servers=none, adapter_slots=slots, watch=none.watch, loads=none.loads)
 
 
 @asynccontextmanager
 async def _http(
-    run: RunDir, config: Config, chat: ChatFormat, clock: Callable[[], float], on_event: OnEvent
+    run: RunDir, config: Config, chat: ChatFormat, clock: Callable[[], float], on_event: OnEvent, ready_s: float
 ) -> AsyncIterator[Served]:
     listed = await anyio.to_thread.run_sync(read_json, run.path / "servers.json") or {"urls": []}
+    run_id = await anyio.to_thread.run_sync(lambda: run.run_id)
     async with (
-        Servers(listed["urls"], run_id=run.run_id, clock=clock, on_event=on_event) as servers,
+        Servers(listed["urls"], run_id=run_id, clock=clock, on_event=on_event) as servers,
         HttpPolicy(servers, chat, connections=_connections(config)) as policy,
     ):
-        await servers.ready(_READY_S)
+        await servers.ready(ready_s)
         # What an engine that was killed left on a server that outlived it would fill its adapter slots.
         await servers.resync({})
 
-        async def queued() -> int:
-            return (await servers.loads()).queued
-
-        slots = min(await servers.slots(), config.schedule.max_staleness + _SPARE_SLOTS)
-        yield Served(policy=policy, servers=servers, adapter_slots=slots, watch=servers.watch, queued=queued)
+        slots = min(await servers.slots(config.limits.tokens), config.schedule.max_staleness + _SPARE_SLOTS)
+        try:
+            yield Served(policy=policy, servers=servers, adapter_slots=slots, watch=servers.watch, loads=servers.loads)
+        finally:
+            # A server that outlives this process has no use for its adapters; one that is gone has none.
+            with anyio.move_on_after(_LEAVE_S, shield=True), suppress(RunError):
+                await servers.resync({})
 
 
 def _connections(config: Config) -> int:
@@ -140,9 +148,10 @@ async def _world(run: RunDir, config: Config) -> AsyncIterator[tuple[World, Act]
 
         yield _plugin(config.world.kind, "world.kind"), nothing
         return
+    profiles = profiles_of(config.world.faults)
     async with open_store(run.world) as store:
         world = OfflineWorld(store)
-        yield world, world.flush
+        yield FaultyWorld(world, profiles, config.run.seed) if profiles else world, world.flush
 
 
 def _plugin(name: str, key: str) -> Any:

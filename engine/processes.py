@@ -26,6 +26,8 @@ from engine.rundir import RunDir, read_json, write_json
 _WINDOW_S = 600.0
 _LONGEST_BACKOFF_S = 32.0
 _GRACE_S = 5.0
+_FAILED = 1
+"""Exit code of a process that ended with an error of its own."""
 _NO_SPACE_BYTES = 100_000
 _NOISE = re.compile(r"^\s*(Traceback|File |at |\^+|~*\^|During handling|\+-|\||$)")
 
@@ -71,7 +73,7 @@ class Child:
         self.started_at = 0.0
         """Wall clock of the last start, comparable with modification times."""
         self._recent: deque[float] = deque()
-        self._words: list[str] = []
+        self._ended: tuple[float, list[str]] = (0.0, [])
         self._process: subprocess.Popen[bytes] | None = None
         self._log_start = 0
 
@@ -130,20 +132,18 @@ class Child:
             self.wait(_GRACE_S)
         self.ended()
 
-    def repeats(self) -> bool:
-        """Whether it ended with the words of its last end, ten minutes ago at most: another start would end like it."""
-        before, self._words = self._words, self.last_lines()
-        self._forget()
-        return bool(self._recent and self._words) and self._words == before
-
-    def _forget(self) -> None:
-        while self._recent and self._recent[0] < time.monotonic() - _WINDOW_S:
-            self._recent.popleft()
+    def repeats(self, code: int) -> bool:
+        """Whether it failed with the words of its last end, ten minutes ago at most: so would another start."""
+        (before_s, before), now = self._ended, time.monotonic()
+        words = self.last_lines() if code == _FAILED else []
+        self._ended = (now, words)
+        return bool(words) and words == before and now - before_s < _WINDOW_S
 
     def restart_later(self, limit: int) -> bool:
         """Set `due` to 1, 2, 4, ... seconds from now; false if `limit` restarts in ten minutes are used up."""
         now = time.monotonic()
-        self._forget()
+        while self._recent and self._recent[0] < now - _WINDOW_S:
+            self._recent.popleft()
         if len(self._recent) >= limit:
             return False
         self.due = now + min(2.0 ** len(self._recent), _LONGEST_BACKOFF_S)

@@ -12,12 +12,15 @@ from engine.core.episode import run_episode
 from engine.core.scheduler import Admission, LiveSlots, Scheduler
 from engine.core.versions import Versions
 from engine.counters import Counters
+from engine.errors import RunError
 from engine.rundir import adapter_name
 from engine.seams import Plan, Seams
 from engine.stream.writer import TrajectoryWriter
 from engine.task import Split, Task
 from engine.types import Episode, Limits, Sampling, Source, TaskGroup
 
+_HOPELESS_GROUPS = 8
+"""Groups in a row, and a whole group budget, without a scored episode: something is broken; waiting mends nothing."""
 _FIRST_SLOTS = 256
 """Live episodes to begin with when `schedule.live_slots` is auto."""
 
@@ -54,6 +57,8 @@ class Rollout:
     _limits: Limits = field(init=False)
     _sampling: Sampling = field(init=False)
     _admitted_s: dict[int, float] = field(default_factory=dict)
+    _unscored: int = 0
+    """Groups without a scored episode since the last that had one."""
 
     def __post_init__(self) -> None:
         self.tasks = [task for task in self.tasks if task.split is Split.TRAIN]
@@ -112,3 +117,9 @@ class Rollout:
         await self.writer.write(tg)
         del self._admitted_s[position]
         self.counters.add(tg)
+        self._unscored = 0 if any(episode.scored for episode in episodes) else self._unscored + 1
+        if self._unscored >= max(_HOPELESS_GROUPS, self.config.group_budget):
+            raise RunError(
+                f"not one episode of the last {self._unscored} groups could be scored, so nothing can be learned. The "
+                f"newest, {episodes[-1].id}: {episodes[-1].outcome}: {episodes[-1].error}"
+            )

@@ -16,7 +16,7 @@ import gc
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -29,7 +29,7 @@ from engine.adapters import Adapters
 from engine.config import load
 from engine.core.versions import Versions
 from engine.counters import Counters, RunClock
-from engine.errors import ConfigError, SynthError
+from engine.errors import ConfigError, SynthError, leaves
 from engine.evals.recorded import Evaluations
 from engine.parts import UVLOOP, OnEvent, Parts, build_parts
 from engine.rollout import Rollout
@@ -72,6 +72,7 @@ class Engine:
         """The learner's counts or the current version changed: look again, everywhere."""
         admission = self.rollout.scheduler.admission
         admission.freed(self.adapters.trained, self.adapters.progress.dropped)
+        admission.closed = self._finished()
         self.rollout.scheduler.wake()
         # Everyone who waits hears it; who comes later waits for the next change.
         self._changed.set()
@@ -133,7 +134,9 @@ class Engine:
             await self.evaluations.measure("validation", version)
 
     async def _measure_once(self, name: str, version: int) -> None:
-        if self.parts.config.eval.heldout_tasks and not self.evaluations.measured(name):
+        # A run that was made longer is measured again; where it began is measured once.
+        which = version if name == "heldout_after" else None
+        if self.parts.config.eval.heldout_tasks and not self.evaluations.measured(name, which):
             await self._phase(name)
             await self.evaluations.measure(name, version)
 
@@ -161,11 +164,11 @@ class Engine:
     async def _rows(self) -> None:
         with MetricsFile(self.run.metrics) as metrics:
             while True:
-                queued = await self.parts.served.queued()
+                loads = await self.parts.served.loads()
                 scheduler = self.rollout.scheduler
-                scheduler.slots.adapt(queued, scheduler.live)
+                scheduler.slots.adapt(scheduler.live, room=loads.room)
                 scheduler.wake()
-                await anyio.to_thread.run_sync(self._write_row, metrics, self._row(queued))
+                await anyio.to_thread.run_sync(self._write_row, metrics, self._row(loads.queued))
                 await anyio.sleep(_ROW_S)
 
     def _write_row(self, metrics: MetricsFile, row: dict[str, float | int]) -> None:
@@ -269,6 +272,7 @@ def _compose(run: RunDir, parts: Parts, pack: Pack, on_event: OnEvent) -> Engine
         on_event=on_event,
         clock=clock,
         keep_every=config.stream.keep_adapters_every,
+        max_staleness=config.schedule.max_staleness,
     )
     rollout = Rollout(
         config=config,
@@ -288,6 +292,7 @@ def _compose(run: RunDir, parts: Parts, pack: Pack, on_event: OnEvent) -> Engine
         seams=parts.seams,
         adapters=adapters,
         writer=eval_writer,
+        flush=parts.flush,
         live=counters.evaluating,
     )
     return Engine(
@@ -321,15 +326,6 @@ def main() -> int:
     if not problems:
         return 0
     return 2 if any(isinstance(problem, ConfigError) for problem in problems) else 1
-
-
-def leaves(group: BaseExceptionGroup[SynthError]) -> Iterator[SynthError]:
-    """The errors inside a group, however nested."""
-    for error in group.exceptions:
-        if isinstance(error, BaseExceptionGroup):
-            yield from leaves(error)
-        else:
-            yield error
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import os
 import secrets
 import shutil
 import tempfile
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -39,7 +40,8 @@ def write_atomic(path: Path, content: bytes) -> None:
     """Write to a sibling, fsync, rename, fsync the directory.
 
     Raises RunError if the disk does not take it; the old file is still there then."""
-    staged = path.with_name(f".{path.name}.tmp-{os.getpid()}")
+    # Two threads of a process may write one file; the later rename wins.
+    staged = path.with_name(f".{path.name}.tmp-{os.getpid()}-{threading.get_ident()}")
     with written(path):
         with staged.open("wb") as file:
             file.write(content)
@@ -132,6 +134,14 @@ def write_directory(target: Path, files: Mapping[str, bytes]) -> None:
         fsync_directory(staged)
         staged.rename(target)
         fsync_directory(target.parent)
+
+
+def remove_directory(path: Path) -> None:
+    """Remove a directory so that an observer sees it whole or not at all; a kill leaves a staged one."""
+    staged = path.with_name(f".{path.name}.tmp-{os.getpid()}")
+    path.rename(staged)
+    # A process that starts meanwhile removes staged leftovers too.
+    shutil.rmtree(staged, ignore_errors=True)
 
 
 def remove_staged(directory: Path) -> None:

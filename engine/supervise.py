@@ -89,6 +89,7 @@ def server_command(run: RunDir, config: Config, port: int, adapter_root: Path | 
         ),
         *("--max-running", str(config.policy.max_running), "--threads", str(config.policy.threads)),
         *("--seed", str(config.run.seed), "--parent-pid", str(os.getpid())),
+        *(() if config.policy.kv_tokens == "auto" else ("--max-total-tokens", str(config.policy.kv_tokens))),
     )
     environment = torch_environment(config.policy.threads)
     return Command(name="server-0", argv=argv, log=run.path / "server-0.log", environment=environment)
@@ -190,7 +191,7 @@ class Supervisor:
     def _restart(self, child: Child, code: int) -> Ending | None:
         """Start it again with back-off, unless that has been tried often enough, or ends as it did before."""
         limit, how = self.config.run.max_restarts, f"{child.name} ended ({_exit_name(code)})"
-        repeats = code == EXIT_FAILED and child.repeats()
+        repeats = child.repeats(code)
         if not repeats and child.restart_later(limit):
             wait_s = (child.due or 0.0) - time.monotonic()
             self._notes.append(f"{how}; starting it again in {wait_s:.0f} s")
@@ -232,7 +233,11 @@ class Supervisor:
     def _tick(self) -> None:
         waiting = self._waiting_for() if self.phase is Phase.STARTING else ()
         notes, self._notes = tuple(self._notes), []
-        self.on_tick(Status(phase=self.phase, waiting_for=waiting, notes=notes))
+        try:
+            self.on_tick(Status(phase=self.phase, waiting_for=waiting, notes=notes))
+        except (OSError, SystemExit):
+            # The terminal is gone (a hang-up, `| head`): the run goes on, or drains, unseen.
+            self.on_tick = lambda _: None
         time.sleep(_TICK_S)
 
     # --- the end ------------------------------------------------------------------------------------------------

@@ -13,7 +13,6 @@ kept.
 from __future__ import annotations
 
 import hashlib
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +26,7 @@ from torch import Tensor
 
 from engine.config import Config
 from engine.errors import RunError
-from engine.rundir import FORMAT, RunDir, read_json, write_directory
+from engine.rundir import FORMAT, RunDir, read_json, remove_directory, write_directory
 from learner.progress import Counters
 
 KEPT = 2
@@ -68,7 +67,7 @@ class Checkpoint:
         contiguous = {name: tensor.detach().contiguous() for name, tensor in sorted(tensors.items())}
         write_directory(_path(run, step), {_TENSORS: save(contiguous), _STATE: orjson.dumps(state)})
         for old in _steps(run)[:-KEPT]:
-            shutil.rmtree(_path(run, old))
+            remove_directory(_path(run, old))
 
 
 def latest(run: RunDir) -> Checkpoint | None:

@@ -84,16 +84,18 @@ class OpenStep:
 
         Raises RunError for a group that must not be in the stream (not sampled by plain temperature sampling)."""
         check_trainable(tg)
-        self.read += 1
         reason = drop_reason(tg, rules, self.version)
+        usable = usable_group(tg, advantage, self.version) if reason is None else None
+        # Counted once it is decided, so that trained + dropped + waiting is what was read, also after an error here.
+        self.read += 1
+        if usable is not None:
+            self.usable.append(usable)
         if reason is not None:
             self.dropped.setdefault(reason, []).append(tg.id)
             if reason is DropReason.ZERO_VARIANCE:
                 high = scored_rewards(tg)[0] >= 0.5
                 self.all_high, self.all_low = self.all_high + high, self.all_low + (not high)
-            return reason
-        self.usable.append(usable_group(tg, advantage, self.version))
-        return None
+        return reason
 
 
 def check_trainable(tg: TaskGroup) -> None:

@@ -10,6 +10,7 @@ A step that is in no checkpoint never happened; one that is gets whatever is mis
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,7 @@ class Learner:
         self.counters = Counters()
         self.opened = OpenStep(version=0)
         self.rows: list[Row] = []
-        self.wait_s = self.read_s = self.step_s = 0.0
+        self.wait_s = self.read_s = self.step_s = self.publish_s = 0.0
         self.grpo: GrpoStep
 
     @property
@@ -144,17 +145,20 @@ class Learner:
         try:
             result = self.grpo.run(episodes, self.schedule.at(step), self.lifetime.must_abandon)
         except NotFiniteError as error:
-            self._record_failure(step, str(error))
+            self._record_failure(step, str(error), error.metrics, error.tensor)
             raise
         clock = Clock(
             wait_s=self.wait_s,
             read_s=self.read_s,
             probe_s=probed - started,
             step_s=time.perf_counter() - started,
+            publish_s=self.publish_s,
         )
         row = metrics_row(step, self.opened, result, mismatch, clock)
         self._check_health(row, step)
+        computed = time.perf_counter()
         self._save(result, row, cursor, flushed=flushed)
+        self.publish_s = time.perf_counter() - computed
         self.step_s = time.perf_counter() - started
         self.opened = OpenStep(version=self.counters.version)
         self.wait_s = self.read_s = 0.0
@@ -225,17 +229,17 @@ class Learner:
             log.warning(sentence, step=step)
         self.rows.append(row)
         if reason := health.stop_reason(self.rows):
-            self._record_failure(step, reason)
+            self._record_failure(step, reason, row)
+            before = max(0, self.counters.version - (health.PATIENCE - 1))
             raise RunError(
-                f"step {step}: {reason}; nothing of it was published, version {self.counters.version} is good"
+                f"step {step}: {reason}; nothing of it was published, and version {before} was published before the "
+                "first of these steps"
             )
 
-    def _record_failure(self, step: int, error: str) -> None:
+    def _record_failure(self, step: int, error: str, metrics: Mapping[str, Any], tensor: str | None = None) -> None:
         groups = [usable.tg.id for usable in self.opened.usable]
-        last = self.rows[-1] if self.rows else None
-        write_json(
-            self.run.learner / "failed-step.json", {"step": step, "groups": groups, "error": error, "metrics": last}
-        )
+        value = {"step": step, "groups": groups, "error": error, "tensor": tensor, "metrics": metrics}
+        write_json(self.run.learner / "failed-step.json", value)
 
     def _progress(self, state: State, error: str = "") -> None:
         write_progress(self.run, self.counters, self.opened, state=state, step_s=self.step_s, error=error)

@@ -9,8 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
-from engine.telemetry import declare
+from engine.telemetry import METRICS, declare
 from engine.types import Episode, Outcome, StopReason
 from learner.forming import DropReason, OpenStep
 from learner.probe import Mismatch, k3
@@ -33,6 +34,8 @@ RATIO_MEAN = declare("learner/ratio_mean", "", "mean of e^x; near 1 whatever hap
 RATIO_STD = declare("learner/ratio_std", "", "Standard deviation of e^x")
 RATIO_MAX = declare("learner/ratio_max", "", "Largest e^x")
 ESS = declare("learner/effective_sample_size", "share", "(sum e^x)^2 / (N sum (e^x)^2)")
+SEQUENCE_LOW = declare("learner/sequence_ratio_min", "", "Smallest exp(mean x) of an episode: how far one has drifted")
+SEQUENCE_HIGH = declare("learner/sequence_ratio_max", "", "Largest exp(mean x) of an episode")
 CLIP_LOW = declare("learner/clip_low_share", "share", "Policy tokens on which the lower clip acts")
 CLIP_HIGH = declare("learner/clip_high_share", "share", "Policy tokens on which the upper clip acts")
 CAP = declare("learner/cap_share", "share", "Policy tokens on which the cap of the ratio acts")
@@ -60,6 +63,7 @@ FORWARD = declare("learner/forward_s", "s", "Forward passes")
 BACKWARD = declare("learner/backward_s", "s", "Backward passes")
 OPTIMIZER = declare("learner/optimizer_s", "s", "Update and checks")
 PROBE = declare("learner/probe_s", "s", "The probe")
+PUBLISH = declare("learner/publish_s", "s", "Checkpoint, rows and adapter of the step before")
 STEP_TIME = declare("learner/step_s", "s", "Probe, gradients and update")
 SPEED = declare("learner/tokens_per_s", "tokens/s", "Computed tokens per second of forward and backward passes")
 LENGTH = {
@@ -83,10 +87,12 @@ def staleness_key(staleness: int) -> str:
     return declare(f"learner/staleness_{staleness}_tokens", "tokens", f"Policy tokens sampled {staleness} versions ago")
 
 
-def drift_key(staleness: int) -> str:
-    """Drift of those tokens."""
+def at_staleness(key: str, staleness: int) -> str:
+    """A metric over those tokens alone."""
+    whole = METRICS[key]
+    name, _, unit = key.rpartition("_")
     return declare(
-        f"learner/drift_k3_staleness_{staleness}_nats", "nats", f"k3 of tokens sampled {staleness} versions ago"
+        f"{name}_staleness_{staleness}_{unit}", whole.unit, f"{whole.meaning}; tokens sampled {staleness} versions ago"
     )
 
 
@@ -98,6 +104,8 @@ class Clock:
     read_s: float
     probe_s: float
     step_s: float
+    publish_s: float
+    """Of the step before."""
 
 
 def metrics_row(step: int, opened: OpenStep, result: StepResult, mismatch: Mismatch | None, clock: Clock) -> Row:
@@ -112,6 +120,7 @@ def metrics_row(step: int, opened: OpenStep, result: StepResult, mismatch: Misma
         WAIT: clock.wait_s,
         READ: clock.read_s,
         PROBE: clock.probe_s,
+        PUBLISH: clock.publish_s,
         STEP_TIME: clock.step_s,
         FORWARD: result.forward_s,
         BACKWARD: result.backward_s,
@@ -130,19 +139,32 @@ def metrics_row(step: int, opened: OpenStep, result: StepResult, mismatch: Misma
 
 
 def token_metrics(tokens: PolicyTokens, version: int) -> Row:
-    """Metrics over the P policy tokens of a step."""
-    x_P = tokens.log_ratio_P[tokens.finite_P]
-    ratio_P = np.exp(x_P)
-    n = len(tokens.log_ratio_P)
+    """Metrics over the P policy tokens of a step: of all, and of those of each staleness."""
+    n, sequence_B = len(tokens.log_ratio_P), np.exp(tokens.mean_log_ratio_B)
     row: Row = {
         POLICY_TOKENS: n,
-        NOT_FINITE: n - len(x_P),
-        ENTROPY: float(tokens.entropy_P.mean()),
-        CLIP_LOW: float(tokens.low_P.mean()),
-        CLIP_HIGH: float(tokens.high_P.mean()),
-        CAP: float(tokens.cap_P.mean()),
+        NOT_FINITE: n - int(tokens.finite_P.sum()),
+        SEQUENCE_LOW: float(sequence_B.min()),
+        SEQUENCE_HIGH: float(sequence_B.max()),
+        **_chosen_metrics(tokens, np.ones(n, dtype=np.bool_)),
     }
+    for staleness, count in staleness_tokens(tokens, version).items():
+        row[staleness_key(staleness)] = count
+        chosen = _chosen_metrics(tokens, version - tokens.version_P == staleness)
+        row |= {at_staleness(key, staleness): value for key, value in chosen.items()}
+    return row
+
+
+def _chosen_metrics(tokens: PolicyTokens, chosen_P: NDArray[np.bool_]) -> Row:
+    row: Row = {
+        ENTROPY: float(tokens.entropy_P[chosen_P].mean()),
+        CLIP_LOW: float(tokens.low_P[chosen_P].mean()),
+        CLIP_HIGH: float(tokens.high_P[chosen_P].mean()),
+        CAP: float(tokens.cap_P[chosen_P].mean()),
+    }
+    x_P = tokens.log_ratio_P[chosen_P & tokens.finite_P]
     if len(x_P):
+        ratio_P = np.exp(x_P)
         row |= {
             DRIFT_K3: k3(x_P),
             RATIO_MEAN: float(ratio_P.mean()),
@@ -150,10 +172,6 @@ def token_metrics(tokens: PolicyTokens, version: int) -> Row:
             RATIO_MAX: float(ratio_P.max()),
             ESS: float(ratio_P.sum() ** 2 / (len(ratio_P) * np.square(ratio_P).sum())),
         }
-    for staleness, count in staleness_tokens(tokens, version).items():
-        row[staleness_key(staleness)] = count
-        chosen_P = tokens.log_ratio_P[tokens.finite_P & (version - tokens.version_P == staleness)]
-        row[drift_key(staleness)] = k3(chosen_P) if len(chosen_P) else 0.0
     return row
 
 

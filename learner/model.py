@@ -30,10 +30,13 @@ from learner.lora import ADAPTER, fuse
 
 TARGET_MODULES = ("down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", "up_proj", "v_proj")
 """All seven, always: servers stack q/k/v and gate/up, and refuse or drop parts of a stack."""
+ARCHITECTURES = ("LlamaForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM")
 WEIGHTS = "adapter_model.safetensors"
 CONFIG = "adapter_config.json"
 
 _PLAIN = {
+    "peft_type": ("LORA", "servers load nothing else"),
+    "init_lora_weights": (True, "an initialisation from the base's weights changes the base, which servers do not"),
     "use_rslora": (False, "servers compute alpha / r whatever it says, so it would be served sqrt(r) times too weak"),
     "use_dora": (False, "servers refuse it"),
     "rank_pattern": ({}, "servers ignore it"),
@@ -151,6 +154,7 @@ def load_policy(base_path: Path, lora: LoraSettings, *, seed: int, warm_start: P
         raise ConfigError(f"{base_path}: no config.json: not a Hugging Face model directory")
     disable_progress_bar()
     torch.manual_seed(seed)
+    check_architecture(base_path)
     base = AutoModelForCausalLM.from_pretrained(base_path, dtype=torch.float32, attn_implementation=attention.NAME)
     base.config.use_cache = False
     config = LoraConfig(
@@ -170,6 +174,18 @@ def load_policy(base_path: Path, lora: LoraSettings, *, seed: int, warm_start: P
     return policy
 
 
+def check_architecture(base_path: Path) -> None:
+    """Refuse a decoder for which the learner's attention and head are not exact.
+
+    Raises ConfigError that names the architecture or the setting."""
+    config = orjson.loads((base_path / "config.json").read_bytes())
+    architecture = (config.get("architectures") or ["unnamed"])[0]
+    if architecture not in ARCHITECTURES:
+        raise ConfigError(f"{base_path}: {architecture} cannot be trained; these can: {', '.join(ARCHITECTURES)}")
+    if config.get("use_sliding_window") or set(config.get("layer_types") or ()) - {"full_attention"}:
+        raise ConfigError(f"{base_path}: sliding-window attention cannot be trained; use a full-attention model")
+
+
 def read_adapter(path: Path, lora: LoraSettings) -> dict[str, Tensor]:
     """The tensors of an adapter directory, as float32.
 
@@ -182,4 +198,7 @@ def read_adapter(path: Path, lora: LoraSettings) -> dict[str, Tensor]:
     except (orjson.JSONDecodeError, SafetensorError) as error:
         raise ConfigError(f"{path}: unreadable adapter ({error}); copy it again") from error
     check_adapter_config(config, lora, str(path / CONFIG))
+    for name, tensor in tensors.items():
+        if not torch.isfinite(tensor).all():
+            raise ConfigError(f"{path / WEIGHTS}: {name} is not finite; take an earlier version")
     return {name: tensor.float() for name, tensor in tensors.items()}

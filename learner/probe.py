@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from engine.rundir import RunDir
 from learner.forward import policy_logprobs
+from learner.loss import LOG_RATIO_BOUND
 from learner.model import LoraPolicy, read_adapter
 from learner.rows import TrainedEpisode, micro_batches
 
@@ -48,28 +49,25 @@ def probe(run: RunDir, policy: LoraPolicy, episodes: Sequence[TrainedEpisode]) -
         version = int(episode.version_P[0])
         path = run.adapter(version)
         short = len(episode.ids_T) <= LONGEST_TOKENS
-        if (
-            short
-            and np.all(episode.version_P == version)
-            and np.all(np.isfinite(episode.behaviour_P))
-            and path.exists()
-        ):
-            with policy.holding(read_adapter(path, policy.lora), str(path)):
-                y_P = _log_ratio(policy, episode)
-            with policy.model.disable_adapter():
-                base_P = _log_ratio(policy, episode)
-            absolute_P = np.abs(y_P)
-            return Mismatch(
-                k3=k3(y_P),
-                abs_mean=float(absolute_P.mean()),
-                abs_max=float(absolute_P.max()),
-                base_k3=k3(base_P),
-            )
+        whole = np.all(episode.version_P == version) and np.all(np.isfinite(episode.behaviour_P))
+        if not (short and whole and path.exists()):
+            continue
+        with policy.holding(read_adapter(path, policy.lora), str(path)):
+            y_P = _log_ratio(policy, episode)
+        with policy.model.disable_adapter():
+            base_P = _log_ratio(policy, episode)
+        absolute_P = np.abs(y_P)
+        return Mismatch(
+            k3=k3(y_P),
+            abs_mean=float(absolute_P.mean()),
+            abs_max=float(absolute_P.max()),
+            base_k3=k3(base_P),
+        )
     return None
 
 
 def _log_ratio(policy: LoraPolicy, episode: TrainedEpisode) -> NDArray[np.float64]:
     [batch] = micro_batches([episode], len(episode.ids_T))
     logprob_P, _ = policy_logprobs(policy, batch)
-    log_ratio_P: NDArray[np.float64] = logprob_P.double().numpy() - episode.behaviour_P
-    return log_ratio_P
+    # Clamped as in the loss: one wild token must not make the metric infinite.
+    return np.clip(logprob_P.double().numpy() - episode.behaviour_P, -LOG_RATIO_BOUND, LOG_RATIO_BOUND)

@@ -27,6 +27,13 @@ BETAS = (0.9, 0.95)
 class NotFiniteError(RunError):
     """The step produced something that is not finite; nothing of it is kept."""
 
+    def __init__(self, reason: str, *, tensor: str | None = None, loss: float = 0.0, grad_norm: float = 0.0) -> None:
+        super().__init__(reason)
+        self.tensor = tensor
+        """The first bad one, where it is a tensor of the adapter."""
+        self.metrics = {"loss": str(loss), "grad_norm": str(grad_norm)}
+        """As text: JSON has no word for what is not finite."""
+
 
 class AbandonedError(RunError):
     """The step was given up because the process has to end; nothing of it is kept."""
@@ -52,6 +59,8 @@ class PolicyTokens:
     low_P: NDArray[np.bool_]
     high_P: NDArray[np.bool_]
     cap_P: NDArray[np.bool_]
+    mean_log_ratio_B: NDArray[np.float64]
+    """[B] per episode that sampled anything, the mean over its tokens."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -146,15 +155,16 @@ class GrpoStep:
         return float(norm)
 
     def _check(self, loss: float, grad_norm: float) -> None:
+        told = {"loss": loss, "grad_norm": grad_norm}
+        grads = ((name, parameter.grad) for name, parameter in self.policy.parameters.items())
+        bad = next((name for name, grad in grads if grad is not None and not torch.isfinite(grad).all()), None)
         if not np.isfinite(loss):
-            raise NotFiniteError(f"the loss is {loss}")
+            raise NotFiniteError(f"the loss is {loss}", tensor=bad, **told)
         if not np.isfinite(grad_norm):
-            grads = ((name, parameter.grad) for name, parameter in self.policy.parameters.items())
-            bad = (name for name, grad in grads if grad is not None and not torch.isfinite(grad).all())
-            raise NotFiniteError(f"the gradient of {next(bad, 'the whole adapter')} is not finite")
+            raise NotFiniteError(f"the gradient of {bad or 'the whole adapter'} is not finite", tensor=bad, **told)
         for name, parameter in self.policy.parameters.items():
             if not torch.isfinite(parameter).all():
-                raise NotFiniteError(f"{name} is not finite after the update")
+                raise NotFiniteError(f"{name} is not finite after the update", tensor=name, **told)
 
     def optimizer_state(self) -> dict[str, Tensor]:
         """Adam's moments as `m.NAME` and `v.NAME`; zeros before the first step."""
@@ -187,8 +197,12 @@ class GradientSums:
 
 
 def _policy_tokens(parts: Sequence[tuple[MicroBatch, TokenLoss, Tensor]]) -> PolicyTokens:
+    log_ratio_P = torch.cat([terms.log_ratio_P for _, terms, _ in parts]).double().numpy()
+    counts_B = np.array([len(episode.target_P) for batch, _, _ in parts for episode in batch.episodes])
+    starts_B = np.cumsum(counts_B) - counts_B
     return PolicyTokens(
-        log_ratio_P=torch.cat([terms.log_ratio_P for _, terms, _ in parts]).double().numpy(),
+        log_ratio_P=log_ratio_P,
+        mean_log_ratio_B=np.add.reduceat(log_ratio_P, starts_B) / counts_B,
         entropy_P=torch.cat([entropy_P for _, _, entropy_P in parts]).double().numpy(),
         version_P=torch.cat([batch.version_P for batch, _, _ in parts]).long().numpy(),
         finite_P=torch.cat([terms.finite_P for _, terms, _ in parts]).numpy(),

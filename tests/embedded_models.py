@@ -11,6 +11,9 @@ import transformers
 from safetensors.torch import save_file
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
+# A second OpenMP thread collapses when another process takes its core; these models need none.
+torch.set_num_threads(1)
+
 SIZES: dict[str, Any] = {
     "hidden_size": 32,
     "num_hidden_layers": 2,

@@ -1,5 +1,6 @@
 """Running and killing the learner in real processes that share one import (a fork server), for tests and bench."""
 
+import hashlib
 import multiprocessing
 import os
 import signal
@@ -15,11 +16,22 @@ from engine.rundir import RunDir, read_json, read_lines
 from engine.types import TaskGroup
 from learner import checkpoint, loop, records
 from learner.__main__ import serve
+from learner.forming import scored_rewards
 from learner.lifetime import Lifetime
 from learner.loop import Learner
+from learner.model import CONFIG, WEIGHTS, LoraPolicy
+from tests.learner_runs import make_group
 
 POINTS = ("before checkpoint", "after checkpoint", "after rows", "after publish", "after progress")
 """Between the five parts of a step (LEARNER.md 5.3)."""
+
+
+def make_groups(policy: LoraPolicy, usable: int) -> list[TaskGroup]:
+    """A stream of which `usable` groups (a multiple of four) train; one in five has no variance and is dropped."""
+    return [
+        make_group(position, policy=policy, rewards=[0.5] * 4 if position % 5 == 3 else None)
+        for position in range(usable * 5 // 4)
+    ]
 
 
 def context() -> ForkServerContext:
@@ -106,29 +118,30 @@ def _plant(learner: Learner, point: str, at_step: int) -> None:
 
 
 def hashes(run: RunDir) -> dict[int, str]:
-    """Version -> sha256 that its meta.json tells."""
-    return {version: published(run, version)["adapter_sha256"] for version in run.versions()}
-
-
-def published(run: RunDir, version: int) -> dict[str, Any]:
-    """meta.json of a version."""
-    meta = read_json(run.adapter(version) / "meta.json")
-    assert meta is not None
-    return meta
+    """Version -> sha256 of what its files hold, weights and configuration; meta.json is not asked."""
+    return {
+        version: hashlib.sha256(
+            b"".join((run.adapter(version) / name).read_bytes() for name in (WEIGHTS, CONFIG))
+        ).hexdigest()
+        for version in run.versions()
+    }
 
 
 def check_history(run: RunDir, groups: Sequence[TaskGroup]) -> None:
-    """Every group that was read is trained or dropped exactly once; steps, versions and files agree."""
+    """Every group that was read is trained, or dropped and counted, exactly once; steps, versions and files agree."""
     rows = list(read_lines(run.learner / "steps.jsonl"))
     assert [row["step"] for row in rows] == list(range(1, len(rows) + 1))
     trained = [found["id"] for row in rows for found in row["groups"]]
     dropped = [group_id for row in rows for ids in row["dropped"].values() for group_id in ids]
     assert not [group_id for group_id, times in Counter([*trained, *dropped]).items() if times > 1]
-    in_steps = {tg.id for tg in groups[: len(trained) + len(dropped)]}
-    assert {*trained, *dropped} == in_steps
+    in_steps = groups[: len(trained) + len(dropped)]
+    assert {*trained, *dropped} == {tg.id for tg in in_steps}
+    assert set(dropped) == {tg.id for tg in in_steps if len(set(scored_rewards(tg))) == 1}
     assert [row["learner/step_count"] for row in read_lines(run.learner / "metrics.jsonl")] == [r["step"] for r in rows]
     assert run.versions() == list(range(len(rows) + 1))
     progress = read_json(run.progress)
     assert progress is not None
-    assert progress["trained_groups"] == len(trained)
+    assert (progress["trained_groups"], progress["dropped"]["zero_variance"]) == (len(trained), len(dropped))
+    decided = len(trained) + sum(progress["dropped"].values()) + progress["waiting"]
+    assert decided == progress["frames_read"] <= len(groups)
     assert progress["cursor"] == dict(zip(("segment", "offset"), rows[-1]["cursor"], strict=True))

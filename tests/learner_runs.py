@@ -3,12 +3,16 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import MethodType
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from peft.tuners.lora import Linear as PeftLinear
+from torch import Tensor
 from transformers import Qwen3Config, Qwen3ForCausalLM
+from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm, Qwen3RotaryEmbedding
 
 from engine.config import dump
 from engine.config.load import validate
@@ -62,13 +66,42 @@ def make_policy(path: Path, *, adapted: bool = False) -> LoraPolicy:
     return policy
 
 
+def make_float64_policy(path: Path) -> LoraPolicy:
+    """The adapted policy in float64 throughout and with peft's own linear layers: what the float32 one is held to."""
+    policy = make_policy(path, adapted=True)
+    policy.model.double()
+    for module in policy.model.modules():
+        if isinstance(module, PeftLinear):
+            del module.forward  # the fused one hid peft's
+        # transformers computes these two in float32, whatever the dtype of the model.
+        elif isinstance(module, Qwen3RMSNorm):
+            module.forward = MethodType(_norm, module)
+        elif isinstance(module, Qwen3RotaryEmbedding):
+            module.forward = MethodType(_rotation, module)
+    return policy
+
+
+def _norm(self: Any, x: Tensor) -> Tensor:
+    scaled: Tensor = self.weight * x * (x.pow(2).mean(-1, keepdim=True) + self.variance_epsilon).rsqrt()
+    return scaled
+
+
+def _rotation(self: Any, x: Tensor, position_ids: Tensor) -> tuple[Tensor, Tensor]:
+    angle = (position_ids[..., None].to(x.dtype) * self.inv_freq.to(x.dtype)).repeat(1, 1, 2)
+    return angle.cos(), angle.sin()
+
+
 @torch.no_grad()
-def whole_logprobs(policy: LoraPolicy, ids: Sequence[int] | NDArray[Any]) -> NDArray[np.float32]:
-    """Log-probability of every id but the first, from peft's model alone on one whole episode: [T - 1] float32."""
+def whole_logprobs(policy: LoraPolicy, ids: Sequence[int] | NDArray[Any]) -> NDArray[Any]:
+    """Log-probability of every id but the first, from peft's model alone on one whole episode: [T - 1] in its dtype."""
+    return whole_logprobs_with_gradient(policy, ids).numpy()
+
+
+def whole_logprobs_with_gradient(policy: LoraPolicy, ids: Sequence[int] | NDArray[Any]) -> Tensor:
+    """The same as a tensor that carries the gradient to the adapter."""
     ids_T = torch.as_tensor(np.asarray(ids, dtype=np.int64))
-    logits_TV = policy.model(input_ids=ids_T[None]).logits[0]
-    logprob_T: NDArray[np.float32] = logits_TV.log_softmax(-1)[:-1].gather(-1, ids_T[1:, None])[:, 0].numpy()
-    return logprob_T
+    logits_TV: Tensor = policy.model(input_ids=ids_T[None]).logits[0]
+    return logits_TV.log_softmax(-1)[:-1].gather(-1, ids_T[1:, None])[:, 0]
 
 
 def make_episode(

@@ -7,6 +7,7 @@ from pathlib import Path
 import anyio
 import numpy as np
 import orjson
+from safetensors.numpy import save
 
 from engine.audit.rewards import score_again
 from engine.audit.steps import recomputed
@@ -119,9 +120,17 @@ class RecordedRun:
         """An adapter directory whose hash is right."""
         path = self.run.adapter(version)
         path.mkdir()
-        weights = f"adapter {version}".encode()
+        weights = save(adapter_tensors(version))
         (path / "adapter_model.safetensors").write_bytes(weights)
         write_json(path / "meta.json", {"version": version, "adapter_sha256": hashlib.sha256(weights).hexdigest()})
+
+    def _checkpoint(self, step: int) -> None:
+        """What the learner would resume from."""
+        path = self.run.learner / f"checkpoint-{step:05d}"
+        path.mkdir()
+        held = {f"p.{name}": tensor for name, tensor in adapter_tensors(step).items()}
+        (path / "tensors.safetensors").write_bytes(save({**held, "rng": np.zeros(4, np.uint8)}))
+        write_json(path / "state.json", {"counters": {"step": step, "version": step, "cursor": [0, 0]}})
 
     def write(self) -> RunDir:
         """Write everything; returns the run."""
@@ -142,11 +151,17 @@ class RecordedRun:
         _lines(run.learner / "steps.jsonl", self.steps)
         _lines(run.swaps, self.swaps)
         _lines(run.metrics, self.rows)
+        self._checkpoint(STEPS)
         progress = {"step": STEPS, "version": STEPS, "frames_read": len(self.groups), "trained_groups": 6}
         write_json(run.progress, progress | {"dropped": {"stale": 0}, "wait_s": 1.0, "state": "done"})
         history = [{"phase": "training", "start_s": 0.5}, {"phase": "heldout_after", "start_s": 3.0}]
         write_json(run.path / "phase.json", {"phase": "done", "history": history})
         return run
+
+
+def adapter_tensors(version: int) -> dict[str, np.ndarray]:
+    """The weights of a version."""
+    return {"layers.0.lora_A.weight": np.full((2, 2), version, np.float32)}
 
 
 def evaluation(name: str, version: int) -> dict:

@@ -1,12 +1,27 @@
-"""What completions are read as."""
+"""What completions are read as, and that nothing in them keeps an episode from being written."""
 
+from dataclasses import replace
+from typing import Any
+
+import orjson
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.policy.actions import Answer, Calls, Malformed, Question, Said, parse
-from engine.types import ToolCall
+from engine.reward.rubric import RubricScorer
+from engine.stream.frame import decode, encode
+from engine.types import Sampling, Source, TaskGroup, ToolCall
+from engine.world.offline import OfflineUser, OfflineWorld
+from tests.test_episode import DONE, LIMITS, Lines, play
+from tests.worlds import shop, task_json, tool
 
 CALL = '<tool_call>{"name":"find","arguments":{"at":"x"}}</tool_call>'
+
+
+def nested(levels: int, opening: str = '{"a":', closing: str = "}") -> str:
+    """The JSON of an object that nests so deep."""
+    return opening * levels + "1" + closing * levels
 
 
 def test_calls_run_in_order_and_what_follows_them_is_ignored():
@@ -46,6 +61,9 @@ def test_malformed_calls_say_why():
         '{"name":"find"}': "arguments must be an object",
         '{"name":"find","arguments":"{}"}': "arguments must be an object",
         '{"name":"find","arguments":{"a":NaN}}': "not JSON",
+        f'{{"name":"find","arguments":{nested(33)}}}': "arguments nest deeper than 32 levels",
+        f'{{"name":"find","arguments":{{"a":{nested(1000, "[", "]")}}}}}': "arguments nest deeper than 32 levels",
+        f'{{"name":"find","arguments":{nested(100_000)}}}': "not JSON",
         "": "not JSON",
     }
     for body, reason in bodies.items():
@@ -68,3 +86,66 @@ def test_any_text_is_read(parts):
     if isinstance(found, Calls):
         assert found.calls
         assert all(isinstance(call, ToolCall | Malformed) for call in found.calls)
+
+
+def test_arguments_may_nest_as_deep_as_any_tool_wants() -> None:
+    """The bound itself is allowed, and what stands beside the arguments does not count: it is dropped."""
+    body = f'{{"name":"find","arguments":{nested(32)},"more":{nested(900)}}}'
+    assert parse(f"<tool_call>{body}</tool_call>").calls == (ToolCall(name="find", arguments=orjson.loads(nested(32))),)
+
+
+# --- hostile completions --------------------------------------------------------------------------------------------
+
+VALUES = [
+    *map(nested, (31, 32, 33, 250, 255, 900, 1024, 5000)),
+    nested(300, "[", "]"),
+    *map(str, (2**53 + 1, 2**63 - 1, 2**63, 2**64 - 1, 2**64, -(2**63), -(2**63) - 1, 10**400)),
+    *("1e400", "1e308", "-1e-400", "1E16", "-0.0", "NaN", "Infinity"),
+    *('"\\ud800"', '"\\udfff\\ud800"', '{"\\ud800":1}', '"\\ud83d\\ude00"', '{"\\ud83d\\ude00":1}'),
+    *('"\\u0000"', '{"\\u0000":1}', '"\ue0000\ue001"', '"\uffff"', '"\\u2028"', '"{id}"', '"~0/~1"'),
+    *("{1:2}", '{"a":1,"a":2}', '{"\u00e9":1,"e\u0301":2}', '{"":{"":""}}', "null", "[]", '""'),
+]
+"""Values of arguments: everything that orjson could read and not write again is among them."""
+
+
+def hostile(value: str) -> list[str]:
+    """Completions that bring a value everywhere where a model can bring one."""
+    bodies = [
+        f'{{"name":"keep","arguments":{{"a":{value}}}}}',
+        f'{{"name":"keep","arguments":{{{value}:1}}}}',
+        f'{{"name":"keep","arguments":{value}}}',
+        f'{{"name":{value},"arguments":{{}}}}',
+        f'{{"name":"keep","arguments":{{"a":1}},"b":{value}}}',
+        value,
+    ]
+    calls = [f"<tool_call>{body}</tool_call>" for body in bodies]
+    return [*calls, "".join(calls), f"<question>{value} how many?</question>", value, f"<answer>{value}</answer>"]
+
+
+KEEP = tool(
+    "keep", {"a": {}}, effect={"write": "/orders/kept", "value": {"whole": "{a}", "in {a}": "in {a}", "{a}": [["{a}"]]}}
+)
+
+
+@pytest.mark.parametrize("value", VALUES, ids=range(len(VALUES)))
+async def test_whatever_is_said_can_be_written(value: str) -> None:
+    """Every episode of the offline world becomes a frame, with events and state as they were."""
+    task = shop(tools=[*task_json()["tools"], KEEP])
+    limits = replace(LIMITS, turns=20, tokens=10**7, completion_tokens=10**6)
+    seams: dict[str, Any] = {"world": OfflineWorld(), "user": OfflineUser(), "scorer": RubricScorer()}
+    episode = await play(Lines(*hostile(value), DONE), task=task, limits=limits, **seams)
+    assert episode.scored, episode.error
+    assert episode.turns == 10
+    group = {"id": "g000007", "position": 7, "task_id": task.id, "source": Source.POLICY, "sampling": Sampling()}
+    (written,) = decode(encode(TaskGroup(**group, episodes=(episode,)))).episodes
+    assert written.events == episode.events
+    assert written.final_state == episode.final_state
+
+
+def test_a_lone_surrogate_is_in_no_reply_and_no_call() -> None:
+    """Replies of servers and calls are read by orjson, which refuses what no frame could hold; escaped or not."""
+    for text in (r"\ud800", r"\udfff\ud800", "\ud800"):
+        (call,) = parse(f'<tool_call>{{"name":"keep","arguments":{{"a":"{text}"}}}}</tool_call>').calls
+        assert isinstance(call, Malformed)
+        with pytest.raises(orjson.JSONDecodeError):
+            orjson.loads(f'{{"text":"{text}"}}'.encode("utf-8", "surrogatepass"))

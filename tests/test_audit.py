@@ -85,19 +85,36 @@ def test_another_servers_load_is_no_excuse_and_no_fault(recorded):
 def test_waiting_for_a_restart_is_no_pause(recorded):
     """A request that met its server's restart waited for that, not for the load that followed."""
     swap = {"server": SERVER, "start_s": 60.0, "end_s": 61.0, "ok": True}
-    recorded.swaps += [{**swap, "event": "load", "adapter": "x", "version": 9}, {**swap, "event": "down"}]
+    recorded.swaps += [{**swap, "event": "load", "adapter": "x", "version": 9}, {**swap, "event": "restart"}]
     with_episode(recorded, 0, 0, timings=(TurnTiming(turn=0, phase="policy", start_s=59.9, end_s=61.1),))
     assert broken(recorded.write()) == {}
 
 
-def test_an_abort_across_a_load_is_found(recorded):
-    """An aborted request counts where it overlaps a load or unload of its server, and only there."""
-    abort = {"event": "abort", "server": SERVER, "adapter": "x", "turn": "g000000.00@00", "ok": False}
+def test_a_server_that_was_only_silent_is_no_excuse(recorded):
+    """It stood still across the load: that it also missed its health checks makes it no restart."""
+    swap = {"server": SERVER, "start_s": 60.0, "end_s": 61.0, "ok": True}
+    recorded.swaps += [{**swap, "event": "load", "adapter": "x", "version": 9}, {**swap, "event": "down"}]
+    with_episode(recorded, 0, 0, timings=(TurnTiming(turn=0, phase="policy", start_s=59.9, end_s=61.1),))
+    assert broken(recorded.write()) == {"requests_paused_by_swap": 1}
+
+
+@pytest.mark.parametrize("event", ["abort", "retry"])
+def test_an_abort_across_a_load_is_found(recorded, event):
+    """A request that was broken off counts where it overlaps a load or unload of its server, and only there."""
+    abort = {"event": event, "server": SERVER, "adapter": "x", "turn": "g000000.00@00", "ok": False}
     recorded.swaps += [
         {**abort, "start_s": 100.05, "end_s": 100.3},
         {**abort, "start_s": 200.0, "end_s": 201.0},
     ]
     assert broken(recorded.write()) == {"requests_aborted_by_swap": 1}
+
+
+def test_what_a_killed_server_broke_off_is_not_the_swaps_doing(recorded):
+    """Its requests end a moment before anybody knows of the restart."""
+    retry = {"event": "retry", "server": SERVER, "adapter": "x", "turn": "g000000.00@00", "ok": False}
+    restart = {"event": "restart", "server": SERVER, "start_s": 100.9, "end_s": 103.0, "ok": True}
+    recorded.swaps += [{**retry, "start_s": 100.0, "end_s": 100.4}, restart]
+    assert broken(recorded.write()) == {}
 
 
 def test_a_group_trained_twice_is_found(recorded):
@@ -184,6 +201,18 @@ def test_a_rewritten_adapter_is_found(recorded):
     run = recorded.write()
     (run.adapter(2) / "adapter_model.safetensors").write_bytes(b"other")
     assert broken(run) == {"adapters_changed": 1}
+
+
+def test_a_checkpoint_of_another_step_or_adapter_is_found(recorded):
+    """A resume from it would go on with something else than what was published."""
+    run = recorded.write()
+    path = run.learner / "checkpoint-00003"
+    write_json(path / "state.json", {"counters": {"step": 3, "version": 2, "cursor": [0, 0]}})
+    assert broken(run) == {"checkpoints_contradicted": 1}
+    write_json(path / "state.json", {"counters": {"step": 3, "version": 3, "cursor": [0, 9]}})
+    assert broken(run) == {"checkpoints_contradicted": 1}
+    write_json(path / "state.json", {"counters": {"step": 2, "version": 2, "cursor": [0, 0]}})
+    assert broken(run) == {"checkpoints_contradicted": 1}
 
 
 def test_the_command_prints_a_table_and_fails_on_a_broken_promise(recorded):

@@ -77,6 +77,9 @@ def order(**values: Any) -> dict[str, Any]:
         ({"before": [NEVER, PLACED]}, False, None),
         ({"before": [PLACED, NEVER]}, False, None),
         ({"before": [{"all": [ASKED, LOOKED]}, PLACED]}, True, 3),
+        ({"before": [{"before": [ASKED, LOOKED]}, PLACED]}, True, 3),
+        ({"before": [{"before": [PLACED, ASKED]}, LOOKED]}, False, None),
+        ({"before": [ASKED, {"before": [PLACED, LOOKED]}]}, False, None),
         ({"before": [{"any": [NEVER, PLACED]}, {"answered": {"matches": "."}}]}, True, 4),
         ({"all": [ASKED, PLACED]}, True, 3),
         ({"all": [ASKED, NEVER]}, False, None),
@@ -119,6 +122,11 @@ def test_a_call_that_the_world_refused_still_counts_as_tried() -> None:
         ({"said": "x"}, "takes"),
         ({"before": [ASKED]}, "2 checks"),
         ({"before": [ASKED, {"not": PLACED}]}, "no place in an order"),
+        ({"before": [ASKED, {"all": [LOOKED, {"not": PLACED}]}]}, "no place in an order"),
+        ({"before": [{"before": [{"any": [{"all": [{"not": ASKED}]}]}, LOOKED]}, ASKED]}, "no place in an order"),
+        ({"called": {"tool": "get_order", "arguments": exact(id="cafe\u0301")}}, r"write 'caf\xe9'"),
+        ({"called": {"tool": "get_order", "arguments": {"required": ["cafe\u0301"]}}}, r"write {'caf\xe9': None}"),
+        ({"called": {"tool": "get_order", "arguments": {"properties": {"id": {"enum": ["a", "b "]}}}}}, "write 'b'"),
         ({"all": []}, "at least one"),
         ({"any": {}}, "at least one"),
         ({"not": []}, "one key"),
@@ -131,6 +139,20 @@ def test_a_wrong_check_is_found_at_load(check: Any, reason: str) -> None:
     """Every way in which a check of a pack can be wrong has a reason."""
     problems = list(check_problems(check, frozenset({"get_order"}), frozenset({"item", "quantity"})))
     assert any(reason in problem.reason for problem in problems)
+
+
+@pytest.mark.parametrize(
+    "check",
+    [
+        {"all": [{"before": [ASKED, LOOKED]}, {"not": LOOKED}]},
+        {"not": {"before": [ASKED, LOOKED]}},
+        {"before": [ASKED, {"called": {"tool": "get_order", "arguments": {"not": exact(id="old")}}}]},
+        {"called": {"tool": "get_order", "arguments": exact(id="caf\u00e9", n=5.0, flags=[None, True, {" ": 1}])}},
+    ],
+)
+def test_a_sound_check_is_not_refused(check: Any) -> None:
+    """`not` around or beside an order, and inside a schema of arguments; literals in canonical form."""
+    assert list(check_problems(check, frozenset({"get_order"}), frozenset({"item", "quantity"}))) == []
 
 
 def test_an_unknown_check_is_never_guessed() -> None:

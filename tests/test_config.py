@@ -4,7 +4,7 @@ import tomllib
 
 import pytest
 
-from engine.config import Config, dump, fields, load, marks, refuse_changes, value_of
+from engine.config import Config, dump, fields, load, marks, refuse_changes, text_override, value_of
 from engine.errors import ConfigError
 
 
@@ -26,7 +26,7 @@ def test_every_key_is_described():
     """No key without a meaning, and every mark is one that load knows."""
     for name, info in fields():
         assert info.description, name
-        assert set(marks(info)) <= {"only_if", "resumable"}, name
+        assert set(marks(info)) == {"only_if", "unless", "resumable"}, name
 
 
 def test_an_unknown_key_names_the_nearest(tmp_path):
@@ -54,6 +54,40 @@ def test_a_key_without_effect_is_refused():
     message = refused(None, "learner.pace_s=2")
     assert "learner.pace_s has no effect with learner.kind = 'grpo'" in message
     assert "set learner.kind = 'simulated'" in message
+
+
+@pytest.mark.parametrize(
+    ("file", "off", "key", "on"),
+    [
+        ("tiny", ["eval.every=0"], "eval.validation_tasks=9", "eval.every=5"),
+        ("tiny", ["eval.every=0", "eval.heldout_tasks=0"], "eval.live_slots=9", "eval.heldout_tasks=5"),
+        ("dry", ["policy.launch=scripted"], "policy.temperature=0.5", "policy.launch=embedded"),
+    ],
+)
+def test_a_key_of_something_that_is_off_is_refused(file, off, key, on):
+    """All that is off is named; one of them on, the key has its effect."""
+    name, _, _ = key.partition("=")
+    message = refused(file, *off, key)
+    assert message.startswith(f"--set {key}: {name} has no effect with ")
+    for mode, _, _ in (text.partition("=") for text in off):
+        assert f"{mode} = " in message
+        assert f"change {mode}" in message
+    load(file, [*off, key, on])
+
+
+def test_a_mode_on_the_command_line_makes_keys_of_a_file_moot(tmp_path):
+    """Nobody has to edit a shipped file, or a run's, to turn something off; in one file, both are a mistake."""
+    config = load("dry", ["eval.every=0"]).config
+    assert "validation_tasks" not in tomllib.loads(dump(config))["eval"]
+    file = tmp_path / "mine.toml"
+    file.write_text("[eval]\nevery = 0\nvalidation_tasks = 3\n")
+    assert refused(file).startswith(f"{file}: eval.validation_tasks has no effect")
+
+
+def test_a_text_override_is_a_string():
+    """Whatever TOML would make of it."""
+    for text in ("2024", "true", 'a "quoted" name', "grün 🌱", "C:\\runs"):
+        assert load(None, [text_override("run.dir", text)]).config.run.dir == text
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from pathlib import Path
 import orjson
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from engine.embedded import lora
 from engine.embedded.decoder import Decoder
@@ -31,7 +32,7 @@ ARCHITECTURES = {
 
 def score_in_one_batch(decoder: Decoder, rows: list[tuple[int, list[int]]], dice: random.Random) -> list[list[float]]:
     """Log-probabilities of ids[1:] of (load id, ids) rows, fed together in random pieces while rows come and go."""
-    pool, scores = decoder.new_pool(), [[] for _ in rows]
+    pool, scores = decoder.new_pool(1 << 20), [[] for _ in rows]
     open_rows: dict[int, Row] = {}
     with torch.inference_mode():
         while any(len(scores[i]) < len(ids) - 1 for i, (_, ids) in enumerate(rows)):
@@ -126,7 +127,13 @@ def test_other_decoders_are_refused_by_name(change, named, tmp_path: Path):
         ({"rank_pattern": {"q_proj": 8}}, "rank_pattern"),
         ({"modules_to_save": ["lm_head"]}, "modules_to_save"),
         ({"bias": "all"}, "bias"),
+        ({"layers_to_transform": 0}, "layers_to_transform"),
+        ({"layers_to_transform": [1]}, "layers_to_transform"),
         ({"target_modules": ["lm_head"]}, "lm_head"),
+        ({"target_modules": [["q_proj"]]}, "q_proj"),
+        ({"target_modules": []}, "target_modules"),
+        ({"target_modules": "q_p.*"}, "q_p"),
+        ({"target_modules": ["q_proj"]}, r"layers.0.mlp.down_proj.lora_A.weight belongs to no target module"),
         ({"r": 5}, "lora_[AB]"),
         ({"r": 99}, "99"),
     ],
@@ -140,3 +147,42 @@ def test_adapters_that_do_not_fit_are_refused(change, named, tmp_path: Path):
     decoder = Decoder(model)
     with pytest.raises(AdapterError, match=named):
         read_adapter(path, decoder.shape, decoder.weights, 16)
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ("empty", "layers.0.mlp.down_proj.lora_A.weight is missing"),
+        ("partial", "layers.1.self_attn.v_proj.lora_B.weight is missing"),
+        ("shallow", "layers.1.mlp.down_proj.lora_A.weight is missing"),
+        ("deep", "layers.2.mlp.down_proj.lora_A.weight belongs to no target module"),
+    ],
+)
+def test_an_adapter_file_holds_exactly_what_its_configuration_says(change, named, tmp_path: Path):
+    """Where a tensor is missing the base would answer under the adapter's name: the first is named instead."""
+    model = make_model(tmp_path / "model")
+    path = make_adapter(tmp_path / "adapter", model, seed=1)
+    file = path / "adapter_model.safetensors"
+    tensors = load_file(file)
+    if change == "empty":
+        tensors = {}
+    elif change == "partial":
+        del tensors["base_model.model.model.layers.1.self_attn.v_proj.lora_B.weight"]
+    elif change == "shallow":
+        tensors = {name: tensor for name, tensor in tensors.items() if ".layers.1." not in name}
+    else:
+        tensors |= {n.replace(".layers.1.", ".layers.2."): t.clone() for n, t in tensors.items() if ".layers.1." in n}
+    save_file(tensors, file)
+    decoder = Decoder(model)
+    with pytest.raises(AdapterError, match=named):
+        read_adapter(path, decoder.shape, decoder.weights, 16)
+
+
+def test_all_linear_means_all_modules(tmp_path: Path):
+    """The word that peft has for every projection."""
+    model = make_model(tmp_path / "model")
+    path = make_adapter(tmp_path / "adapter", model, seed=1)
+    config = orjson.loads((path / "adapter_config.json").read_bytes()) | {"target_modules": "all-linear"}
+    (path / "adapter_config.json").write_bytes(orjson.dumps(config))
+    decoder = Decoder(model)
+    assert len(read_adapter(path, decoder.shape, decoder.weights, 16).changes) == 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import pytest
 import torch
@@ -48,7 +49,7 @@ def test_size_classes_hold_what_they_promise(tokens):
 
 def test_rows_keep_their_tokens_through_growth_and_compaction():
     """Random opening, appending and closing: every open row reads back what was written to it."""
-    dice, pool, written = random.Random(3), KVPool(SHAPE), {}
+    dice, pool, written = random.Random(3), KVPool(SHAPE, 1 << 20), {}
     for _ in range(1500):
         if written and dice.random() < 0.3:
             row = dice.choice(list(written))
@@ -67,6 +68,50 @@ def test_rows_keep_their_tokens_through_growth_and_compaction():
             assert sorted(id(row) for slab in slabs for row in slab.rows) == sorted(map(id, written))
     for row, tokens in written.items():
         assert torch.equal(pool.read(row, 0, row.length), as_kv(tokens))
+
+
+@pytest.mark.parametrize("budget", [700, 2_340, 9_000])
+def test_memory_never_exceeds_the_budget_and_one_row(budget):
+    """Rows whose worst cases fit together, growing, remembered and leaving: bounded after every call, settled before
+    every step, and what is read back is what was written."""
+    dice, pool, written, worst = random.Random(5), KVPool(SHAPE, budget), {}, {}
+    most_row = pool.row_tokens(1_200)
+    for number in range(4_000):
+        row = dice.choice(list(written)) if written else None
+        most = dice.randrange(1, min(1_200, budget))
+        if row is None or (dice.random() < 0.4 and sum(worst.values()) + pool.row_tokens(most) <= budget):
+            row = pool.open(1)
+            written[row], worst[row] = [], pool.row_tokens(most)
+        elif dice.random() < 0.4:
+            pool.remember(number % 3, written[row], row, leaving=True)
+            pool.close(row)
+            del written[row], worst[row]
+        else:
+            more = min(worst[row] - row.length, dice.choice([1, 40, 300]))
+            pool.grow(row, row.length + more)
+            tokens = [dice.randrange(1000) for _ in range(more)]
+            pool.write(row, as_kv(tokens))
+            written[row].extend(tokens)
+            if dice.random() < 0.2:
+                pool.remember(number % 3, written[row], row, leaving=False)
+        assert pool.used <= budget + most_row
+        if dice.random() < 0.3:
+            pool.active()
+            assert pool.used <= budget
+    for row, tokens in written.items():
+        assert torch.equal(pool.read(row, 0, row.length), as_kv(tokens))
+
+
+def test_a_large_row_is_allocated_alone_and_given_back():
+    """In the shape of Qwen3-0.6B a request of 1,600 tokens takes one row, not eight; none stays once it is closed."""
+    pool = KVPool(replace(SHAPE, layers=28, kv_heads=8, head_dim=128), 2_340)
+    row = pool.open(1_600)
+    assert pool.allocated == row.slab.capacity == 2_048
+    assert sum(kv.nbytes for kv in row.slab.kv) == 2_048 * 28 * 2 * 8 * 128 * 4
+    pool.close(row)
+    pool.active()
+    assert pool.allocated == 0
+    assert pool.row_tokens(2_200) == 2_340
 
 
 @given(st.lists(RUNS, max_size=12), RUNS, st.integers(0, 12))

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tokenizers import Tokenizer, decoders, models
 
 from engine.embedded.decoder import Decoder
 from engine.embedded.lora import read_adapter
@@ -110,6 +111,15 @@ def test_memory_stays_bounded_and_requests_wait(model):
     assert all(s.finish.kind is FinishKind.LENGTH for s in sequences)
 
 
+def test_turns_are_cached_when_the_budget_is_one_row(model):
+    """A finished row's place counts as free: its keys and values are there for the next turn."""
+    scheduler = make_scheduler(model, kv_tokens=64)
+    (first,) = run(scheduler, Sequence("a", prompt(1), 0, GREEDY))
+    (second,) = run(scheduler, Sequence("b", [*first.ids, 5, 6], 0, GREEDY))
+    assert second.cached_tokens == len(first.ids) - 1
+    assert scheduler.gauges.used_tokens <= 64
+
+
 def test_long_prompts_are_read_beside_decoding_rows(model, monkeypatch):
     """A prompt of many pieces does not stall a running row: it gets one token a step."""
     monkeypatch.setattr("engine.embedded.scheduler.PREFILL_TOKENS", 16)
@@ -175,6 +185,22 @@ def test_stop_strings_are_found_across_tokens(model):
     found = [text.find_stop(ids[: n + 1], stops) for n in range(len(ids))]
     assert found.index("</x>") == 5
     assert text.find_stop(text.encode("né"), ("é",)) == "é"
+
+
+def test_stop_strings_that_end_in_a_space_are_found_where_tokens_begin_with_one(tmp_path):
+    """With a Metaspace tokenizer the space is half of the next token, and a token alone loses it; what is kept of
+    tokens does not grow with the strings that clients send."""
+    vocabulary = {"▁foo": 0, "▁": 1, "▁bar": 2, "<unk>": 3}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    tokenizer.decoder = decoders.Metaspace()
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    text = Text(tmp_path)
+    assert text.find_stop([0, 1], ("foo ",)) == "foo "
+    assert text.find_stop([0, 2], ("foo ",)) == "foo "
+    assert text.find_stop([0, 2], ("foo x ",)) is None
+    for number in range(100):
+        text.find_stop([0, 2], (f"r{number}",))
+    assert len(text._pieces) <= len(vocabulary)
 
 
 def test_abort_keeps_partial_output_and_spares_others(model):

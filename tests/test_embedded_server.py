@@ -227,6 +227,19 @@ async def test_wrong_requests_are_refused(http):
     await generate(http, [1], defaults, top_logprobs_num=0)
 
 
+async def test_fields_without_influence_pass(http):
+    """What SGLang takes and what changes neither tokens nor the reply here is accepted, whatever its value."""
+    labels = {"routing_key": "r", "conversation_id": "c", "session_id": "s", "custom_labels": {"a": "b"}}
+    fields = {"priority": 3, "extra_key": "x", "cache_salt": "y", "log_metrics": False, "no_logs": True, **labels}
+    sampling = {"temperature": 0, "sampling_seed": 7, "custom_params": {"k": 1}, "stream_interval": 4}
+    plain = await generate(http, [21] * 9, {"temperature": 0})
+    assert (await generate(http, [21] * 9, sampling, **fields))["output_ids"] == plain["output_ids"]
+    for field, value in (("regex", "a+"), ("n", 2), ("presence_penalty", 1), ("watermark", True), ("priority", 1)):
+        assert field in await message(http, sampling_params={field: value})
+    for field in ("return_prompt_token_ids", "return_hidden_states", "return_sampling_mask"):
+        assert field in await message(http, **{field: True})
+
+
 async def test_a_live_rid_is_refused_until_it_ends(http):
     """Twice at once is a duplicate; one after the other is fine."""
     async with anyio.create_task_group() as tg:

@@ -1,5 +1,6 @@
 """One episode: every ending, every boundary, and the ledger."""
 
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -301,3 +302,66 @@ async def test_long_observations_are_tokenized_off_the_loop() -> None:
     episode = await play(Lines(ORDER, DONE), world=Long(), limits=replace(LIMITS, tokens=20_000))
     assert episode.tokens is not None
     assert int((episode.tokens.ids == ord("x")).sum()) >= 10_000
+
+
+async def test_a_final_state_that_no_frame_could_hold_is_the_worlds_fault() -> None:
+    """bad-episode-is-data: a plug-in world whose state is not JSON masks its episode, not the run."""
+
+    class Odd(ConstantWorld):
+        async def open(self, *_: Any) -> Any:
+            session = await ConstantWorld.open(self, *_)
+
+            async def close() -> Any:
+                return {"seen": {1, 2}}
+
+            return type("S", (type(session),), {"close": staticmethod(close)})()
+
+    episode = await play(Lines(DONE), world=Odd())
+    assert (episode.outcome, episode.stop, episode.final_state) == (Outcome.TOOL_FAULT, StopReason.TOOL_ERROR, None)
+
+
+async def test_a_completion_without_a_token_is_the_policys_fault() -> None:
+    """There is no span for it in any frame."""
+
+    class Silent(Lines):
+        async def complete(self, turn: Turn) -> Completion:
+            return replace(await super().complete(turn), ids=[], logprobs=[])
+
+    episode = await play(Silent(DONE))
+    assert (episode.outcome, episode.stop) == (Outcome.INFRA_ERROR, StopReason.POLICY_ERROR)
+    assert "sampled nothing for g000007.01@00" in episode.error
+
+
+async def test_a_template_that_refuses_a_task_masks_the_episode(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rendering is code of the model's makers: what it raises ends one episode."""
+
+    def refuses(*_: Any) -> Any:
+        raise TypeError("no tools here")
+
+    monkeypatch.setattr(Letters, "opening", refuses)
+    episode = await play(Lines(DONE))
+    assert (episode.outcome, episode.stop) == (Outcome.INFRA_ERROR, StopReason.POLICY_ERROR)
+    assert "no tools here" in episode.error
+
+
+async def test_a_request_without_an_answer_is_on_record() -> None:
+    """Its time is what an audit of pauses looks at; it is no turn."""
+    episode = await play(broken(Lines, "complete", OSError("late"), after_s=9), limits=replace(LIMITS, turn_s=0.05))
+    [timing] = [timing for timing in episode.timings if timing.phase == "policy"]
+    assert timing.end_s - timing.start_s >= 0.05
+    assert episode.turns == 0
+
+
+async def test_long_rules_are_tokenized_off_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    """no-block: a whole policy document goes through a worker thread."""
+    threads = []
+    opening = Letters.opening
+
+    def watched(self: Letters, task: Task) -> Any:
+        threads.append(threading.current_thread() is threading.main_thread())
+        return opening(self, task)
+
+    monkeypatch.setattr(Letters, "opening", watched)
+    await play(Lines(DONE))
+    await play(Lines(DONE), task=replace(parse_task(task_json()), rules="x" * 10_000))
+    assert threads == [True, False]

@@ -1,5 +1,6 @@
 """engine.commands.export, rescore, runs, show: what a run produced, through the commands."""
 
+import os
 import subprocess
 import sys
 
@@ -10,9 +11,9 @@ from click.testing import CliRunner
 
 from engine.cli import cli
 from engine.config import ASSETS
-from engine.errors import ConfigError
+from engine.errors import ConfigError, RunError
 from engine.processes import torch_environment
-from engine.rundir import RunDir
+from engine.rundir import RunDir, find_run
 from engine.stream.reader import iter_groups
 from engine.world.tasks import load_pack
 from tests.recorded_runs import RecordedRun, small_pack
@@ -88,6 +89,14 @@ def test_nothing_is_overwritten(run, tmp_path):
     assert file.read_text() == "precious"
 
 
+@pytest.mark.parametrize("arguments", [("export", "--chat"), ("export", "--parquet"), ("rescore", "--out")])
+def test_a_missing_directory_is_named(run, tmp_path, arguments):
+    """Before any work."""
+    command, option = arguments
+    with pytest.raises(ConfigError, match=r"there is no directory .*/nowhere; make it"):
+        invoke(command, run.path, option, tmp_path / "nowhere" / "file")
+
+
 def test_rescoring_with_the_same_rubric_changes_nothing(run):
     """All 24 training and 4 evaluation episodes keep their rewards."""
     lines = [line.split("│") for line in invoke("rescore", run.path).splitlines() if "│" in line]
@@ -119,13 +128,56 @@ def test_runs_are_listed_collected_and_removed(run):
     """Gc keeps the first, last and every tenth adapter; remove takes everything, `latest` included."""
     base = run.path.parent
     assert "recorded" in invoke("runs", "--dir", base)
+    assert invoke("runs", "list", "--dir", base) == invoke("runs", "--dir", base)
     (run.adapters / ".v00009.tmp-1").mkdir()
     invoke("runs", "--dir", base, "gc")
     assert RunDir(run.path).versions() == [0, 3]
     assert not (run.adapters / ".v00009.tmp-1").exists()
-    invoke("runs", "--dir", base, "remove", "recorded", "--yes")
+    invoke("runs", "remove", "recorded", "--yes", "--dir", base)
     assert list(base.iterdir()) == []
     assert "no runs" in invoke("runs", "--dir", base)
+
+
+def test_one_bad_run_does_not_hide_the_others(run, pack, tmp_path):
+    """It is listed with the reason; `gc` of all skips it, and one that is being worked on, and says so."""
+    broken, busy, empty = (RecordedRun.make(tmp_path, pack).write() for _ in range(3))
+    broken.config.write_text("[run\n")
+    empty.manifest.write_text('{"format": 1}')
+    listed = invoke("runs", "list", "--dir", tmp_path)
+    assert "unreadable:" in listed
+    assert "not valid TOML" in listed
+    assert "unreadable: its files do not say 'created_at'" in listed
+    assert listed.count("3/3") == 2
+    with busy.locked():
+        output = invoke("runs", "gc", "--dir", tmp_path)
+        with pytest.raises(RunError, match="another synth-engine is running it"):
+            invoke("runs", "gc", busy.path)
+    assert f"skipped {broken.path.name}: " in output
+    assert f"skipped {busy.path.name}: {busy.path}: another synth-engine is running it" in output
+    assert f"{run.path}: 0.0 MB freed" in output
+    assert RunDir(busy.path).versions() == [0, 1, 2, 3]
+
+
+def test_latest_turns_to_the_newest_that_is_left(run, pack, tmp_path):
+    """When the newest run is removed; removing another does not touch it."""
+    second, third = RecordedRun.make(tmp_path, pack).write(), RecordedRun.make(tmp_path, pack).write()
+    for age, made in enumerate((third, second, run)):
+        os.utime(made.manifest, (1_000 - age, 1_000 - age))
+    invoke("runs", "remove", third.path, "--yes")
+    assert find_run(None, tmp_path).path == second.path
+    invoke("runs", "remove", run.path, "--yes")
+    assert find_run(None, tmp_path).path == second.path
+
+
+def test_an_evaluation_of_a_run_uses_the_runs_own_tasks(run, tmp_path):
+    """The pack that it was made from may have changed, or be gone."""
+    path = small_pack(tmp_path / "gone.jsonl")
+    made = RecordedRun.make(tmp_path / "other", path).write()
+    path.unlink()
+    scripted = ("--set", "policy.launch=scripted", "--set", "learner.kind=simulated")
+    output = invoke("eval", "--run", made.path.name, "--dir", made.path.parent, *scripted)
+    assert f"2 heldout tasks of {made.pack}" in output
+    assert "2 episodes, 0 masked" in output
 
 
 def test_show_reads_a_run_a_group_an_episode_and_a_task(run, pack):
@@ -140,6 +192,15 @@ def test_show_reads_a_run_a_group_an_episode_and_a_task(run, pack):
     shown = invoke("show", run.path, task.id)
     assert task.instruction in shown
     assert "g000000.00" in shown
+
+
+def test_show_of_a_run_without_groups_invents_none(tmp_path, pack):
+    """It says what is missing."""
+    made = RecordedRun.make(tmp_path, pack)
+    made.groups.clear()
+    output = invoke("show", made.write().path)
+    assert "No group of the training has been recorded yet" in output
+    assert "g000000" not in output
 
 
 @pytest.mark.parametrize("what", ["g000099", "g000001.77", "no-such-task"])

@@ -122,6 +122,7 @@ def test_token_metrics_split_by_staleness_and_skip_what_is_not_finite():
         low_P=np.zeros(4, bool),
         high_P=np.array([False, True, False, False]),
         cap_P=np.zeros(4, bool),
+        mean_log_ratio_B=np.array([np.log(2.0) / 2, 0.05]),
     )
     row = token_metrics(tokens, version=5)
     assert (row[m.staleness_key(0)], row[m.staleness_key(1)], row[m.POLICY_TOKENS]) == (2, 2, 4)
@@ -130,7 +131,9 @@ def test_token_metrics_split_by_staleness_and_skip_what_is_not_finite():
     ratios = np.array([1.0, 2.0, np.exp(0.1)])
     assert row[m.RATIO_MEAN] == pytest.approx(ratios.mean())
     assert row[m.ESS] == pytest.approx(ratios.sum() ** 2 / (3 * (ratios**2).sum()))
-    assert row[m.drift_key(1)] == pytest.approx(np.exp(0.1) - 1.1)
+    assert row[m.at_staleness(m.DRIFT_K3, 1)] == pytest.approx(np.exp(0.1) - 1.1)
+    assert (row[m.at_staleness(m.CLIP_HIGH, 0)], row[m.at_staleness(m.CLIP_HIGH, 1)]) == (0.5, 0.0)
+    assert (row[m.SEQUENCE_LOW], row[m.SEQUENCE_HIGH]) == pytest.approx((np.exp(0.05), np.sqrt(2.0)))
 
 
 def test_schedules():

@@ -5,10 +5,10 @@ import threading
 
 import pytest
 
-from engine.rundir import read_json
+from engine.rundir import RunDir, read_json, read_lines
 from tests import learner_kills
-from tests.learner_kills import POINTS, check_history, finish, hashes
-from tests.learner_runs import make_group, make_model, make_policy, make_run, write_stream
+from tests.learner_kills import POINTS, check_history, finish, hashes, make_groups
+from tests.learner_runs import make_model, make_policy, make_run, write_stream
 
 
 @pytest.fixture(scope="module")
@@ -19,9 +19,8 @@ def model(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def groups(model):
-    """Nine groups; position 3 has no variance."""
-    base = make_policy(model)
-    return [make_group(p, policy=base, rewards=[0.5] * 4 if p == 3 else None) for p in range(9)]
+    """Ten groups; 3, in the step that is killed, and 8, in the last one, have no variance."""
+    return make_groups(make_policy(model), 8)
 
 
 @pytest.fixture(scope="module")
@@ -34,18 +33,36 @@ def undisturbed(tmp_path_factory, model, groups):
     return hashes(run)
 
 
+@pytest.mark.parametrize("name", ["adapter_model.safetensors", "adapter_config.json"])
+def test_hashes_find_a_rewritten_directory(tmp_path, name):
+    """What the kills are judged by looks at the files themselves: other bytes under the same meta.json are found."""
+    run = RunDir(tmp_path)
+    run.adapter(0).mkdir(parents=True)
+    for file in ("adapter_model.safetensors", "adapter_config.json", "meta.json"):
+        (run.adapter(0) / file).write_text("{}")
+    before = hashes(run)
+    (run.adapter(0) / name).write_text("[]")
+    assert before.keys() == hashes(run).keys() == {0}
+    assert before != hashes(run)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("point", POINTS)
 def test_a_kill_at_any_point_of_a_step_changes_nothing(tmp_path, model, groups, undisturbed, point):
-    """Killed in step 2 and resumed: every group once, no directory rewritten, the same adapters as undisturbed (11)."""
+    """Killed in step 2, after it counted a drop, and resumed: every group once, no directory rewritten, the same
+    adapters as undisturbed (11)."""
     run = make_run(tmp_path / "demo", model, steps=4)
     write_stream(run, groups)
     assert finish(run.path, point=point, at_step=2) == -9
-    assert read_json(run.progress)["state"] == "running"
+    progress = read_json(run.progress)
+    assert (progress["state"], progress["dropped"]["zero_variance"]) == ("running", 1)
     before = hashes(run)
     assert len(before) == (3 if point in ("after publish", "after progress") else 2)
     assert finish(run.path) == 0
     check_history(run, groups)
+    dropped = [row["dropped"] for row in read_lines(run.learner / "steps.jsonl")]
+    assert dropped == [{}, {"zero_variance": ["g000003"]}, {}, {"zero_variance": ["g000008"]}]
+    assert read_json(run.progress)["dropped"]["zero_variance"] == 2
     assert hashes(run) == undisturbed
     assert before.items() <= hashes(run).items()
     assert not list(run.adapters.glob(".*"))

@@ -40,7 +40,7 @@ def test_loss_and_gradient_equal_the_plain_loops(seed, dtype):
     assert (reference != 0).any()
 
 
-def trl_loss(per_token, advantages, mask, behaviour):
+def trl_loss(per_token, advantages, completion_mask, tool_mask, behaviour):
     """`GRPOTrainer._compute_loss` of trl 1.16.0 on a plain namespace, with our log-probabilities."""
     from trl.trainer.grpo_trainer import GRPOTrainer  # noqa: PLC0415 - warns at import; filtered for one test
 
@@ -70,12 +70,12 @@ def trl_loss(per_token, advantages, mask, behaviour):
     inputs = {
         "prompt_ids": torch.zeros(len(per_token), 1, dtype=torch.long),
         "prompt_mask": torch.ones(len(per_token), 1, dtype=torch.long),
-        "completion_ids": torch.zeros_like(mask),
-        "completion_mask": mask.new_tensor(mask > 0),
-        "tool_mask": mask,
+        "completion_ids": torch.zeros_like(completion_mask),
+        "completion_mask": completion_mask,
+        "tool_mask": tool_mask,
         "advantages": advantages,
         "old_per_token_logps": behaviour,
-        "num_items_in_batch": mask.sum(),
+        "num_items_in_batch": (completion_mask * tool_mask).sum(),
     }
     return GRPOTrainer._compute_loss(stub, None, inputs)
 
@@ -88,16 +88,21 @@ class _Lists(dict):
 @pytest.mark.filterwarnings("ignore")  # trl's own, at import
 @pytest.mark.parametrize("seed", range(3))
 def test_loss_and_gradient_equal_trl_on_the_same_batch(seed):
-    """Ragged rows with tool tokens in between: equal to TRL's dapo loss to 1e-12 in float64 (acceptance 1)."""
+    """Ragged rows with tool tokens in between: equal to TRL's dapo loss to 1e-12 in float64 (acceptance 1).
+
+    As in TRL, a completion includes its tool tokens, and padding counts as no tool: either mask alone is wrong."""
     generator = torch.Generator().manual_seed(seed)
     rows, width = 6, 30
     behaviour = -torch.rand(rows, width, generator=generator, dtype=torch.float64) * 3
     drift = torch.randn(rows, width, generator=generator, dtype=torch.float64)
     advantages = torch.randn(rows, generator=generator, dtype=torch.float64)
-    mask = (torch.rand(rows, width, generator=generator) > 0.3).long()
-    mask[torch.arange(width) >= torch.randint(5, width, (rows, 1), generator=generator)] = 0
+    completion_mask = (torch.arange(width) < torch.randint(5, width, (rows, 1), generator=generator)).long()
+    tool_mask = (torch.rand(rows, width, generator=generator) > 0.3).long() | (1 - completion_mask)
+    mask = completion_mask * tool_mask
+    assert (mask != completion_mask).any()
+    assert (mask != tool_mask).any()
     theirs = (behaviour + drift).requires_grad_()
-    expected = trl_loss(theirs, advantages, mask, behaviour)
+    expected = trl_loss(theirs, advantages, completion_mask, tool_mask, behaviour)
     expected.backward()
     ours = (behaviour + drift).requires_grad_()
     chosen = mask.bool()

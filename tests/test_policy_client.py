@@ -114,12 +114,14 @@ async def test_what_a_hiccup_explains_is_tried_again(fault):
 
 
 async def test_attempts_are_bounded():
-    """Five failures end the turn with an error that names server, turn and reason."""
-    server = mock(faults=Faults(rates={Fault.ERROR: 1.0}))
-    async with serving(server) as url, policy_of(CHAT, url) as (policy, _):
-        with pytest.raises(PolicyError, match=rf"{url}: g000178\.03@00 failed 5 times: HTTP 500: .*Internal error"):
-            await policy.complete(turn(CHAT))
-    assert server.requests == 5
+    """They go on as long as the turn's time; then an error names server, turn and reason, and each is on record."""
+    server, events = mock(faults=Faults(rates={Fault.ERROR: 1.0})), []
+    limits = replace(LIMITS, turn_s=1.0)
+    async with serving(server) as url, policy_of(CHAT, url, events=events) as (policy, _):
+        with pytest.raises(PolicyError, match=rf"{url}: g000178\.03@00 failed \d times: HTTP 500: .*Internal error"):
+            await policy.complete(turn(CHAT, limits=limits))
+    assert 2 <= server.requests <= 6
+    assert [event["event"] for event in events].count("retry") == server.requests
 
 
 async def test_a_request_that_hangs_ends_with_its_turn_and_the_server_is_told():

@@ -15,6 +15,7 @@ from engine.synthesis.tiny_actor import GOLD, Actor, draw_plan, opening, play
 from engine.synthesis.tiny_family import SEED, make_task
 from engine.synthesis.tiny_words import KEYS, NOUNS, VERBS
 from engine.task import Split
+from learner.pretrain import corpus
 from learner.pretrain.corpus import CHAIN_STEPS, MIXTURES, Corpus, Renderer
 from learner.pretrain.muon import Muon, orthogonalise
 from learner.pretrain.probes import probe
@@ -158,9 +159,10 @@ def test_muon_lowers_a_loss() -> None:
     assert losses[-1] < 0.2 * losses[0]
 
 
-def test_training_is_deterministic() -> None:
-    """Two runs of the same recipe give the same weights."""
-    recipe = Recipe(steps=3, rows=4)
+def test_training_is_deterministic(monkeypatch) -> None:
+    """Two runs of the same recipe give the same weights, over chains, copy lines, dialogues and drills."""
+    monkeypatch.setattr(corpus, "CHAIN_STEPS", 1)
+    recipe = Recipe(steps=6, rows=4)
     first, second = train(recipe, TOKENIZER).state_dict(), train(recipe, TOKENIZER).state_dict()
     assert all(torch.equal(first[name], second[name]) for name in first)
 
@@ -182,7 +184,7 @@ def test_shipped_model_is_small_and_of_the_promised_shape() -> None:
     assert config["tie_word_embeddings"]
     assert (MODEL / "model.safetensors").stat().st_size <= 5_000_000
     model = AutoModelForCausalLM.from_pretrained(MODEL)
-    assert 0.9e6 < sum(p.numel() for p in model.parameters()) < 2e6
+    assert 1e6 <= sum(p.numel() for p in model.parameters()) < 2e6
     assert orjson.loads((MODEL / "tokenizer.json").read_bytes()) == orjson.loads(TOKENIZER.to_str())
 
 

@@ -4,9 +4,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from engine.rundir import RunDir, read_json, read_lines
 
 
+@pytest.mark.slow
 def test_every_validation_happens_while_training_goes_on(tmp_path: Path) -> None:
     """Validations wait for their version beside whoever waits for the end; each is recorded, the best is linked."""
     settings = {

@@ -63,17 +63,17 @@ def test_admitted_minus_trained_minus_dropped_never_exceeds_the_budget(data: st.
 def test_live_slots_grow_only_while_used_and_unqueued() -> None:
     """Growth stops first; a limit never shrinks, and a fixed one never moves."""
     slots = LiveSlots(limit=64, most=100)
-    slots.adapt(queued=0, live=10)
+    slots.adapt(10, room=True)
     assert slots.limit == 64
-    slots.adapt(queued=3, live=64)
+    slots.adapt(64, room=False)
     assert slots.limit == 64
-    slots.adapt(queued=0, live=64)
+    slots.adapt(64, room=True)
     assert slots.limit == 80
     for _ in range(9):
-        slots.adapt(queued=0, live=slots.limit)
+        slots.adapt(slots.limit, room=True)
     assert slots.limit == 100
     fixed = LiveSlots(limit=5, most=5)
-    fixed.adapt(queued=0, live=5)
+    fixed.adapt(5, room=True)
     assert fixed.limit == 5
 
 
@@ -158,6 +158,15 @@ async def test_cancelling_stops_at_once() -> None:
         await made.run()
     assert scope.cancelled_caught
     assert emitted == []
+    assert made.live == 0
+
+
+def test_nothing_is_admitted_after_the_last_step() -> None:
+    """Freed places of a finished run start nothing that would only be cancelled."""
+    admission = Admission(budget=2, written=set())
+    assert admission.admit() == 0
+    admission.closed = True
+    assert admission.admit() is None
 
 
 async def test_an_error_in_the_loop_itself_reaches_the_owner() -> None:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import anyio
 import pytest
+from aiohttp import web
 
 from engine.errors import RunError
 from engine.policy.servers import Servers
@@ -175,3 +176,72 @@ def test_no_server_at_all_is_refused():
     """An empty list of URLs names the key to set."""
     with pytest.raises(RunError, match=r"policy\.urls"):
         Servers([], run_id=RUN_ID, clock=lambda: 0.0, on_event=print)
+
+
+class Nonsense(MockServer):
+    """Answers its information routes with JSON of another shape."""
+
+    async def loads(self, _request: web.Request) -> web.Response:
+        """A list of numbers."""
+        return web.json_response({"loads": [1, 2]})
+
+    async def models(self, _request: web.Request) -> web.Response:
+        """No names."""
+        return web.json_response({"data": [{"name": "x"}]})
+
+    async def load(self, _request: web.Request) -> web.Response:
+        """SGLang's own failure: nothing is said of what is loaded."""
+        value = {"success": False, "error_message": "LoRA is not enabled", "loaded_adapters": None}
+        return web.json_response(value, status=400)
+
+
+async def test_nonsense_on_the_control_plane_is_named(adapter):
+    """Another shape is no traceback: loads say that they are not complete, the rest names server and words."""
+    server = Nonsense(chat=CHAT, latency_s=0.001)
+    async with serving(server) as url, policy_of(CHAT, url) as (_, servers):
+        assert not (await servers.loads()).complete
+        with pytest.raises(ExceptionGroup) as group:
+            await servers.load(ADAPTER, adapter)
+        [refused] = group.value.exceptions
+        assert url in str(refused)
+        assert "LoRA is not enabled" in str(refused)
+        with pytest.raises(
+            RunError, match=rf"{url} does not answer as SGLang does.*/v1/models: not what SGLang answers"
+        ):
+            await servers.resync({})
+
+
+async def test_no_more_episodes_are_welcome_while_a_server_is_silent():
+    """An outage is no empty queue."""
+    first, second = mock(), mock()
+    async with serving(first) as a, serving(second) as b, policy_of(CHAT, a, b) as (_, servers):
+        assert (await servers.loads()).room
+        servers.suspect(b)
+        assert not (await servers.loads()).room
+
+
+async def test_an_adapter_that_an_unload_left_behind_is_unloaded_later(adapter):
+    """An unload without an answer would fill the server's slots; other runs' adapters stay."""
+    left = f"{RUN_ID}-v00001"
+    server = mock(adapters={left: "v00001", "other-00000000-v00001": "v00001"})
+    async with serving(server) as url, policy_of(CHAT, url) as (_, servers):
+        await servers.load(ADAPTER, adapter)
+        async with anyio.create_task_group() as tg:
+            tg.start_soon(servers.watch)
+            await until(lambda: left not in server.adapters)
+            tg.cancel_scope.cancel()
+    assert set(server.adapters) == {ADAPTER, "other-00000000-v00001"}
+
+
+async def test_only_a_server_that_lost_something_has_restarted(adapter):
+    """A refused connection or lost adapters are a restart; a server that was only silent was down."""
+    events = []
+    server = mock()
+    async with serving(server) as url, policy_of(CHAT, url, events=events) as (_, servers):
+        await servers.load(ADAPTER, adapter)
+        async with anyio.create_task_group() as tg:
+            tg.start_soon(servers.watch)
+            server.adapters.clear()
+            await until(lambda: any(event["event"] == "restart" for event in events))
+            tg.cancel_scope.cancel()
+    assert [event["event"] for event in events if event["event"] in ("restart", "down")] == ["restart"]

@@ -1,8 +1,12 @@
-"""The showcase pack proves itself: each rubric item of each task is flipped by exactly its planted trajectory."""
+"""The showcase pack proves itself: each rubric item of each task is flipped by exactly its planted trajectory.
+
+And for every task: the right steps in the wrong order, more writes than were agreed, guessing and a muted user cost
+what they should; refused attempts, more reading and other words for a question cost nothing.
+"""
 
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,9 +18,9 @@ from engine.core.episode import run_episode
 from engine.errors import ConfigError
 from engine.reward.rubric import RubricScorer
 from engine.seams import Plan, Seams, Session, User
-from engine.synthesis.planted import Planted, guessed, informed, planted, script
+from engine.synthesis.planted import Planted, guessed, informed, planted, reordered, script, sprayed, stumbling
 from engine.task import Split, Task
-from engine.types import Completion, Episode, EventKind, Limits, Outcome, Reply, Reward, Sampling, ToolCall, Turn
+from engine.types import Completion, Episode, Event, EventKind, Limits, Outcome, Reply, Reward, Sampling, ToolCall, Turn
 from engine.world.offline import OfflineWorld
 from engine.world.offline_user import UNSURE, OfflineUser, OfflineUserSession
 from engine.world.tasks import load_pack
@@ -29,12 +33,51 @@ REFUSED_IN_GOLD = {"showcase-ferry-cabin": ["book_cabin"]}
 VAGUE = (
     "Any details?",
     "Can you tell me more?",
+    "Can you tell me more about it?",
+    "What else?",
     "What else should I know?",
+    "Is there one thing I should know?",
+    "Is there anything else you would like to tell me?",
     "What do you need?",
-    "Please give me all the information you have.",
-    "How can I help you today?",
+    "What exactly do you want?",
     "What would you like?",
+    "What would you like me to do?",
+    "What can I do for you?",
+    "How can I help you today?",
+    "How does that work for you?",
+    "Please give me all the information.",
+    "Please give me all the information you have.",
+    "Please provide the missing information.",
+    "Could you be more specific?",
+    "Could you confirm that?",
+    "First, tell me everything.",
+    "To begin with, how may I help?",
+    "Let us start with the basics.",
+    "Okay, let me see what I can do to help.",
+    "One moment, I need to check that.",
+    "No problem, I can help you with that.",
+    "Thank you very much! Feel free to go on.",
+    "Before I proceed, is there something I still need from you?",
+    "In order to help, I will need some more information.",
 )
+"""Questions and phrases without a subject."""
+FUNCTION_WORDS = """
+    a about after again all also am an and any anything are as at be because been before being both but by can check
+    could did do does doing down during each else ever every everything few first for free from further get give go
+    had has have having he hello help her here hers him his how i if in into is it its just know last let like long
+    many may me might mine more most much must my need no nor not now of off ok okay on once one only or other our
+    ours out over own please provide right same say second see shall she should so some something start still such
+    tell than thank thanks that the their them then there these they thing this those through to too two under up us
+    use very want was we well were what which while who whom whose why will with work would yes you your yours
+"""
+"""What a keyword must not be by itself: it stands in sentences about anything. `when` and `where` ask for something."""
+EARLY_CONSENT = {
+    "showcase-flight-change": ("i3", "Would you accept a fare difference?"),
+    "showcase-cold-courier": ("i4", "Will you accept the quote that I am going to fetch?"),
+    "showcase-add-driver": ("i3", "Would you agree to pay a premium?"),
+    "showcase-mixer-refund": ("i2", "Would you prefer a voucher?"),
+}
+"""The item that wants a price or a condition named first, and a question that has the user agree before it is."""
 
 each_task = pytest.mark.parametrize("task", TASKS, ids=[task.id for task in TASKS])
 
@@ -171,12 +214,87 @@ async def test_every_planted_trajectory_flips_exactly_its_own_item(task: Task):
 
 
 @each_task
+async def test_the_right_steps_in_the_wrong_order_lose_exactly_those_steps(task: Task):
+    """Look-ups and questions behind the writes, and read-backs before them, are worth as much as none."""
+    expected = verdicts(await play(task, script(task).gold))
+    interactions = {item.id for item in task.rubric.interactions}
+    for trajectory in reordered(task):
+        found = verdicts(await play(task, trajectory.completions))
+        assert trajectory.flips, trajectory.name
+        assert {item for item in found if found[item] != expected[item]} == trajectory.flips, trajectory.name
+        assert trajectory.name != "asks late" or trajectory.flips == interactions
+
+
+@each_task
+async def test_one_write_more_than_agreed_earns_nothing(task: Task):
+    """Before or after the right one, by any write tool, with any argument changed; what the world refuses is free."""
+    accepted = 0
+    for completions in sprayed(task):
+        episode = await play(task, completions)
+        writes = [
+            event for event in episode.events if event.kind is EventKind.CALLED and event.ok and _writes(task, event)
+        ]
+        extra = len(writes) - len(_gold_writes(task))
+        accepted += extra
+        forbidden = [item.id for item in task.rubric.forbidden if verdicts(episode)[item.id]]
+        assert (scored(episode).value == 0) == bool(extra or forbidden), completions
+        assert scored(episode).value in (0, 1), completions
+    assert accepted
+
+
+def _writes(task: Task, event: Event) -> bool:
+    tool = task.tool(event.tool)
+    return tool is not None and tool.writes
+
+
+def _gold_writes(task: Task) -> list[str]:
+    called = [name for completion in script(task).gold for name in re.findall(r'"name": "(\w+)"', completion)]
+    writing = {tool.name for tool in task.tools if tool.writes}
+    return [name for name in called if name in writing][len(REFUSED_IN_GOLD.get(task.id, [])) :]
+
+
+@each_task
+async def test_what_is_read_besides_costs_nothing(task: Task):
+    """Looking for what does not exist first, and for everything once more right before the writes, still earns 1."""
+    reads = [tool for tool in task.tools if not tool.writes]
+    nowhere = [
+        {"name": tool.name, "arguments": dict.fromkeys(tool.parameters.get("properties", {}), "nowhere")}
+        for tool in reads
+    ]
+    gold = script(task).gold
+    names = {f'"name": "{tool.name}"' for tool in reads}
+    again = [completion for completion in gold if any(name in completion for name in names)]
+    first = next(n for n, completion in enumerate(gold) if "<tool_call>" in completion and completion not in again)
+    calls = [f"<tool_call>{orjson.dumps(call).decode()}</tool_call>" for call in nowhere]
+    assert scored(await play(task, [*calls, *gold[:first], *again, *gold[first:]])).value == 1
+
+
+@each_task
+async def test_refused_attempts_cost_nothing(task: Task):
+    """Each write attempted without each of its arguments, then gold as it is: still 1."""
+    episode = await play(task, stumbling(task))
+    assert sum(not event.ok for event in episode.events if event.kind is EventKind.CALLED) >= 2
+    assert scored(episode).value == 1
+
+
+@pytest.mark.parametrize("task", [task for task in TASKS if task.id in EARLY_CONSENT], ids=lambda task: task.id)
+async def test_agreeing_before_the_price_is_named_is_no_consent(task: Task):
+    """Asked too early, the user says yes to nothing in particular: the item is lost, and no other."""
+    item, question = EARLY_CONSENT[task.id]
+    gold = script(task).gold
+    expected = verdicts(await play(task, gold))
+    found = verdicts(await play(task, [f"<question>{question}</question>", *gold]))
+    assert {name for name in found if found[name] != expected[name]} == {item}
+
+
+@each_task
 async def test_a_guesser_loses_subgoals_and_every_interaction(task: Task):
     """Right calls with plausible values that nobody gave earn no interaction and at most part of the subgoals."""
     reward = scored(await play(task, guessed(task)))
     assert reward.F == 1
     assert reward.I == 0
     assert reward.N < 1
+    assert reward.value <= 0.25
 
 
 @each_task
@@ -186,6 +304,7 @@ async def test_nobody_succeeds_with_a_muted_user(task: Task):
     muted = scored(await play(task, honest(task), MutedUser()))
     assert muted.N < 1
     assert muted.I == 0
+    assert muted.value <= 0.25
 
 
 @each_task
@@ -219,6 +338,55 @@ async def test_vague_questions_earn_nothing(task: Task):
     for message in VAGUE:
         reply = await OfflineUserSession(task.user).reply(message)
         assert reply.text == UNSURE, message
+
+
+@each_task
+def test_no_keyword_is_a_function_word(task: Task):
+    """Words that stand in sentences about anything would give facts away."""
+    assert task.user is not None
+    for name, fact in task.user.facts.items():
+        assert not set(FUNCTION_WORDS.split()) & {keyword.casefold() for keyword in fact.keywords}, name
+
+
+@each_task
+async def test_other_words_for_a_question_work(task: Task):
+    """Every fact has at least two more questions that a person would ask; each reveals that fact alone."""
+    assert task.user is not None
+    found = script(task)
+    for name in task.user.facts:
+        questions = found.asks[name]
+        assert len(set(questions) - {re.sub("<.*?>", "", completion) for completion in found.gold}) >= 2, name
+        for question in questions:
+            reply = await OfflineUserSession(task.user).reply(question)
+            assert reply.revealed == (name,), question
+
+
+@each_task
+async def test_whatever_is_forbidden_can_be_met(task: Task):
+    """The values that a forbidden call takes stand in what the agent is told or reads in the course of gold."""
+    assert task.user is not None
+    episode = await play(task, script(task).gold)
+    tools = [orjson.dumps(tool.function).decode() for tool in task.tools]
+    facts = [str(fact.value) for fact in task.user.facts.values()]
+    met = "\n".join([task.instruction, task.rules, *tools, *facts, *(event.text for event in episode.events)])
+    for item in task.rubric.forbidden:
+        values = set(_literals(item.check))
+        assert not [value for value in values if value.casefold() not in met.casefold()], item.id
+
+
+def _literals(check: Any) -> Iterator[str]:
+    """The texts that a check compares arguments with."""
+    if isinstance(check, Mapping):
+        for name, inner in check.items():
+            if name in ("const", "enum"):
+                yield from (
+                    value for value in (inner if isinstance(inner, list) else [inner]) if isinstance(value, str)
+                )
+            else:
+                yield from _literals(inner)
+    elif isinstance(check, list):
+        for inner in check:
+            yield from _literals(inner)
 
 
 @each_task
@@ -294,6 +462,7 @@ def test_edits_apply_at_positions_of_the_gold_script():
         ({"gold": None}, "meta.gold"),
         ({"planted": {}}, "meta.planted must name every rubric item"),
         ({"guesses": {"nobody": []}}, "meta.guesses"),
+        ({"asks": {"nobody": ["Who?"]}}, "meta.asks"),
     ],
 )
 def test_a_script_that_does_not_fit_its_task_is_refused(change: dict[str, Any], named: str):

@@ -187,6 +187,26 @@ def test_foreign_file_is_refused(tmp_path, content):
         positions(tmp_path)
 
 
+def test_frames_appended_between_two_looks_are_no_damage(tmp_path, monkeypatch):
+    """A writer that appends two frames just after a look at the end: the first is not torn, both are read."""
+    file = SegmentFile(tmp_path, 0, HEADER)
+    read, appended = Segment._read, []
+
+    def look(segment, size, offset):
+        found = read(segment, size, offset)
+        if not found and not appended:
+            for position in (1, 2):
+                appended.append(position)
+                file.append(f"g{position:06d}", position, encode(group(position)))
+        return found
+
+    monkeypatch.setattr(Segment, "_read", look)
+    with StreamReader(tmp_path) as reader:
+        assert reader.next(timeout=5)[0].position == 1
+        assert drain(reader) == [2]
+    file.close()
+
+
 def test_segments_of_two_runs_are_refused(tmp_path):
     """One directory holds one run's stream: another tokenizer in a later segment is an error, not food."""
     write_segment(tmp_path, 0, [group(0)])

@@ -267,6 +267,17 @@ def test_a_drain_is_bounded(monkeypatch, run):
     assert any(note.startswith("engine did not end within 1 s") for note in notes)
 
 
+@pytest.mark.parametrize("gone", [OSError(5, "Input/output error"), SystemExit(1)])
+def test_a_terminal_that_is_gone_ends_the_view_and_not_the_run(monkeypatch, run, gone):
+    """After a hang-up or `| head` the run goes on unseen, and a stop still drains."""
+
+    def view(_):
+        raise gone
+
+    assert supervisor(monkeypatch, run, on_tick=view).run().code == 0
+    assert told(run)[-2:] == ["start engine", "stop server"]
+
+
 def test_a_run_has_one_supervisor(monkeypatch, run):
     """The second is refused, and says what to do."""
     with run.locked(), pytest.raises(RunError, match="another synth-engine is running it"):

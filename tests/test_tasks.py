@@ -1,5 +1,6 @@
 """Task packs: what loads, what is refused, and how the refusal reads."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,10 +10,13 @@ import pytest
 import zstandard
 
 from engine.errors import ConfigError
+from engine.reward.checks import evaluate
 from engine.task import Split
 from engine.world import tasks
+from engine.world.canonical import deeper_than
 from engine.world.tasks import FORMAT, PackHeader, load_pack, pack_problems, task_json, write_pack
-from tests.worlds import TEXT, outputs, shop, tool
+from engine.world.tools import apply
+from tests.worlds import TEXT, call, outputs, shop, tool
 from tests.worlds import task_json as shop_json
 
 HEADER = PackHeader(format=FORMAT, pack="shop", description="A shop.", license="Apache-2.0")
@@ -60,6 +64,17 @@ def test_a_pack_is_what_was_written(tmp_path: Path, name: str) -> None:
     write_pack(path, HEADER, loaded.tasks)
     assert path.read_bytes() == first
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_every_frame_of_a_pack_is_read(tmp_path: Path) -> None:
+    """`cat a.zst b.zst` is a zstd file with all the tasks of both; empty and skippable frames say nothing."""
+    path, made = tmp_path / "pack.jsonl.zst", zstandard.ZstdCompressor()
+    parts = [lines({"format": 1, "pack": "shop"}), lines(shop_json()), b"", lines(shop_json(id="shop-2"))]
+    skippable = b"\x50\x2a\x4d\x18" + (3000).to_bytes(4, "little") + bytes(3000)
+    path.write_bytes(skippable.join(map(made.compress, parts)))
+    assert [task.id for task in load_pack(path).tasks] == ["shop-1", "shop-2"]
+    path.write_bytes(path.read_bytes()[:-3])
+    assert "the zstd file ends early" in str(pack_problems(path)[0])
 
 
 def test_compression_does_not_change_the_hash(tmp_path: Path) -> None:
@@ -116,6 +131,14 @@ def _truncated(content: bytes) -> bytes:
         ("a.jsonl", b"[]\n", "header"),
         ("a.jsonl", lines({"format": 1, "pack": "x"}), "the pack has no tasks"),
         ("a.jsonl", lines({"format": 2, "pack": "x"}), "unknown pack format 2 (this version reads format 1; upgrade"),
+        *(
+            (
+                "a.jsonl",
+                lines({"format": odd, "pack": "x"}),
+                "a.jsonl:1: header.format: Input should be a valid integer",
+            )
+            for odd in ("1", "7", 1.0, 7.0, True, None, [])
+        ),
         ("a.jsonl", lines({"format": 1, "pack": "x", "colour": 1}), "header.colour"),
         ("a.jsonl", lines({"format": 1, "pack": "x"}) + b"{\n", "a.jsonl:2: not JSON"),
         ("a.jsonl", lines({"format": 1, "pack": "x"}, []), "a.jsonl:2"),
@@ -242,6 +265,49 @@ def response(**changes: Any) -> Callable[[dict[str, Any]], Any]:
             "tools[5].outputs.type: must be 'object'",
         ),
         (lambda v: v["tools"].append(tool("x", {}, outputs=outputs(a={"$ref": "file:///etc"}))), "$ref must be local"),
+        (
+            lambda v: v["tools"].append(tool("x", {}, outputs=outputs(a=True))),
+            "tools[5].outputs.schema.properties.a: must be an object",
+        ),
+        (
+            lambda v: v["tools"].append(tool("x", {}, outputs=outputs(a={"properties": {"b": False}}))),
+            "tools[5].outputs.schema.properties.a.properties.b: must be an object",
+        ),
+        (
+            lambda v: v["tools"].append(tool("x", {}, outputs=outputs(a=TEXT | {"minLength": 1001.0}))),
+            "outputs.schema.properties.a.minLength: a text that is drawn has at most 1000 characters",
+        ),
+        (
+            lambda v: v["tools"].append(tool("x", {}, outputs=outputs(a={"type": "integer", "minimum": 1e300}))),
+            "outputs.schema.properties.a.minimum: a number that is drawn is at most 2**62 in size",
+        ),
+        (
+            lambda v: v["tools"].append(tool("x", {"a": {"enum": ["b", "cafe\u0301"]}})),
+            r"schema.properties.a: 'cafe\u0301' equals no argument, which are all trimmed and in NFC: write 'caf\xe9'",
+        ),
+        (lambda v: v["tools"].append(tool("x", {"a": {"const": [" b"]}})), "[' b'] equals no argument"),
+        (lambda v: v["tools"].append(tool("x", {"a": {"const": 2**63}})), "an integer does not fit into 64 bits"),
+        (
+            lambda v: v["tools"].append(tool("x", {"cafe\u0301": TEXT})),
+            r"tools[5].parameters.schema: {'cafe\u0301': None} equals no argument",
+        ),
+        (
+            lambda v: v["world"]["state"]["orders"]["old"].update({"due ": 1}),
+            "world.state/orders/old: 'due ' equals no argument, which are all trimmed and in NFC: write 'due'",
+        ),
+        (
+            lambda v: v["world"]["state"]["orders"].update(all=[{"cafe\u0301": 1}]),
+            r"world.state/orders/all/0: 'cafe\u0301' equals no argument",
+        ),
+        (
+            lambda v: v["world"]["state"]["catalogue"].update(item="apple "),
+            "NFC: write 'apple' (a tool requires an argument to equal it)",
+        ),
+        (
+            effect({"write": "/a", "value": 1, "requires": {"/b": ["{id} "]}}),
+            "effect.requires./b: ['{id} '] equals no argument",
+        ),
+        (effect({"read": "/a" * 65}), "tools[0].effect.read: has more than 64 tokens (keep the state flatter)"),
         (effect({"read": "orders"}), "tools[0].effect.read: pointer 'orders' must be empty or start with '/'"),
         (effect({"read": "/a~b"}), "'~' must be written ~0"),
         (effect({"read": 3}), "tools[0].effect.read: must be a string"),
@@ -281,6 +347,54 @@ def test_a_task_that_means_nothing_is_refused(
     """Every semantic rule, with the field and the reason."""
     found = reasons(tmp_path, changed(edit))
     assert any(reason in text for text in found), found
+
+
+def deep(levels: int, inner: Any = 1, name: str = "a") -> Any:
+    """An object that nests so deep."""
+    for _ in range(levels):
+        inner = {name: inner}
+    return inner
+
+
+def test_a_task_may_nest_to_the_bound(tmp_path: Path) -> None:
+    """64 levels load wherever they are, and what the deepest call makes of them is evaluated and fits into a frame."""
+    write = {"write": "/a" * 62, "value": deep(60, "{x}"), "requires": {"/b": "{y}"}}
+    deepest = tool("deep", {"x": deep(56, {}, "not"), "y": {}}, outputs=outputs(z=deep(56, {}, "not")), effect=write)
+    state, rubric = (
+        deep(62) | {"b": 1},
+        {"subgoals": [{"id": "s", "text": "", "check": deep(59, {"revealed": "item"}, "not")}]},
+    )
+    assert reasons(tmp_path, shop_json(world={"state": state}, meta=deep(63), tools=[deepest], rubric=rubric)) == []
+    task = load_pack(tmp_path / "pack.jsonl").tasks[0]
+    made = apply(task, task.world.state, call("deep", x=deep(31), y=1))
+    assert made.ok
+    assert deeper_than(150, made.state)
+    assert orjson.dumps(deep(64, made.state))
+    assert evaluate(rubric["subgoals"][0]["check"], []) == (True, None)
+
+
+@pytest.mark.parametrize(
+    ("edit", "field"),
+    [
+        (lambda v: v.update(meta=deep(64)), "meta"),
+        (lambda v: v.update(meta=[deep(900)]), "meta"),
+        (lambda v: v.update(id=deep(300)), "id"),
+        (lambda v: v["world"].update(state=deep(63)), "world"),
+        (lambda v: v["tools"].append(tool("x", {"a": deep(300)})), "tools"),
+        (lambda v: v["tools"].append(tool("x", {}, outputs=outputs(a=deep(60, {"not": {}})))), "tools"),
+        (lambda v: v["rubric"]["subgoals"][0].update(check=deep(300)), "rubric"),
+    ],
+)
+def test_a_task_that_nests_too_deeply_is_refused(
+    tmp_path: Path, edit: Callable[[dict[str, Any]], Any], field: str
+) -> None:
+    """Before anything walks it: schema, state, check, and what is never read."""
+    path = tmp_path / "pack.jsonl"
+    path.write_bytes(lines({"format": 1, "pack": "shop"}) + json.dumps(changed(edit)).encode())
+    (found,) = pack_problems(path)
+    name = "" if field == "id" else "task shop-1: "
+    assert str(found).startswith(f"{path}:2: {name}{field}: nests deeper than 64 levels")
+    assert str(found).endswith("(flatten it)")
 
 
 def test_everything_is_reported_and_the_first_stops_loading(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import unicodedata
 from typing import Any
 
 import jsonschema
@@ -10,9 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from engine.types import ToolCall
 from engine.world import effects, plain_schema, pointer
 from engine.world.canonical import canonical, canonical_bytes, same
-from engine.world.draw import drawn
+from engine.world.draw import LONGEST, drawn
 from engine.world.schema import compiled, schema_problems
 from engine.world.tools import admit, apply
 from tests.worlds import NUMBER, ORDER, TEXT, call, outputs, shop, tool
@@ -21,8 +23,9 @@ JSON = st.recursive(
     st.none()
     | st.booleans()
     | st.integers(-5, 5)
-    | st.sampled_from([0.5, 1.0, 2.0, 1e300, "", "a", "é", "e\u0301", " a "]),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from("abc"), inner, max_size=3),
+    | st.sampled_from([0.5, 1.0, 2.0, 1e300, "", "a", "é", "e\u0301", " a "])
+    | st.sampled_from([10**16, 1e16, 2**53 + 1, 2.0**53, 2**62, 2.0**62, -(2**63), -(2.0**63), 2.0**63]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from("abcé"), inner, max_size=3),
     max_leaves=8,
 )
 
@@ -58,15 +61,19 @@ PLAIN = st.recursive(
 )
 
 
+OPEN = {"interactions": [{"id": "i", "text": ""}]}
+
+
 def reordered(value: Any) -> Any:
-    """The same JSON value with keys in reverse order, white space around strings, and integral floats."""
+    """The same JSON value with keys in reverse order and decomposed, white space around strings, integral floats."""
     if isinstance(value, dict):
-        return {key: reordered(value[key]) for key in reversed(value)}
+        return {unicodedata.normalize("NFD", key): reordered(value[key]) for key in reversed(value)}
     if isinstance(value, list):
         return [reordered(inner) for inner in value]
     if isinstance(value, str):
         return f" {value}\n"
-    return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
+    exact = isinstance(value, int) and not isinstance(value, bool) and int(float(value)) == value
+    return float(value) if exact else value
 
 
 # --- canonical arguments --------------------------------------------------------------------------------------------
@@ -77,6 +84,7 @@ def test_spelling_does_not_change_the_key(value: Any) -> None:
     """Key order, 25 against 25.0, white space and Unicode composition give the same canonical bytes."""
     assert canonical_bytes(canonical(value)) == canonical_bytes(canonical(reordered(value)))
     assert canonical(canonical(value)) == canonical(value)
+    assert same(canonical(value), canonical(reordered(value)))
 
 
 @given(JSON, JSON)
@@ -86,10 +94,16 @@ def test_keys_are_equal_exactly_for_equal_values(left: Any, right: Any) -> None:
     assert (canonical_bytes(left) == canonical_bytes(right)) == same(left, right)
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), 2**64, 10**400, "\ud800", {"a": [{1, 2}]}])
+@pytest.mark.parametrize(
+    "value",
+    [
+        *(float("nan"), float("inf"), 2**64, 10**400, -(2**63) - 1, "\ud800", {"\ud800": 1}, {"a": [{1, 2}]}),
+        {"\u00e9": 1, "e\u0301": 2},
+    ],
+)
 def test_what_json_cannot_hold_is_a_malformed_call(value: Any) -> None:
-    """NaN, infinities, huge integers, lone surrogates: an error observation, not an exception."""
-    task = shop(tools=[tool("get_order", {"id": {}})], rubric={"interactions": [{"id": "i", "text": ""}]})
+    """NaN, infinities, huge integers, lone surrogates, a name twice: an error observation, not an exception."""
+    task = shop(tools=[tool("get_order", {"id": {}})], rubric=OPEN)
     applied = apply(task, {}, call("get_order", id=value))
     assert not applied.ok
     assert applied.answer["error"].startswith("malformed call")
@@ -99,6 +113,20 @@ def test_defaults_are_filled_in() -> None:
     """Writing a schema default out is the same call as leaving it away."""
     task = shop()
     assert admit(task, ORDER) == admit(task, call("place_order", quantity=5.0, item=" apple ", gift=False))
+
+
+@pytest.mark.parametrize("given_arguments", [{}, {"o": {}}, {"o": {"p": {}}}, {"o": {"p": {"q": 1.0}}}])
+def test_defaults_of_defaults_are_filled_in(given_arguments: dict[str, Any]) -> None:
+    """A default object gets its own properties' defaults, however little of it is written out."""
+    inner = {"properties": {"q": {"default": 1}}, "default": {}}
+    task = shop(tools=[tool("g", {"o": {"properties": {"p": inner}, "default": {}}})], rubric=OPEN)
+    assert admit(task, call("g", **given_arguments)).arguments == {"o": {"p": {"q": 1}}}
+
+
+def test_a_decomposed_name_is_the_declared_one() -> None:
+    """Names are composed before defaults are looked for: no property occurs twice."""
+    task = shop(tools=[tool("g", {"caf\u00e9": {"default": 1}})], rubric=OPEN)
+    assert admit(task, ToolCall(name="g", arguments={"cafe\u0301": 2})).arguments == {"caf\u00e9": 2}
 
 
 # --- admission ------------------------------------------------------------------------------------------------------
@@ -143,6 +171,9 @@ def test_general_schemas_name_the_argument() -> None:
     assert check({"a": 2}).path == ("a",)
 
 
+UNSAFE = {"pattern": "(a)\\1"}
+
+
 @pytest.mark.parametrize(
     ("schema", "reason"),
     [
@@ -153,6 +184,17 @@ def test_general_schemas_name_the_argument() -> None:
         ({"$id": "http://x"}, "not supported"),
         ({"type": "strin"}, "not valid under any"),
         ({"required": "a"}, "is not of type 'array'"),
+        *(
+            ({name: {"q": UNSAFE}, "$ref": f"#/{name}/q"}, "points at what is no schema")
+            for name in ("default", "const", "x-own")
+        ),
+        ({"enum": [UNSAFE], "$ref": "#/enum/0"}, "points at nothing"),
+        ({"examples": [UNSAFE], "$ref": "#/examples"}, "points at what is no schema"),
+        ({"default": {"q": UNSAFE}, "%64efault": {"q": {}}, "$ref": "#/%64efault/q"}, "points at what is no schema"),
+        ({"properties": {"patternProperties": {"(a+)+$": {}}}, "$ref": "#/properties"}, "points at what is no schema"),
+        ({"properties": {"default": UNSAFE}, "not": {}}, "not an RE2 pattern"),
+        ({"$defs": {"examples": {"not": {"$id": "x"}}}, "not": {}}, "not supported"),
+        ({"not": {"$schema": "https://json-schema.org/draft/2020-12/schema", "pattern": "a"}}, "at the root only"),
     ],
 )
 def test_unsafe_schemas_are_refused(schema: dict[str, Any], reason: str) -> None:
@@ -163,6 +205,20 @@ def test_unsafe_schemas_are_refused(schema: dict[str, Any], reason: str) -> None
 def test_a_schema_that_refers_to_itself_for_ever_is_a_defect() -> None:
     """`{"$ref": "#"}` at the root never ends in jsonschema; here it is a wrong argument."""
     assert compiled({"$ref": "#"})({}) is not None
+
+
+def test_references_to_schemas_are_followed() -> None:
+    """Into $defs, properties (of any name) and the root; patterns there run on RE2, whatever dialect is named."""
+    schema = {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "$defs": {"a/b": {"type": "string", "pattern": r"^x\z"}},
+        "properties": {"default": {"$ref": "#/$defs/a~1b"}, "own": {"$ref": "#/properties/default"}},
+        "additionalProperties": {"$ref": "#"},
+    }
+    assert schema_problems(schema) == ()
+    check = compiled(schema)
+    assert check({"default": "x", "own": "x", "more": {"more": {"own": "x"}}}) is None
+    assert check({"more": {"more": {"own": "x\n"}}}).path == ("more", "more", "own")
 
 
 # --- effects --------------------------------------------------------------------------------------------------------
@@ -188,7 +244,7 @@ def test_a_read_without_outputs_answers_what_is_there() -> None:
             tool("plain", {}, effect={"read": "/orders/old/quantity"}),
             tool("named", {}, effect={"read": "/orders/old/quantity"}, outputs=outputs(count=NUMBER)),
         ],
-        rubric={"interactions": [{"id": "i", "text": ""}]},
+        rubric=OPEN,
     )
     answers = [apply(task, task.world.state, call(name)).answer for name in ("whole", "plain", "named")]
     assert answers == [{"item": "pear", "quantity": 2}, {"result": 2}, {"count": 2}]
@@ -226,7 +282,7 @@ def test_an_unmet_requirement_leaks_nothing() -> None:
 def test_requirements_compare_as_json(held: Any, given_value: Any, met: bool) -> None:
     """25 equals 25.0; true is not 1; a string is not a number."""
     effect = {"write": "/done", "value": True, "requires": {"/n": "{n}"}}
-    task = shop(tools=[tool("set", {"n": {}}, effect=effect)], rubric={"interactions": [{"id": "i", "text": ""}]})
+    task = shop(tools=[tool("set", {"n": {}}, effect=effect)], rubric=OPEN)
     assert apply(task, {"n": held}, call("set", n=given_value)).ok is met
 
 
@@ -244,7 +300,7 @@ def test_placeholders_reach_into_escaped_names() -> None:
     """An argument is one token, whatever characters it has."""
     task = shop(
         tools=[tool("get", {"k": {}}, effect={"read": "/m/{k}/x~1y"})],
-        rubric={"interactions": [{"id": "i", "text": ""}]},
+        rubric=OPEN,
     )
     state = {"m": {"a/b": {"x/y": 1}, "7": {"x/y": 2}}}
     assert apply(task, state, call("get", k="a/b")).answer == {"result": 1}
@@ -262,6 +318,13 @@ def test_whole_placeholders_keep_their_type() -> None:
         "a 5 true [1] x ",
     ]
     assert effects.fill("{none}", arguments) is None
+
+
+def test_placeholders_in_names_are_filled_as_text() -> None:
+    """A name is a string, whatever the argument is."""
+    template = {"{s}": 1, "no {n}": "{n}", "{n}": {"{l}": 2}, "{none}": 3, "s": 4}
+    filled = effects.fill(template, {"n": 5, "l": [1], "s": "x"})
+    assert filled == {"x": 1, "no 5": 5, "5": {"[1]": 2}, "": 3, "s": 4}
 
 
 # --- drawn outputs --------------------------------------------------------------------------------------------------
@@ -283,6 +346,9 @@ def test_drawn_outputs_depend_on_the_call_alone() -> None:
         TEXT,
         {"type": "string", "maxLength": 3},
         {"type": "string", "minLength": 9},
+        {"type": "string", "minLength": 8.0, "maxLength": 9.0},
+        {"type": "string", "minLength": 25},
+        {"type": "string", "minLength": LONGEST},
         {"enum": ["a", 2, None]},
         {"const": {"a": 1}},
         {"type": "integer"},

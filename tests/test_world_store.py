@@ -6,13 +6,24 @@ import sqlite3
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import anyio
 import pytest
 
+from engine.config import load
+from engine.core.versions import Versions
 from engine.errors import ConfigError, RunError
+from engine.evals.recorded import Evaluations
+from engine.rundir import RunDir
+from engine.scripted import ConstantScorer, ConstantUser
+from engine.seams import Seams
+from engine.types import TaskGroup
+from engine.world.offline import OfflineWorld
 from engine.world.store import FORMAT, EntryStore, Row, locks_work, open_store
+from tests.test_episode import DONE, ORDER, Letters, Lines
+from tests.worlds import shop
 
 
 def row(number: int, **changes: Any) -> Row:
@@ -53,6 +64,41 @@ async def test_concurrent_flushes_share_a_commit(tmp_path: Path) -> None:
         assert store.pending == 0
     assert statements.count("COMMIT") <= 2
     assert len(await reopened(tmp_path / "world.sqlite")) == 50
+
+
+def test_the_answers_of_an_evaluation_are_committed_before_its_frames(tmp_path: Path) -> None:
+    """Whoever emits a group flushes first: evaluations no less than training."""
+    run, versions, written = RunDir(tmp_path), Versions(slots=1), []
+    run.eval.mkdir()
+    versions.flip(0)
+    tasks = [shop(id=f"shop-{number}", split="validation") for number in range(3)]
+    parts = {"policy": Lines(ORDER, DONE), "user": ConstantUser(), "scorer": ConstantScorer(), "chat": Letters()}
+
+    async def measured() -> None:
+        async with open_store(run.world) as store:
+            world = OfflineWorld(store)
+
+            async def write(tg: TaskGroup) -> None:
+                pending = [row for row in store._pending if row.task == tg.task_id]
+                written.append((tg.task_id, len(tg.episodes[0].events), pending))
+
+            evaluations = await anyio.to_thread.run_sync(
+                lambda: Evaluations(
+                    run=run,
+                    config=load(None, ["limits.completion_tokens=500"]).config,
+                    tasks=tasks,
+                    seams=Seams(world=world, clock=anyio.current_time, **parts),
+                    adapters=SimpleNamespace(run_id="run", versions=versions),
+                    writer=SimpleNamespace(write=write),
+                    flush=world.flush,
+                    live=lambda _: None,
+                )
+            )
+            await evaluations.measure("validation", 0)
+            assert store.tasks == {task.id for task in tasks}
+
+    anyio.run(measured)
+    assert sorted(written) == [(task.id, 2, []) for task in tasks]
 
 
 async def test_a_cancelled_flush_loses_nothing(tmp_path: Path) -> None:

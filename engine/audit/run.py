@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 
 from engine.audit.check import Check, Finding, Recorded
+from engine.audit.checkpoints import Checkpoints
 from engine.audit.gauges import Budgets
 from engine.audit.rewards import Rewards
 from engine.audit.steps import Advantages, Staleness, TrainedTwice
@@ -29,6 +30,7 @@ def checks(recorded: Recorded) -> list[Check]:
         Outcomes(),
         Budgets(recorded),
         Published(recorded),
+        Checkpoints(recorded),
     ]
 
 

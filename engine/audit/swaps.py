@@ -20,6 +20,10 @@ PAUSE_S = 0.5
 """... and at least this much longer in total."""
 
 
+RESTART_S = 2.0
+"""A server that is killed breaks its requests before anybody knows that it restarts: so long before, at most."""
+
+
 def _windows(swaps: Sequence[Mapping[str, Any]], *events: str) -> dict[str, list[tuple[float, float]]]:
     """Start and end of these events, per server."""
     found: dict[str, list[tuple[float, float]]] = {}
@@ -33,10 +37,11 @@ class Paused:
     """Requests that stood still while an adapter was loaded; those that met a server's restart waited for that.
 
     Paused: in flight across a load of its server, with seconds per output token over 3 times the p99 of requests that
-    met no load, and that by at least 0.5 s in total."""
+    met no load, and that by at least 0.5 s in total. A request without an answer has no such rate: it is counted."""
 
     def __init__(self, recorded: Recorded) -> None:
-        self._loads, self._downs = _windows(recorded.swaps, "load"), _windows(recorded.swaps, "down")
+        self._loads, self._restarts = _windows(recorded.swaps, "load"), _windows(recorded.swaps, "restart")
+        self._unanswered = 0
         self._servers: list[str] = []
         self._server = array("H")
         self._start_s, self._end_s, self._tokens = array("d"), array("d"), array("I")
@@ -52,7 +57,10 @@ class Paused:
             self._servers.append(episode.server)
         spans = episode.tokens.spans if episode.tokens is not None else ()
         requests = [timing for timing in episode.timings if timing.phase == "policy"]
-        # The last request of a failed episode has no tokens, so no rate.
+        if episode.tokens is not None and len(requests) > len(spans):
+            at_s = requests[-1]
+            loads = self._loads.get(episode.server, ())
+            self._unanswered += any(at_s.start_s < end and at_s.end_s > begin for begin, end in loads)
         for timing, span in zip(requests, spans, strict=False):
             self._server.append(self._servers.index(episode.server))
             self._start_s.append(timing.start_s)
@@ -67,7 +75,7 @@ class Paused:
         for index, server in enumerate(self._servers):
             mine = np.array(self._server) == index
             across |= mine & _overlapping(start_s, end_s, self._loads.get(server, ()))
-            restarted |= mine & _overlapping(start_s, end_s, self._downs.get(server, ()))
+            restarted |= mine & _overlapping(start_s, end_s, self._restarts.get(server, ()))
         across &= ~restarted
         seconds = end_s - start_s
         paused: list[str] = []
@@ -79,7 +87,9 @@ class Paused:
         return Finding(
             name="requests_paused_by_swap",
             promise="no request stands still while an adapter is loaded",
-            checked=f"{int(across.sum())} of {len(across)} requests were in flight across a load",
+            checked=f"{int(across.sum())} of {len(across)} requests were in flight across a load"
+            + (", and none across no load to compare with" if across.any() and not usual.any() else "")
+            + (f"; {self._unanswered} across one got no answer" if self._unanswered else ""),
             violations=[f"{len(paused)} paused: {named(paused)}"] if paused else [],
             count=len(paused),
         )
@@ -95,14 +105,25 @@ def _overlapping(
 
 
 class Aborted:
-    """Requests that a server aborted while it loaded or unloaded an adapter."""
+    """Requests that a server aborted, or broke off in any other way, while it loaded or unloaded an adapter.
+
+    What a server broke off because it restarted was not the swap's doing."""
 
     def __init__(self, recorded: Recorded) -> None:
-        self._aborts = [row for row in recorded.swaps if row["event"] == "abort"]
+        restarts = _windows(recorded.swaps, "restart")
+        self._aborts = [
+            row
+            for row in recorded.swaps
+            if row["event"] in ("abort", "retry")
+            and not any(
+                row["start_s"] < end and row["end_s"] > begin - RESTART_S
+                for begin, end in restarts.get(row["server"], ())
+            )
+        ]
         self._windows = _windows(recorded.swaps, "load", "unload")
 
     def see(self, tg: TaskGroup) -> None:
-        """Nothing: an abort is retried, so only swaps.jsonl knows it."""
+        """Nothing: what was broken off is tried again, so only swaps.jsonl knows it."""
 
     def finding(self) -> Finding:
         """Aborts whose request overlapped a load or an unload of the same server."""
@@ -114,7 +135,7 @@ class Aborted:
         return Finding(
             name="requests_aborted_by_swap",
             promise="no request is aborted by a swap",
-            checked=f"{sum(map(len, self._windows.values()))} loads and unloads, {len(self._aborts)} aborts",
+            checked=f"{sum(map(len, self._windows.values()))} loads and unloads, {len(self._aborts)} broken requests",
             violations=[f"aborted across a load or unload: {named(by_swap)}"] if by_swap else [],
             count=len(by_swap),
         )

@@ -13,15 +13,20 @@ from rich.text import Text
 from engine.config import Loaded, dump, fields, load, marks, value_of
 from engine.report.console import wide_console
 
+_EXAMPLES = """\b
+synth-engine config show --explain           every key there is
+synth-engine config show --config tiny > mine.toml
+"""
+
 
 @click.group()
 def command() -> None:
-    """Show the configuration."""
+    """Show the configuration: every key, its meaning and its source."""
 
 
-@command.command()
+@command.command(epilog=_EXAMPLES)
 @click.option("--config", "file", metavar="FILE", help="A TOML file, or a shipped name: tiny, dry. Without: defaults.")
-@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override one key.")
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a key; repeatable.")
 @click.option("--explain", is_flag=True, help="Every key with its meaning, default and source.")
 def show(file: str | None, overrides: tuple[str, ...], explain: bool) -> None:  # noqa: FBT001 - click passes flags by name
     """Print the resolved configuration as TOML, ready to be a file of your own."""
@@ -50,8 +55,10 @@ def explained(loaded: Loaded) -> Iterator[Text]:
 
 
 def _notes(found: dict[str, Any]) -> str:
-    notes = [f"only with {mode} = {wanted!r}" for mode, wanted in found.get("only_if", {}).items()]
-    if found.get("resumable"):
+    notes = [f"only with {mode} = {wanted!r}" for mode, wanted in found["only_if"].items()]
+    if found["unless"]:
+        notes.append("no effect with " + " and ".join(f"{mode} = {value!r}" for mode, value in found["unless"].items()))
+    if found["resumable"]:
         notes.append("--resume may change it")
     return f" ({'; '.join(notes)})" if notes else ""
 

@@ -12,11 +12,12 @@ from typing import Any
 
 import anyio
 import click
+import orjson
 from rich.console import Console
 from rich.table import Table
 
 from engine.commands.export import chosen_adapter
-from engine.config import Config, load
+from engine.config import Config, load, text_override
 from engine.errors import ConfigError, RunError
 from engine.evals.split import Evaluation, Suite, evaluate
 from engine.manifest import model_directory, pack_file
@@ -29,38 +30,64 @@ from engine.task import Split
 from engine.types import TaskGroup
 from engine.world.tasks import load_pack
 
-_READY_S = 180.0
+_START_S = 180.0
+"""Until our own server is up: loading a model takes a while, and we see when the process dies."""
+_READY_S = 30.0
+"""Until servers that are said to run answer."""
+_EXAMPLES = """\b
+synth-engine eval --run                      the best adapter of the latest run
+synth-engine eval --run tiny --adapter none  its base, on the same tasks
+synth-engine eval --config mine.toml --url http://localhost:30000
+"""
 
 
-@click.command("eval")
+@click.command("eval", epilog=_EXAMPLES)
 @click.option(
-    "--run", metavar="RUN", is_flag=False, flag_value="", help="Model, pack and best adapter of a run (latest)."
+    "--run",
+    metavar="[RUN]",
+    is_flag=False,
+    flag_value="",
+    help="Model, tasks and best adapter of a run: the latest, or RUN.",
 )
-@click.option("--config", "file", metavar="FILE", help="A TOML file or shipped name instead of a run.")
-@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override one key.")
-@click.option("--adapter", metavar="DIR", help="An adapter directory, a version of the run, or `none` for the base.")
+@click.option(
+    "--config", "file", metavar="FILE", help="Instead of a run: a TOML file, or a shipped name: tiny (default), dry."
+)
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a key; repeatable.")
+@click.option("--adapter", metavar="ADAPTER", help="A directory, a version of the run (60), or `none` for the base.")
 @click.option("--url", metavar="URL", help="A running server instead of an embedded one.")
-@click.option("--split", type=click.Choice(list(Split)), default=Split.HELDOUT, show_default=True)
-@click.option("--tasks", "limit", type=click.IntRange(1), default=400, show_default=True, help="At most so many tasks.")
+@click.option(
+    "--split",
+    metavar="SPLIT",
+    type=click.Choice([split.value for split in Split]),
+    default=Split.HELDOUT.value,
+    show_default=True,
+    help=f"Which tasks: {', '.join(Split)}.",
+)
+@click.option(
+    "--tasks", "limit", metavar="N", type=click.IntRange(1), default=400, show_default=True, help="At most N tasks."
+)
+@click.option("--dir", "directory", metavar="DIR", help="With --run: where runs live.  [default: runs]")
 def command(**options: Any) -> None:
     """Measure a policy: mean reward with its 95 % interval, the breakdown, and one line per task.
 
     One episode per task, at policy.temperature. Without --adapter, --run means the run's best adapter, else the base.
     """
     wanted = Wanted(**options)
-    if wanted.run is not None and wanted.file is not None:
-        raise ConfigError("--run and --config exclude each other: a run brings its configuration")
-    found = find_run(wanted.run or None) if wanted.run is not None else None
-    config = load(found.config if found else wanted.file or "tiny", wanted.pointed()).config
-    weights = _adapter(found, wanted.adapter)
+    wanted.check()
+    run = find_run(wanted.run or None, wanted.directory or "runs") if wanted.run is not None else None
+    config = load(run.config if run else wanted.file or "tiny", wanted.pointed(run)).config
+    adapter = _adapter(config, run, wanted.adapter)
+    config = _fitting(config, adapter)
+    suite = _suite(config, Split(wanted.split), wanted.limit)
     console = wide_console()
+    told = f"{_policy(config, adapter)}: {len(suite.tasks)} {wanted.split} tasks of {config.tasks.pack}"
+    console.print(told, markup=False, soft_wrap=True)
+    if config.policy.launch == "none":
+        waiting = f"waiting for {', '.join(config.policy.urls)}, at most {_READY_S:g} s"
+        console.print(waiting, markup=False, soft_wrap=True)
     with tempfile.TemporaryDirectory(prefix="synth-eval-") as scratch:
-        result, groups = _measure(Path(scratch), config, weights, Split(wanted.split), wanted.limit)
+        result, groups = _measure(RunDir(Path(scratch)), config, suite, adapter)
     console.print(_task_table(groups))
-    told = f"adapter {weights}" if weights else "the base"
-    console.print(
-        f"{config.model.path} with {told}, {wanted.split} tasks of {config.tasks.pack}", markup=False, soft_wrap=True
-    )
     _print_result(console, result)
 
 
@@ -75,14 +102,29 @@ class Wanted:
     url: str | None
     split: str
     limit: int
+    directory: str | None
 
-    def pointed(self) -> tuple[str, ...]:
-        """The overrides, those of --url included."""
+    def check(self) -> None:
+        """Refuse what excludes each other, or has no effect.
+
+        Raises ConfigError."""
+        if self.run is not None and self.file is not None:
+            raise ConfigError("--run and --config exclude each other: a run brings its configuration")
+        if self.run is None and self.directory is not None:
+            raise ConfigError("--dir has no effect without --run")
+
+    def pointed(self, run: RunDir | None) -> tuple[str, ...]:
+        """The overrides, with the run's own copy of its pack, and the server of --url."""
+        pack = (text_override("tasks.pack", str(run.pack)),) if run else ()
         server = (f'policy.urls=["{self.url}"]', 'policy.launch="none"') if self.url else ()
-        return (*self.overrides, *server)
+        return (*pack, *self.overrides, *server)
 
 
-def _adapter(run: RunDir | None, adapter: str | None) -> Path | None:
+def _adapter(config: Config, run: RunDir | None, adapter: str | None) -> Path | None:
+    if config.policy.launch == "scripted":
+        if adapter is not None:
+            raise ConfigError("--adapter has no effect with policy.launch = 'scripted': no model takes part; remove it")
+        return None
     if adapter == "none" or (adapter is None and run is None):
         return None
     if adapter is not None and Path(adapter).is_dir():
@@ -92,20 +134,33 @@ def _adapter(run: RunDir | None, adapter: str | None) -> Path | None:
     return chosen_adapter(run, adapter)
 
 
-def _measure(
-    scratch: Path, config: Config, adapter: Path | None, split: Split, limit: int
-) -> tuple[Evaluation, list[TaskGroup]]:
-    """Start what is needed around a run directory that lives only as long as the measurement."""
-    run = RunDir(scratch)
-    run_id = new_run_id("eval")
-    write_json(run.manifest, {"run_id": run_id})
-    model = config.model.model_copy(update={"path": str(model_directory(config.model.path))})
-    config = config.model_copy(update={"model": model})
+def _fitting(config: Config, adapter: Path | None) -> Config:
+    """The configuration with its model found, and the LoRA rank of the adapter, for which our own server makes room."""
+    sections: dict[str, Any] = {
+        "model": config.model.model_copy(update={"path": str(model_directory(config.model.path))})
+    }
+    if adapter is not None:
+        try:
+            rank = orjson.loads((adapter / "adapter_config.json").read_bytes())["r"]
+        except (FileNotFoundError, orjson.JSONDecodeError, KeyError, TypeError) as error:
+            raise ConfigError(f"{adapter} is no adapter directory: adapter_config.json gives no rank") from error
+        sections["learner"] = config.learner.model_copy(update={"rank": rank})
+    return config.model_copy(update=sections)
+
+
+def _policy(config: Config, adapter: Path | None) -> str:
+    """What is measured, in words."""
+    if config.policy.launch == "scripted":
+        return f"script {config.policy.script}"
+    return f"{config.model.path} with {f'adapter {adapter}' if adapter else 'the base'}"
+
+
+def _suite(config: Config, split: Split, limit: int) -> Suite:
     pack = load_pack(pack_file(config.tasks.pack))
     tasks = [(index, task) for index, task in enumerate(pack.tasks) if task.split is split][:limit]
     if not tasks:
         raise ConfigError(f"{config.tasks.pack} has no {split} tasks")
-    suite = Suite(
+    return Suite(
         name="eval",
         tasks=tasks,
         limits=config.limits.value(),
@@ -113,6 +168,11 @@ def _measure(
         live_slots=config.eval.live_slots,
         seed=config.run.seed,
     )
+
+
+def _measure(run: RunDir, config: Config, suite: Suite, adapter: Path | None) -> tuple[Evaluation, list[TaskGroup]]:
+    """Start what is needed around a run directory that lives only as long as the measurement."""
+    write_json(run.manifest, {"run_id": new_run_id("eval")})
     with _server(run, config, adapter) as urls:
         write_json(run.path / "servers.json", {"urls": urls})
         return anyio.run(_evaluate, run, config, suite, adapter, backend_options={"use_uvloop": UVLOOP})
@@ -129,7 +189,7 @@ def _server(run: RunDir, config: Config, adapter: Path | None) -> Iterator[list[
     child = Child(server_command(run, config, port, adapter_root=adapter.parent if adapter else run.path))
     child.start(0)
     try:
-        deadline = time.monotonic() + _READY_S
+        deadline = time.monotonic() + _START_S
         url = f"http://127.0.0.1:{port}"
         while not server_is_ready(url):
             if child.ended() is not None or time.monotonic() > deadline:
@@ -152,13 +212,19 @@ async def _evaluate(
     def nothing(_: Any) -> None:
         """Swaps and live counts are of no interest here."""
 
+    def clock() -> float:
+        return time.monotonic() - started
+
     run_id = await anyio.to_thread.run_sync(lambda: run.run_id)
-    async with build_parts(run, config, lambda: time.monotonic() - started, nothing) as parts:
+    # What is loaded here is unloaded when the parts are closed.
+    async with build_parts(run, config, clock, nothing, ready_s=_READY_S) as parts, anyio.create_task_group() as tg:
+        tg.start_soon(parts.served.watch)
         name = None
         if adapter is not None:
             name = adapter_name(run_id, 0)
             await parts.served.servers.load(name, adapter)
         result = await evaluate(suite, parts.seams, 0, name, emit, nothing)
+        tg.cancel_scope.cancel()
     return result, sorted(groups, key=lambda tg: tg.position)
 
 

@@ -24,12 +24,18 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 _BATCH_GROUPS = 64
+_EXAMPLES = """\b
+synth-engine export --merged merged          base and best adapter, to be served or shared
+synth-engine export --chat good.jsonl --min-reward 1
+"""
 
 
-@click.command()
+@click.command(epilog=_EXAMPLES)
 @click.argument("run", required=False)
 @click.option("--chat", metavar="FILE", type=Path, help="Episodes as chat JSONL for SFT: messages, tools, reward.")
-@click.option("--min-reward", default=0.0, show_default=True, help="With --chat: only episodes with at least this.")
+@click.option(
+    "--min-reward", metavar="R", default=0.0, show_default=True, help="With --chat: episodes with at least this reward."
+)
 @click.option("--parquet", metavar="FILE", type=Path, help="All training episodes with ids and log-probabilities.")
 @click.option("--merged", metavar="DIR", type=Path, help="Base and adapter as one Hugging Face directory.")
 @click.option("--adapter", metavar="VERSION", help="With --merged: this version instead of the best, for example 60.")
@@ -73,8 +79,18 @@ class Wanted:
         if self.min_reward and not self.chat:
             raise ConfigError("--min-reward has no effect without --chat FILE")
         for path in (self.chat, self.parquet, self.merged):
-            if path is not None and path.exists():
-                raise ConfigError(f"{path} exists; remove it, or name another place")
+            if path is not None:
+                check_place(path)
+
+
+def check_place(path: Path) -> None:
+    """Refuse, before any work, a file or directory that cannot be made.
+
+    Raises ConfigError."""
+    if path.exists():
+        raise ConfigError(f"{path} exists; remove it, or name another place")
+    if not path.absolute().parent.is_dir():
+        raise ConfigError(f"{path}: there is no directory {path.parent}; make it, or name another place")
 
 
 def write_chat(run: RunDir, path: Path, min_reward: float) -> int:

@@ -13,10 +13,10 @@ from engine.world.tasks import load_pack, pack_problems
 
 @click.group()
 def command() -> None:
-    """Work with task packs."""
+    """Check a task pack."""
 
 
-@command.command()
+@command.command(short_help="Validate a task pack and say what is in it.")
 @click.argument("file")
 def check(file: str) -> None:
     """Validate FILE (a .jsonl or .jsonl.zst, or a shipped name: tiny, showcase).

@@ -9,7 +9,7 @@ import orjson
 from rich.table import Table
 
 from engine.audit.rewards import score_again
-from engine.errors import ConfigError
+from engine.commands.export import check_place
 from engine.evals.split import mean_ci95
 from engine.manifest import pack_file
 from engine.report.console import wide_console
@@ -32,6 +32,8 @@ def command(run: str | None, pack: str | None, out: Path | None, directory: str)
 
     The recorded stream is not changed: it is what the learner trained on.
     """
+    if out is not None:
+        check_place(out)
     found = find_run(run, directory)
     path = pack_file(pack) if pack else found.pack
     tasks, scorer = {task.id: task for task in load_pack(path).tasks}, RubricScorer()
@@ -58,8 +60,6 @@ def command(run: str | None, pack: str | None, out: Path | None, directory: str)
         table.add_row(name, str(len(before)), _interval(before), _interval(after), str(changed), str(gone))
     wide_console().print(table)
     if out is not None:
-        if out.exists():
-            raise ConfigError(f"{out} exists; remove it, or name another file")
         out.write_bytes(b"".join(lines))
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 from rich.console import Console
 
-from engine.config import Config, load
+from engine.config import Config, load, text_override
 from engine.errors import ConfigError
 from engine.manifest import create, reopen
 from engine.report.console import wide_console
@@ -19,15 +19,27 @@ from engine.supervise import EXIT_CONFIG, EXIT_OK, Ending, Supervisor
 from engine.task import Split
 
 _MEASURED = "about 5 minutes on two cores, as measured for this configuration"
+_EXAMPLES = """\b
+synth-engine run                             the tiny model on this machine, in minutes
+synth-engine run --config dry                everything but the models, in seconds
+synth-engine run --set run.steps=20 --name short
+synth-engine run --resume                    the latest run, where it stopped
+"""
 
 
-@click.command()
+@click.command(epilog=_EXAMPLES)
 @click.option("--config", "file", metavar="FILE", help="A TOML file, or a shipped name: tiny (default), dry.")
 @click.option(
-    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override one key, for example run.steps=20."
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Override a key; repeatable. `config show` lists them.",
 )
 @click.option("--name", metavar="NAME", help="Name of the run; the same as --set run.name=NAME.")
-@click.option("--dir", "directory", metavar="DIR", help="Where runs live; the same as --set run.dir=DIR.")
+@click.option(
+    "--dir", "directory", metavar="DIR", help="Where runs live; the same as --set run.dir=DIR.  [default: runs]"
+)
 @click.option("--resume", is_flag=False, flag_value="", metavar="[RUN]", help="Go on with a run: the latest, or RUN.")
 @click.option("--plain", is_flag=True, help="One line per ten seconds, even on a terminal.")
 def command(
@@ -41,27 +53,32 @@ def command(
     """Train a policy in mock worlds, end to end.
 
     Ctrl-C once drains and saves, twice stops at once; either way `synth-engine run --resume` goes on exactly where it
-    was. Exit codes: 0 finished, 1 failed, 2 configuration, 130 or 143 stopped by Ctrl-C or SIGTERM.
+    was.
+
+    Exit codes: 0 finished, 1 failed, 2 configuration, 130 or 143 stopped by Ctrl-C or SIGTERM.
     """
     console = wide_console()
     if resume is None:
-        named = (f"run.name={name}",) * (name is not None) + (f"run.dir={directory}",) * (directory is not None)
+        given = {"run.name": name, "run.dir": directory}
+        named = [text_override(key, value) for key, value in given.items() if value is not None]
         run = create(load(file or "tiny", (*overrides, *named)).config)
         config = load(run.config).config
     else:
         if file or name:
             raise ConfigError("--resume takes name and configuration from the run; change single keys with --set")
         run = find_run(resume or None, directory or "runs")
-        config = reopen(run, overrides)
-    announce(console, run, config, shipped=file in (None, "tiny") and not overrides)
+        # Under the lock: what a run that is being worked on reads must not change.
+        with run.locked():
+            config = reopen(run, overrides)
+    announce(console, run, config, measured=resume is None and file in (None, "tiny") and not overrides)
     with Progress(run, config, console, plain=plain or not console.is_terminal) as progress:
         ending = Supervisor(run, config, progress).run()
     _finish(console, run, ending)
     raise SystemExit(ending.code)
 
 
-def announce(console: Console, run: RunDir, config: Config, *, shipped: bool) -> None:
-    """What is about to happen, how long it takes and where it goes."""
+def announce(console: Console, run: RunDir, config: Config, *, measured: bool) -> None:
+    """What is about to happen, how long it takes (`measured` if this is the run of README.md) and where it goes."""
     schedule = config.schedule
     server = {"embedded": "embedded CPU server", "none": ", ".join(config.policy.urls), "scripted": "scripted policy"}
     learner = "GRPO learner" if config.learner.kind == "grpo" else "simulated learner"
@@ -75,7 +92,7 @@ def announce(console: Console, run: RunDir, config: Config, *, shipped: bool) ->
         f"{config.run.steps * per_step:,} episodes or more; {live}{schedule.group_size}",
         "measuring": _measuring(config, (read_json(run.manifest) or {})["tasks"]),
         "processes": f"{server[config.policy.launch]}, {learner}, engine; logs and everything else in {run.path}",
-        "time": _MEASURED if shipped else "unknown until the first steps; then the ETA shows it",
+        "time": _MEASURED if measured else "unknown until the first steps; then the ETA shows it",
         "to stop": "Ctrl-C once drains and saves, twice stops at once",
     }
     for key, value in rows.items():
@@ -102,7 +119,7 @@ def _finish(console: Console, run: RunDir, ending: Ending) -> None:
         return
     console.print(_escaped(ending.message), style="bold red", soft_wrap=True)
     if ending.code == EXIT_CONFIG and not next(run.trajectories.glob("*"), None):
-        remove = f"synth-engine runs --dir {shlex.quote(str(run.path.parent))} remove {run.path.name}"
+        remove = f"synth-engine runs remove {shlex.quote(str(run.path))}"
         console.print(f"Nothing was done in {run.path}; remove it with:  {remove}", markup=False, soft_wrap=True)
         return
     console.print(f"Everything finished is kept in {run.path}; go on with:  {resume}", markup=False, soft_wrap=True)

@@ -9,34 +9,49 @@ from typing import Any
 
 import click
 from rich.table import Table
+from rich.text import Text
 
 from engine.config import load
+from engine.errors import SynthError
+from engine.manifest import point_latest
 from engine.report.console import wide_console
 from engine.rundir import RunDir, find_run, read_json
 
 _BASE = click.option("--dir", "directory", metavar="DIR", default="runs", show_default=True, help="Where runs live.")
+_COLUMNS = ("run", "created", "phase", "steps", "held-out before", "after", "MB")
 
 
 @click.group(invoke_without_command=True)
 @_BASE
 @click.pass_context
 def command(ctx: click.Context, directory: str) -> None:
-    """List runs (without a subcommand), remove them, collect garbage."""
-    ctx.obj = directory
-    if ctx.invoked_subcommand is not None:
-        return
+    """List runs, remove them, collect garbage; without a subcommand: list."""
+    # `runs --dir DIR gc` and `runs gc --dir DIR` mean the same.
+    ctx.default_map = {name: {"directory": directory} for name in command.commands}
+    if ctx.invoked_subcommand is None:
+        ctx.invoke(list_runs, directory=directory)
+
+
+@command.command("list")
+@_BASE
+def list_runs(directory: str) -> None:
+    """List runs, the oldest first."""
     table = Table()
-    for column in ("run", "created", "phase", "steps", "held-out before", "after", "MB"):
+    for column in _COLUMNS:
         table.add_column(column, justify="left" if column in ("run", "created", "phase") else "right")
     for run in all_runs(Path(directory)):
-        table.add_row(*_row(run))
+        try:
+            table.add_row(*_row(run))
+        except (SynthError, OSError, KeyError) as error:
+            reason = f"its files do not say {error}" if isinstance(error, KeyError) else error
+            table.add_row(run.path.name, "", Text(f"unreadable: {reason}"))
     wide_console().print(table if table.row_count else f"no runs in {directory}; `synth-engine run` makes one")
 
 
 @command.command()
-@click.argument("names", nargs=-1, required=True)
+@click.argument("names", metavar="RUN...", nargs=-1, required=True)
 @click.option("--yes", is_flag=True, help="Do not ask.")
-@click.pass_obj
+@_BASE
 def remove(directory: str, names: tuple[str, ...], yes: bool) -> None:  # noqa: FBT001 - click passes flags by name
     """Remove runs with everything in them. A run that is being worked on is refused."""
     for name in names:
@@ -44,25 +59,41 @@ def remove(directory: str, names: tuple[str, ...], yes: bool) -> None:  # noqa: 
         if not yes:
             click.confirm(f"remove {run.path} ({_megabytes(run.path):.1f} MB)?", abort=True)
         with run.locked():
-            latest = run.path.parent / "latest"
-            if latest.is_symlink() and latest.resolve() == run.path:
-                latest.unlink()
+            _leave_latest(run)
             shutil.rmtree(run.path)
         click.echo(f"removed {run.path}")
 
 
-@command.command()
-@click.argument("name", required=False)
-@click.pass_obj
-def gc(directory: str, name: str | None) -> None:
-    """Delete old adapters and leftovers of killed processes, of one run or of all.
+def _leave_latest(run: RunDir) -> None:
+    """If `latest` points at this run, turn it to the newest of the others."""
+    latest = run.path.parent / "latest"
+    if latest.is_symlink() and latest.resolve() == run.path:
+        others = [other for other in all_runs(run.path.parent) if other.path != run.path]
+        if others:
+            point_latest(others[-1])
+        else:
+            latest.unlink()
 
-    Kept: the first, last and best adapter, every stream.keep_adapters_every-th, checkpoints, everything recorded.
+
+@command.command()
+@click.argument("name", metavar="[RUN]", required=False)
+@_BASE
+def gc(directory: str, name: str | None) -> None:
+    """Delete old adapters and leftovers of killed processes, of RUN or of all.
+
+    Kept: the first, last and best adapter, every stream.keep_adapters_every-th, checkpoints, everything recorded. Of
+    all, a run that is being worked on is skipped.
     """
     for run in [find_run(name, directory)] if name else list(all_runs(Path(directory))):
-        with run.locked():
-            freed = sum(_removed(path) for path in garbage(run))
-        click.echo(f"{run.path}: {freed / 1e6:.1f} MB freed")
+        try:
+            with run.locked():
+                freed = sum(_removed(path) for path in garbage(run))
+        except (SynthError, OSError) as error:
+            if name:
+                raise
+            click.echo(f"skipped {run.path.name}: {error}")
+        else:
+            click.echo(f"{run.path}: {freed / 1e6:.1f} MB freed")
 
 
 def all_runs(base: Path) -> Iterator[RunDir]:

@@ -17,7 +17,7 @@ from engine.report.console import wide_console
 from engine.report.gauges import read_gauges
 from engine.report.progress import progress_line
 from engine.report.transcript import rubric_texts
-from engine.report.words import print_transcript
+from engine.report.words import print_transcript, sentences
 from engine.rundir import RunDir, find_run, read_json, read_lines
 from engine.stream.reader import iter_headers
 from engine.task import Task
@@ -64,9 +64,8 @@ def _show_run(console: Console, run: RunDir) -> None:
     config, manifest = load(run.config).config, read_json(run.manifest) or {}
     summary = read_json(run.summary) or {}
     console.print(f"[bold]{manifest['run_id']}[/]   {run.path}   created {manifest['created_at']}", soft_wrap=True)
-    console.print(progress_line(read_gauges(run, config)), markup=False, soft_wrap=True)
-    if "bottleneck" in summary:
-        console.print(summary["bottleneck"], markup=False, soft_wrap=True)
+    state = sentences(summary) if summary else progress_line(read_gauges(run, config))
+    console.print(state, markup=False, soft_wrap=True)
     rows = list(read_lines(run.eval / "evaluations.jsonl"))
     if rows:
         table = Table(title="evaluations", title_justify="left")
@@ -77,13 +76,16 @@ def _show_run(console: Console, run: RunDir) -> None:
             table.add_row(row["name"], *cells, str(row["episodes"]), str(row["masked"]))
         console.print(table)
     recent = [header.tg for header in iter_headers(run.trajectories)][-_RECENT:]
+    if not recent:
+        console.print("No group of the training has been recorded yet, so there is no episode of it to show.")
+        return
     table = Table(title="newest groups", title_justify="left")
     for column in ("group", "task", "version", "rewards of its episodes", "mean"):
         table.add_column(column, overflow="fold")
     for tg in recent:
         table.add_row(*_group_row(tg))
     console.print(table)
-    example = recent[-1].episodes[0].id if recent else "g000000.00"
+    example = recent[-1].episodes[0].id
     console.print(f"One episode:  synth-engine show {run.path} {example}", markup=False, soft_wrap=True)
 
 
@@ -119,11 +121,15 @@ def _show_episode(console: Console, run: RunDir, episode_id: str) -> None:
     if episode is None:
         raise ConfigError(f"{tg.id} has no episode {episode_id}; it has {', '.join(e.id for e in tg.episodes)}")
     console.print(f"[bold]{episode.id}[/]  task {episode.task_id}  server {episode.server}  seed {episode.seed}")
-    print_transcript(console, episode)
+    print_transcript(console, episode, _task(run, episode.task_id))
+
+
+def _task(run: RunDir, task_id: str) -> Task | None:
+    return next((task for task in load_pack(run.pack).tasks if task.id == task_id), None)
 
 
 def _show_task(console: Console, run: RunDir, task_id: str) -> None:
-    task = next((task for task in load_pack(run.pack).tasks if task.id == task_id), None)
+    task = _task(run, task_id)
     if task is None:
         raise ConfigError(f"{run.path}: its pack has no task {task_id!r}; `synth-engine show {run.path}` names some")
     for who, text in _told(task):

@@ -12,6 +12,7 @@ from engine.config.load import (
     load,
     marks,
     refuse_changes,
+    text_override,
     value_of,
 )
 from engine.config.plugins import load_object
@@ -30,5 +31,6 @@ __all__ = [
     "load_object",
     "marks",
     "refuse_changes",
+    "text_override",
     "value_of",
 ]

@@ -19,6 +19,7 @@ from engine.config.tree import Config, Section
 from engine.errors import ConfigError
 
 ASSETS = Path(__file__).resolve().parent.parent / "assets"
+_SET = "--set "
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +51,7 @@ def fields(section: type[Section] = Config, prefix: str = "") -> Iterator[tuple[
 
 
 def marks(info: FieldInfo) -> dict[str, Any]:
-    """The marks of one key: `only_if` and `resumable`."""
+    """The marks of one key: `only_if`, `unless` and `resumable`."""
     extra = info.json_schema_extra
     return dict(extra) if isinstance(extra, dict) else {}
 
@@ -59,7 +60,7 @@ def asset(kind: str, name: str, suffixes: Sequence[str]) -> Path:
     """A shipped file by its bare name, or the path as given.
 
     Raises ConfigError if there is neither."""
-    if Path(name).exists() and (os.sep in name or Path(name).suffix):
+    if Path(name).exists() and not Path(name).is_dir() and (os.sep in name or Path(name).suffix):
         return Path(name)
     for suffix in suffixes:
         if (shipped := ASSETS / kind / f"{name}{suffix}").exists():
@@ -71,8 +72,8 @@ def asset(kind: str, name: str, suffixes: Sequence[str]) -> Path:
 def load(file: str | Path | None, overrides: Sequence[str] = ()) -> Loaded:
     """Read a configuration: a path, a shipped name such as "tiny", or None for defaults alone.
 
-    `overrides` are "section.key=value" with a TOML (or bare string) value. Raises ConfigError, naming the key, the
-    place and the remedy."""
+    `overrides` are "section.key=value" with a TOML (or bare string) value; a mode that they choose makes the keys moot
+    that the file sets for another. Raises ConfigError, naming the key, the place and the remedy."""
     raw: dict[str, Any] = {}
     sources: dict[str, str] = {}
     if file is not None:
@@ -85,7 +86,7 @@ def load(file: str | Path | None, overrides: Sequence[str] = ()) -> Loaded:
     for text in overrides:
         name, value = _override(text)
         _assign(raw, name, value)
-        sources[name] = f"--set {text}"
+        sources[name] = f"{_SET}{text}"
     return Loaded(config=validate(raw, sources), sources=sources)
 
 
@@ -109,9 +110,14 @@ def dump(config: Config) -> str:
     """The resolved configuration as TOML: every key that has an effect in its mode."""
     raw: dict[str, Any] = {}
     for name, info in fields():
-        if _in_effect(config, info):
+        if not _in_the_way(config, info):
             _assign(raw, name, value_of(config, name))
     return tomli_w.dumps(raw)
+
+
+def text_override(name: str, value: str) -> str:
+    """An override of `name` by the string `value`, whatever TOML would take it for (2024 is a fine name)."""
+    return f"{name}={json.dumps(value, ensure_ascii=False)}"
 
 
 def value_of(config: Config, name: str) -> Any:
@@ -166,16 +172,21 @@ def _problems(error: ValidationError, sources: Mapping[str, str]) -> Iterator[st
         yield f"{place}: {name + ': ' if name else ''}{message}{given}"
 
 
-def _in_effect(config: Config, info: FieldInfo) -> bool:
-    return all(value_of(config, mode) == wanted for mode, wanted in marks(info).get("only_if", {}).items())
+def _in_the_way(config: Config, info: FieldInfo) -> list[str]:
+    """The modes ("policy.launch") because of which a key has no effect."""
+    only_if, unless = marks(info)["only_if"], marks(info)["unless"]
+    missed = [mode for mode, wanted in only_if.items() if value_of(config, mode) != wanted]
+    return missed or (list(unless) if all(value_of(config, mode) == value for mode, value in unless.items()) else [])
 
 
 def _refuse_without_effect(config: Config, raw: Mapping[str, Any], sources: Mapping[str, str]) -> None:
     known = dict(fields())
     for name in flat(raw):
-        if not _in_effect(config, known[name]):
-            [(mode, wanted)] = marks(known[name])["only_if"].items()
-            raise ConfigError(
-                f"{sources.get(name, 'configuration')}: {name} has no effect with {mode} = {value_of(config, mode)!r}; "
-                f"remove it, or set {mode} = {wanted!r}"
-            )
+        modes, source = _in_the_way(config, known[name]), sources.get(name, "configuration")
+        # Whoever chooses a mode on the command line cannot be asked to edit the file that was written for another.
+        moot = not source.startswith(_SET) and any(sources.get(mode, "").startswith(_SET) for mode in modes)
+        if modes and not moot:
+            wanted = marks(known[name])["only_if"]
+            now = " and ".join(f"{mode} = {value_of(config, mode)!r}" for mode in modes)
+            remedy = " or ".join(f"set {mode} = {wanted[mode]!r}" if wanted else f"change {mode}" for mode in modes)
+            raise ConfigError(f"{source}: {name} has no effect with {now}; remove it, or {remedy}")

@@ -1,7 +1,7 @@
 """Every setting there is: one typed tree, one description per key.
 
-`only_if` names the mode in which a key has an effect (setting it in another mode is an error); `resumable` marks the
-keys that `--resume` may change. Both are read by engine.config.load.
+`only_if` names the mode in which a key has an effect, `unless` the one in which it has none (setting it there is an
+error); `resumable` marks the keys that `--resume` may change. All are read by engine.config.load.
 """
 
 from __future__ import annotations
@@ -17,10 +17,16 @@ OBJECT = r"[\w.]+:\w+"
 
 
 def key(
-    default: Any, description: str, *, only_if: dict[str, str] | None = None, resumable: bool = False, **bounds: Any
+    default: Any,
+    description: str,
+    *,
+    only_if: dict[str, str] | None = None,
+    unless: dict[str, str | int] | None = None,
+    resumable: bool = False,
+    **bounds: Any,
 ) -> Any:
     """One configuration key: its default, its meaning, and the marks named in the module docstring."""
-    marks: dict[str, Any] = {"only_if": only_if or {}, "resumable": resumable}
+    marks: dict[str, Any] = {"only_if": only_if or {}, "unless": unless or {}, "resumable": resumable}
     return Field(default, description=description, json_schema_extra=marks, validate_default=True, **bounds)
 
 
@@ -69,10 +75,19 @@ class PolicySection(Section):
     )
     update: Literal["pin"] = key("pin", "pin: all tokens of an episode come from one adapter version")
     system: str = key("{rules}", "The system message; {rules} is replaced by the task's rules")
-    temperature: float = key(1.0, "Sampling temperature of training episodes", gt=0)
+    temperature: float = key(
+        1.0, "Sampling temperature of training episodes and evaluations", gt=0, unless={"policy.launch": "scripted"}
+    )
     threads: int = key(1, "Threads of the embedded server", ge=1, only_if={"policy.launch": "embedded"}, resumable=True)
     max_running: int = key(
         256, "Requests that the embedded server decodes together", ge=1, only_if={"policy.launch": "embedded"}
+    )
+    kv_tokens: Annotated[int, Field(ge=1)] | Literal["auto"] = key(
+        "auto",
+        "Tokens of the embedded server's KV cache, at least limits.tokens; auto: a quarter of the free memory, at most "
+        "262,144 tokens",
+        only_if={"policy.launch": "embedded"},
+        resumable=True,
     )
 
 
@@ -110,15 +125,33 @@ class EvalSection(Section):
     """Validation during the run, held-out before and after."""
 
     every: int = key(10, "Steps between validations; 0 turns them off", ge=0, resumable=True)
-    validation_tasks: int = key(64, "Tasks of one validation; its best adapter becomes adapters/best", ge=1)
+    validation_tasks: int = key(
+        64, "Tasks of one validation; its best adapter becomes adapters/best", ge=1, unless={"eval.every": 0}
+    )
     heldout_tasks: int = key(400, "Held-out tasks, measured on version 0 and on the last version; 0 turns it off", ge=0)
-    live_slots: int = key(128, "Evaluation episodes that may be live at once, beside the training ones", ge=1)
+    live_slots: int = key(
+        128,
+        "Evaluation episodes that may be live at once, beside the training ones",
+        ge=1,
+        unless={"eval.every": 0, "eval.heldout_tasks": 0},
+    )
 
 
 class PluginSection(Section):
     """An implementation of a seam."""
 
     kind: str = key("offline", "offline (no model), or your own as package:Object", pattern=rf"^(offline|{OBJECT})$")
+
+
+class WorldSection(PluginSection):
+    """Who answers tool calls, and what goes wrong there."""
+
+    faults: str = key(
+        "",
+        "Seeded faults by tool, such as `get_order: timeout=0.01, error=0.02; *: garbage=0.01, latency_s=0.1`; "
+        "* is every other tool, empty turns them off",
+        only_if={"world.kind": "offline"},
+    )
 
 
 class ScorerSection(Section):
@@ -182,7 +215,7 @@ class Config(Section):
     limits: LimitsSection = LimitsSection()
     schedule: ScheduleSection = ScheduleSection()
     eval: EvalSection = EvalSection()
-    world: PluginSection = PluginSection()
+    world: WorldSection = WorldSection()
     user: PluginSection = PluginSection()
     scorer: ScorerSection = ScorerSection()
     learner: LearnerSection = LearnerSection()
@@ -196,6 +229,8 @@ class Config(Section):
             raise ValueError("a scripted policy has no weights to train: set learner.kind = 'simulated'")
         if self.learner.kind == "grpo" and self.schedule.group_size < 2:
             raise ValueError("schedule.group_size must be at least 2: a group of one has no advantage")
+        if self.learner.min_group_size > self.schedule.group_size:
+            raise ValueError("learner.min_group_size is more than schedule.group_size: every group would be dropped")
         if self.learner.kind == "grpo" and self.learner.micro_batch_tokens < self.limits.tokens:
             raise ValueError(
                 f"learner.micro_batch_tokens = {self.learner.micro_batch_tokens} cannot hold an episode of "
@@ -217,7 +252,7 @@ class Config(Section):
 
     @property
     def sampling(self) -> Sampling:
-        """How training episodes are sampled."""
+        """How episodes are sampled."""
         return Sampling(temperature=self.policy.temperature)
 
     @property

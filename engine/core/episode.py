@@ -49,16 +49,15 @@ async def _play(live: Ledger) -> StopReason:
     try:
         async with boundary(errors.UserError, f"{task.id}: open user", live.deadline):
             user = await live.seams.user.open(task, live.plan.seed, session) if task.user else None
-        messages, ids, live.tools = live.seams.chat.opening(task)
-        live.messages.extend(messages)
-        live.ids.extend(ids)
+        async with boundary(errors.PolicyError, f"{task.id}: opening"):
+            await live.opened()
         return await _converse(live, session, user)
     except errors.LimitReached as limit:
         return limit.stop
     finally:
         async with boundary(errors.ToolError, f"{task.id}: close world"):
             with anyio.fail_after(live.plan.limits.turn_s, shield=True):
-                live.final_state = await session.close()
+                live.ended_in(await session.close())
 
 
 async def _converse(live: Ledger, session: Session, user: UserSession | None) -> StopReason:
@@ -84,7 +83,8 @@ async def _converse(live: Ledger, session: Session, user: UserSession | None) ->
         else:
             aimless = True
             observations = [{"role": "tool", "content": _NO_USER}]
-        await live.observed(observations, completion)
+        async with boundary(errors.PolicyError, f"{live.plan.id}: observation"):
+            await live.observed(observations, completion)
         live.turn += 1
 
 
@@ -99,10 +99,8 @@ async def _complete(live: Ledger) -> Completion:
     if room < limits.completion_tokens:
         limits = replace(limits, completion_tokens=room)
     turn = live.asked(limits)
-    start_s = live.seams.clock()
-    async with boundary(errors.PolicyError, turn.id, live.deadline):
+    async with live.step(errors.PolicyError, turn.id, "policy"):
         completion = await live.seams.policy.complete(turn)
-    live.timed("policy", start_s)
     if completion.adapter != plan.adapter:
         raise errors.PolicyError(
             f"{completion.server} sampled {turn.id} with {completion.adapter}, not with {plan.adapter}"
@@ -115,10 +113,8 @@ async def _call(live: Ledger, session: Session, call: ToolCall | Malformed) -> s
     """Run one call; returns what the agent sees."""
     if isinstance(call, Malformed):
         return call.observation
-    start_s = live.seams.clock()
-    async with boundary(errors.ToolError, call.name, live.deadline):
+    async with live.step(errors.ToolError, call.name, "tool"):
         observation: Observation = await session.call(call)
-    live.timed("tool", start_s)
     arguments = call.arguments
     live.happened(EventKind.CALLED, observation.content, tool=call.name, arguments=arguments, ok=observation.ok)
     return observation.content
@@ -126,20 +122,15 @@ async def _call(live: Ledger, session: Session, call: ToolCall | Malformed) -> s
 
 async def _ask(live: Ledger, user: UserSession, text: str) -> tuple[str, bool]:
     """Say `text` to the user; returns the reply and whether the user left."""
-    start_s = live.seams.clock()
-    async with boundary(errors.UserError, "user", live.deadline):
+    async with live.step(errors.UserError, "user", "user"):
         reply = await user.reply(text)
-    live.timed("user", start_s)
     live.happened(EventKind.SAID, text, revealed=reply.revealed)
     return reply.text, reply.done
 
 
 async def _score(live: Ledger, stop: StopReason) -> Reward:
-    start_s = live.seams.clock()
     record = ScoringRecord(
         task=live.plan.task, messages=live.messages, events=live.events, final_state=live.final_state, stop=stop
     )
-    async with boundary(errors.RewardError, f"{live.plan.id}: scoring"):
-        reward = await live.seams.scorer.score(record)
-    live.timed("scoring", start_s)
-    return reward
+    async with live.step(errors.RewardError, f"{live.plan.id}: scoring", "scoring"):
+        return await live.seams.scorer.score(record)

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass, field
+from itertools import islice
 
 import anyio
 import anyio.lowlevel
@@ -34,6 +35,8 @@ class Admission:
     in_flight: set[int] = field(default_factory=set)
     trained: int = 0
     dropped: int = 0
+    closed: bool = False
+    """Nothing more is admitted: the last step is trained."""
     _next: int = 0
 
     @property
@@ -47,7 +50,7 @@ class Admission:
 
     def admit(self) -> int | None:
         """The next position, or None while the budget is full."""
-        if self.outstanding >= self.budget:
+        if self.closed or self.outstanding >= self.budget:
             return None
         while self._next in self.written:
             self._next += 1
@@ -63,14 +66,14 @@ class Admission:
 
 @dataclass(slots=True)
 class LiveSlots:
-    """How many episodes may be live; it grows to `most` while the policy server's queue is empty."""
+    """How many episodes may be live; it grows to `most` while the policy servers have room."""
 
     limit: int
     most: int
 
-    def adapt(self, queued: int, live: int) -> None:
-        """Grow by a quarter when the server's queue is empty and the slots are used; never shrink."""
-        if queued == 0 and live >= self.limit:
+    def adapt(self, live: int, *, room: bool) -> None:
+        """Grow by a quarter when the servers have room and the slots are used; never shrink."""
+        if room and live >= self.limit:
             self.limit = min(self.most, self.limit + max(8, self.limit // 4))
 
 
@@ -93,7 +96,7 @@ class Scheduler:
     _looked_s: float = 0.0
     _blocked: bool = False
     _waiting: deque[Start] = field(default_factory=deque)
-    _groups: dict[int, list[Episode]] = field(default_factory=dict)
+    _groups: dict[int, dict[int, Episode]] = field(default_factory=dict)
     _wake: anyio.Event = field(default_factory=anyio.Event)
 
     def __repr__(self) -> str:
@@ -118,18 +121,24 @@ class Scheduler:
 
     async def run(self) -> None:
         """Start episodes until drained; cancel to stop at once."""
-        async with anyio.create_task_group() as players:
-            while not (self.draining and not self._groups):
-                self._wake = anyio.Event()
-                for count, start in enumerate(self.transition()):
-                    players.start_soon(self._play_on, start)
-                    if count % _AT_ONCE == _AT_ONCE - 1:
+        try:
+            async with anyio.create_task_group() as players:
+                while not (self.draining and not self._groups):
+                    self._wake = anyio.Event()
+                    starts = self.transition()
+                    for start in starts:
+                        players.start_soon(self._play_on, start)
+                    if len(starts) < _AT_ONCE:
+                        await self._wake.wait()
+                    else:
                         await anyio.lowlevel.checkpoint()
-                await self._wake.wait()
+        finally:
+            self._account()
+            self.live, self._blocked = 0, False
 
     def transition(self) -> Collection[Start]:
-        """What to start now: admits groups and takes live slots for it."""
-        return list(iter(self._next, None))
+        """What to start now, a few at a time: admits groups and takes live slots for it."""
+        return list(islice(iter(self._next, None), _AT_ONCE))
 
     def _next(self) -> Start | None:
         """The next episode, and a live slot for it; None while there is no room."""
@@ -141,11 +150,12 @@ class Scheduler:
         return self._waiting.popleft()
 
     def _admit(self) -> bool:
-        position = None if self.draining else self.admission.admit()
-        self._blocked = position is None and not self.draining
+        stopping = self.draining or self.admission.closed
+        position = None if stopping else self.admission.admit()
+        self._blocked = position is None and not stopping
         if position is None:
             return False
-        self._groups[position] = []
+        self._groups[position] = {}
         self._waiting.extend((position, index) for index in range(self.group_size))
         return True
 
@@ -161,11 +171,11 @@ class Scheduler:
         self._account()
         self.live -= 1
         members = self._groups[position]
-        members.append(episode)
+        members[index] = episode
         if len(members) == self.group_size:
             # Somebody else may have the slot while the group is written.
             self.wake()
-            await self.emit(position, sorted(members, key=lambda member: member.id))
+            await self.emit(position, [members[index] for index in range(self.group_size)])
             self.admission.finished(position)
             del self._groups[position]
             self.wake()

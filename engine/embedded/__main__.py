@@ -32,10 +32,15 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--adapter-root", type=Path, help="adapters loaded over HTTP must lie below it")
     parser.add_argument("--lora-paths", nargs="*", default=[], metavar="NAME=PATH", help="adapters to load at start")
     parser.add_argument("--max-loras", type=int, default=8, help="adapters loaded at once, the base not counted")
-    parser.add_argument("--max-lora-rank", type=int, default=64)
+    parser.add_argument("--max-lora-rank", type=int, default=64, help="adapters of a larger rank are refused")
     parser.add_argument("--max-running", type=int, default=256, help="requests that decode at once; others wait")
     parser.add_argument("--max-queued", type=int, default=16_384, help="live requests beyond this get HTTP 503")
-    parser.add_argument("--max-total-tokens", type=int, help="tokens of KV cache (default: as many as fit 512 MiB)")
+    parser.add_argument(
+        "--max-total-tokens",
+        type=int,
+        help="tokens of KV cache, prompt and output of all running requests and what is cached for the next ones "
+        "(default: a quarter of the free memory, at most 262,144 tokens)",
+    )
     parser.add_argument("--threads", type=int, default=1, help="torch threads")
     parser.add_argument("--seed", type=int, default=0, help="seed of the sampler")
     parser.add_argument("--parent-pid", type=int, help="exit when this process is no longer the parent")

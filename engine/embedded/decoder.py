@@ -24,9 +24,9 @@ class Decoder:
         self._frequencies = torch.tensor(self.shape.inverse_frequencies, dtype=torch.float32)
         self._scale = self.shape.head_dim**-0.5
 
-    def new_pool(self) -> KVPool:
-        """An empty pool that fits this decoder."""
-        return KVPool(self.shape)
+    def new_pool(self, budget: int) -> KVPool:
+        """An empty pool for this many tokens of this decoder."""
+        return KVPool(self.shape, budget)
 
     def install(self, load_id: int, adapter: Adapter) -> None:
         """Serve an adapter under a load id that was never used before."""

@@ -1,15 +1,15 @@
 """Reading a peft LoRA directory and fitting it to the decoder.
 
 The same rules as SGLang where it has them (rank and modules are checked at load); what SGLang would ignore silently
-(`use_rslora`, rank patterns, trained biases, `modules_to_save`) is refused, because it would be served wrongly.
+(`use_rslora`, rank patterns, trained biases, `modules_to_save`) is refused, because it would be served wrongly. So is a
+file that holds more or less than the configuration says: where a pair is missing, the base would answer.
 """
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from safetensors import SafetensorError
@@ -24,11 +24,12 @@ from engine.errors import ConfigError
 MERGE_LIMIT_BYTES = 64 << 20
 """Adapters are merged into a copy of the weights while one copy is at most this large."""
 
-_KEY = re.compile(
-    r"base_model\.model\.model\.layers\.(\d+)\.(?:self_attn|mlp)\.([a-z]+)_proj\.lora_([AB])\.weight", re.ASCII
-)
 _FUSED = {"qkv": ("q", "k", "v"), "o": ("o",), "gate_up": ("gate", "up"), "down": ("down",)}
 _MODULES = {module for modules in _FUSED.values() for module in modules}
+_REFUSED = (
+    *("use_rslora", "use_dora", "rank_pattern", "alpha_pattern", "modules_to_save", "layers_to_transform"),
+    *("exclude_modules", "layer_replication", "lora_bias", "trainable_token_indices", "target_parameters"),
+)
 
 
 class AdapterError(ConfigError):
@@ -47,7 +48,7 @@ def read_adapter(path: Path, shape: DecoderShape, weights: ModelWeights, max_ran
     config = _read_config(path, max_rank)
     rank = int(config["r"])
     scale = float(config["lora_alpha"]) / rank
-    factors = _read_factors(path, rank, shape)
+    factors = _read_factors(path, _expected(config, shape))
     merge = weights.projection_bytes <= MERGE_LIMIT_BYTES
     changes: list[dict[str, Tensor | LowRank]] = []
     with torch.inference_mode():
@@ -71,16 +72,17 @@ def _read_config(path: Path, max_rank: int) -> dict[str, Any]:
         raise AdapterError(f"{path}: adapter_config.json does not describe a LoRA adapter (peft_type, r, lora_alpha)")
     if rank > max_rank:
         raise AdapterError(f"{path}: LoRA rank {rank} is larger than the server's --max-lora-rank {max_rank}")
-    for key in ("use_rslora", "use_dora", "rank_pattern", "alpha_pattern", "modules_to_save"):
-        if config.get(key):
+    for key in _REFUSED:
+        # layers_to_transform = 0 is the first layer, not nothing.
+        if config.get(key) or (key == "layers_to_transform" and config.get(key) is not None):
             raise AdapterError(f"{path}: {key} is not served; publish a plain LoRA adapter")
     if config.get("bias", "none") != "none":
         raise AdapterError(f"{path}: trained biases are not served; set bias = none")
-    targets = config.get("target_modules") or []
-    unknown = [] if isinstance(targets, str) else [t for t in targets if t.removesuffix("_proj") not in _MODULES]
-    if unknown:
-        raise AdapterError(f"{path}: target modules {unknown} are not among {sorted(m + '_proj' for m in _MODULES)}")
-    return config
+    known = sorted(f"{module}_proj" for module in _MODULES)
+    targets = known if config.get("target_modules") == "all-linear" else config.get("target_modules")
+    if not isinstance(targets, list) or not targets or any(t not in known for t in targets):
+        raise AdapterError(f"{path}: target_modules = {targets!r} is not served; list some of {known}")
+    return {**config, "target_modules": targets}
 
 
 def _widths(shape: DecoderShape) -> dict[str, tuple[int, int]]:
@@ -97,32 +99,50 @@ def _widths(shape: DecoderShape) -> dict[str, tuple[int, int]]:
     }
 
 
+class Expected(NamedTuple):
+    """What one tensor of the file must be."""
+
+    layer: int
+    module: str
+    factor: str
+    shape: tuple[int, int]
+
+
+def _expected(config: dict[str, Any], shape: DecoderShape) -> dict[str, Expected]:
+    """The tensors of an adapter by name: A and B of every target module in every layer."""
+    rank, widths = config["r"], _widths(shape)
+    found: dict[str, Expected] = {}
+    for layer in range(shape.layers):
+        for module in (target.removesuffix("_proj") for target in config["target_modules"]):
+            out_width, in_width = widths[module]
+            block = "self_attn" if module in "qkvo" else "mlp"
+            prefix = f"base_model.model.model.layers.{layer}.{block}.{module}_proj.lora_"
+            found[f"{prefix}A.weight"] = Expected(layer, module, "A", (rank, in_width))
+            found[f"{prefix}B.weight"] = Expected(layer, module, "B", (out_width, rank))
+    return found
+
+
 Factors: TypeAlias = dict[tuple[int, str], dict[str, Tensor]]
 
 
-def _read_factors(path: Path, rank: int, shape: DecoderShape) -> Factors:
-    """All A and B of the file by layer and module, checked against the model's shapes."""
+def _read_factors(path: Path, expected: dict[str, Expected]) -> Factors:
+    """All A and B of the file by layer and module; exactly what is expected."""
     file = path / "adapter_model.safetensors"
     try:
         tensors = load_file(file)
     except (OSError, SafetensorError) as error:
         raise AdapterError(f"{file} cannot be read: {error}") from error
-    widths = _widths(shape)
+    for name in sorted(expected.keys() ^ tensors.keys()):
+        what = "is missing" if name in expected else "belongs to no target module of this model"
+        raise AdapterError(f"{file}: tensor {name} {what}; adapter_config.json and the file must agree")
     factors: Factors = {}
-    for name, tensor in tensors.items():
-        match = _KEY.fullmatch(name)
-        if match is None or match[2] not in widths or int(match[1]) >= shape.layers:
-            raise AdapterError(f"{file}: tensor {name} does not belong to this model's adaptable modules")
-        out_width, in_width = widths[match[2]]
-        expected = (rank, in_width) if match[3] == "A" else (out_width, rank)
-        if tuple(tensor.shape) != expected:
-            raise AdapterError(f"{file}: {name} has shape {tuple(tensor.shape)}, this model needs {expected}")
+    for name, (layer, module, factor, shape) in expected.items():
+        tensor = tensors[name]
+        if tuple(tensor.shape) != shape:
+            raise AdapterError(f"{file}: {name} has shape {tuple(tensor.shape)}, this model needs {shape}")
         if not bool(torch.isfinite(tensor).all()):
             raise AdapterError(f"{file}: {name} holds values that are not finite")
-        factors.setdefault((int(match[1]), match[2]), {})[match[3]] = tensor.to(torch.float32)
-    for (layer, module), pair in factors.items():
-        if pair.keys() != {"A", "B"}:
-            raise AdapterError(f"{file}: layer {layer} {module}_proj needs both lora_A and lora_B")
+        factors.setdefault((layer, module), {})[factor] = tensor.to(torch.float32)
     return factors
 
 

@@ -113,10 +113,10 @@ def _slab_step(slab: Slab, places: list[Place]) -> SlabStep:
     table = np.array([(p.flat, len(p.work.tokens), p.work.row.length, p.work.row.index) for p in places])
     flat, counts, lengths, rows = table.T
     ends = lengths + counts
-    width, heads = int(ends.max()), slab.kv.shape[3]
+    width, heads = int(ends.max()), slab.kv[0].shape[2]
     offsets = np.arange(counts.sum()) - np.repeat(counts.cumsum() - counts, counts)
     cells = np.repeat(rows * heads * slab.capacity + lengths, counts) + offsets
-    half = slab.kv.shape[2] * heads * slab.capacity
+    half = slab.places * heads * slab.capacity
     head_cells = (np.array([[0], [half]]) + np.arange(heads) * slab.capacity).ravel()
     return SlabStep(
         slab=slab,

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import torch
 from torch import Tensor
+
+from engine.embedded.pages import copy_of
 
 
 class Node:
@@ -108,11 +109,11 @@ def _common(run: list[int], tokens: list[int], start: int, limit: int) -> int:
 def _split(node: Node, at: int) -> None:
     """Cut a node in two: it keeps the head, a new child gets the tail, its children and its age."""
     assert node.kv is not None
-    tail = Node(node.tokens[at:], node.kv[:, :, :, at:].clone(), node)
+    tail = Node(node.tokens[at:], copy_of(node.kv[:, :, :, at:]), node)
     tail.children, tail.last_use = node.children, node.last_use
     for child in tail.children.values():
         child.parent = tail
-    node.kv = torch.clone(node.kv[:, :, :, :at])
+    node.kv = copy_of(node.kv[:, :, :, :at])
     node.tokens, node.children = node.tokens[:at], {tail.tokens[0]: tail}
 
 

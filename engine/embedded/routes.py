@@ -160,9 +160,9 @@ class Routes:
         return web.Response(text=text, status=200 if flushed else 400)
 
     async def health(self, _request: web.Request) -> web.Response:
-        """`/health`, `/health_generate`: 200 after one real token, 503 when there is none in 20 s."""
+        """`/health`, `/health_generate`: 200 when tokens are drawn, 503 when there is none in 20 s."""
         with anyio.move_on_after(_HEALTH_DEADLINE_S) as scope:
-            await self._server.generate_once()
+            await self._server.alive()
         return web.Response(status=503 if scope.cancelled_caught else 200)
 
     async def ready(self, _request: web.Request) -> web.Response:

@@ -4,12 +4,15 @@ Runs in the model thread only, in inference mode. Invariants:
 
 - **no preemption**: a request is admitted when its worst case (prompt + max_new_tokens, rounded to a size class) fits
   the token budget beside all others; the prefix cache gives way, running requests never do.
+- **no loss**: a request is in the queue or running until it has ended, whatever fails; `fail_all` ends those that
+  a failure may have touched.
 - **no stall**: prompts are read at most `PREFILL_TOKENS` a step, beside one token of every decoding row.
 - **no double work**: of several requests that open alike, one reads the prompt and the others wait one step for it.
 """
 
 from __future__ import annotations
 
+import math
 import time
 from collections import deque
 from dataclasses import dataclass
@@ -18,10 +21,8 @@ import torch
 from torch import Tensor
 
 from engine.embedded.decoder import Decoder
-from engine.embedded.kv import capacity_for
 from engine.embedded.lora import Adapter
 from engine.embedded.plan import StepPlan, Work, plan_step
-from engine.embedded.prefix import PrefixTree
 from engine.embedded.sampling import draw
 from engine.embedded.sequence import ABORTED, Finish, FinishKind, Sequence
 from engine.embedded.text import Text
@@ -50,6 +51,8 @@ class Gauges:
     prompt_tokens: int = 0
     cached_tokens: int = 0
     busy_s: float = 0.0
+    last_token_s: float = -math.inf
+    """When the last token was drawn, on time.monotonic."""
 
 
 class Scheduler:
@@ -59,8 +62,7 @@ class Scheduler:
         self._decoder = decoder
         self._text = text
         self._limits = limits
-        self._pool = decoder.new_pool()
-        self._tree = PrefixTree()
+        self._pool = decoder.new_pool(limits.kv_tokens)
         self._waiting: deque[Sequence] = deque()
         self._running: list[Sequence] = []
         self._reserved = 0
@@ -68,7 +70,7 @@ class Scheduler:
         self.gauges = Gauges()
 
     def __repr__(self) -> str:
-        return f"<Scheduler {len(self._running)} running, {len(self._waiting)} waiting, {self._tree.tokens} cached>"
+        return f"<Scheduler {len(self._running)} running, {len(self._waiting)} waiting, {self._pool!r}>"
 
     @property
     def has_work(self) -> bool:
@@ -87,13 +89,13 @@ class Scheduler:
     def remove(self, load_id: int) -> None:
         """Forget an adapter that no request uses, and what it cached."""
         self._decoder.remove(load_id)
-        self._tree.drop(load_id)
+        self._pool.cache.drop(load_id)
 
     def flush(self) -> bool:
         """Empty the prefix cache; False (and nothing done) while requests are running or waiting."""
         if self.has_work:
             return False
-        self._tree.clear()
+        self._pool.cache.clear()
         self._measure()
         return True
 
@@ -107,15 +109,16 @@ class Scheduler:
         return ended
 
     def fail_all(self, message: str) -> list[Sequence]:
-        """End every running request with an error and start from empty caches (theirs may be half written)."""
-        ended = self._running
+        """End every running request with an error and start from empty caches (theirs may be half written).
+
+        Those that had ended when something failed, and nobody was told, keep their end."""
+        ended = [*self._running, *(s for s in self._waiting if s.finish is not None)]
         for sequence in ended:
-            sequence.finish = Finish(kind=FinishKind.ERROR, message=message)
+            sequence.finish = sequence.finish or Finish(kind=FinishKind.ERROR, message=message)
             sequence.row = None
-        self._running, self._reserved = [], 0
-        self._pool = self._decoder.new_pool()
-        self._tree.clear()
-        self._measure()
+        self._reserved = 0
+        self._pool = self._decoder.new_pool(self._limits.kv_tokens)
+        self._drop_finished()
         return ended
 
     def step(self) -> list[Sequence]:
@@ -130,11 +133,11 @@ class Scheduler:
         for sequence in advanced:
             if sequence.finish is not None:
                 self._release(sequence)
-        self._drop_finished()
         broken = {s.load_id for s in told if s.finish is not None and s.finish.kind is FinishKind.ERROR}
         for load_id in broken:
-            self._tree.drop(load_id)
+            self._pool.cache.drop(load_id)
             self._pool.scrub()
+        self._drop_finished()
         self.gauges.busy_s += time.perf_counter() - started
         return told
 
@@ -142,36 +145,31 @@ class Scheduler:
         budget = PREFILL_TOKENS
         reading = {s.opening for s in self._running if s.opening is not None} if self._waiting else set()
         deferred: list[Sequence] = []
-        while self._waiting and budget > 0 and len(self._running) < self._limits.max_running:
-            sequence = self._waiting[0]
-            limit = sequence.prompt_tokens - 1
-            if sequence.prompt_logprob_start is not None:
-                limit = min(limit, sequence.prompt_logprob_start)
-            found, parts = self._tree.match(sequence.load_id, sequence.ids, limit)
-            start = (sequence.load_id, found, tuple(sequence.ids[found : found + _SHARED_START]))
-            if start in reading and limit > found:
-                deferred.append(self._waiting.popleft())
-                continue
-            if not self._reserve(capacity_for(sequence.most_tokens)):
-                break
-            self._waiting.popleft()
-            self._start(sequence, found, parts)
-            # A prompt that is mostly new is an opening: its siblings follow, so it is shared as soon as it is read.
-            if 2 * found < sequence.prompt_tokens:
-                sequence.opening = start
-                reading.add(start)
-            budget -= sequence.prompt_tokens - found
-        self._waiting.extendleft(reversed(deferred))
-
-    def _reserve(self, tokens: int) -> bool:
-        over = self._reserved + self._tree.tokens + tokens - self._limits.kv_tokens
-        if over > 0:
-            if self._tree.tokens < over:
-                return False
-            # A tenth more, so that the scan for old leaves is paid once in many admissions.
-            self._tree.evict(min(self._tree.tokens, over + self._limits.kv_tokens // 10))
-        self._reserved += tokens
-        return True
+        try:
+            while self._waiting and budget > 0 and len(self._running) < self._limits.max_running:
+                sequence = self._waiting[0]
+                limit = sequence.prompt_tokens - 1
+                if sequence.prompt_logprob_start is not None:
+                    limit = min(limit, sequence.prompt_logprob_start)
+                found, parts = self._pool.cache.match(sequence.load_id, sequence.ids, limit)
+                start = (sequence.load_id, found, tuple(sequence.ids[found : found + _SHARED_START]))
+                if start in reading and limit > found:
+                    deferred.append(self._waiting.popleft())
+                    continue
+                worst = self._pool.row_tokens(sequence.most_tokens)
+                if self._reserved + worst > self._limits.kv_tokens:
+                    break
+                self._reserved += worst
+                # Running from here on: were it still waiting when its start fails, it would be tried without end.
+                self._running.append(self._waiting.popleft())
+                self._start(sequence, found, parts)
+                # A prompt that is mostly new is an opening: its siblings follow, so it is shared as soon as it is read.
+                if 2 * found < sequence.prompt_tokens:
+                    sequence.opening = start
+                    reading.add(start)
+                budget -= sequence.prompt_tokens - found
+        finally:
+            self._waiting.extendleft(reversed(deferred))
 
     def _start(self, sequence: Sequence, found: int, parts: list[Tensor]) -> None:
         row = self._pool.open(found + 1)
@@ -179,7 +177,6 @@ class Scheduler:
             self._pool.write(row, part)
         sequence.row = row
         sequence.cached_tokens = found
-        self._running.append(sequence)
         self.gauges.prompt_tokens += sequence.prompt_tokens
         self.gauges.cached_tokens += found
 
@@ -249,6 +246,7 @@ class Scheduler:
             sequence.ids.append(token)
             sequence.logprobs.append(logprob)
             sequence.finish = self._finish(sequence, token)
+            self.gauges.last_token_s = time.monotonic()
         self.gauges.generated_tokens += len(drawing)
 
     def _finish(self, sequence: Sequence, token: int) -> Finish | None:
@@ -268,23 +266,16 @@ class Scheduler:
         row = sequence.row
         if sequence.opening is not None and row is not None and row.length >= sequence.prompt_tokens:
             sequence.opening = None
-            if self._reserved + self._tree.tokens + sequence.prompt_tokens <= self._limits.kv_tokens:
-                self._remember(sequence, sequence.prompt_tokens)
-
-    def _remember(self, sequence: Sequence, tokens: int) -> None:
-        row = sequence.row
-        assert row is not None
-        known = sequence.ids[:tokens]
-        self._tree.insert(sequence.load_id, known, lambda start, stop: self._pool.read(row, start, stop))
+            self._pool.remember(sequence.load_id, sequence.ids[: sequence.prompt_tokens], row, leaving=False)
 
     def _release(self, sequence: Sequence) -> None:
         """Give a running request's place back; what it computed goes to the prefix cache."""
         row = sequence.row
         if row is None:
             return
-        self._reserved -= capacity_for(sequence.most_tokens)
+        self._reserved -= self._pool.row_tokens(sequence.most_tokens)
         if sequence.finish is None or sequence.finish.kind is not FinishKind.ERROR:
-            self._remember(sequence, row.length)
+            self._pool.remember(sequence.load_id, sequence.ids[: row.length], row, leaving=True)
         self._pool.close(row)
         sequence.row = None
 
@@ -292,9 +283,11 @@ class Scheduler:
         self._running = [s for s in self._running if s.finish is None]
         if any(s.finish is not None for s in self._waiting):
             self._waiting = deque(s for s in self._waiting if s.finish is None)
+        if not self._running or self._pool.used > self._limits.kv_tokens:
+            self._pool.active()
         self._measure()
 
     def _measure(self) -> None:
         self.gauges.running = len(self._running)
         self.gauges.waiting = len(self._waiting)
-        self.gauges.used_tokens = self._reserved + self._tree.tokens
+        self.gauges.used_tokens = self._pool.used

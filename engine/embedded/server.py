@@ -8,9 +8,10 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import anyio
+
 from engine.embedded.adapters import Adapters, LoadedAdapter
 from engine.embedded.decoder import Decoder
-from engine.embedded.kv import capacity_for
 from engine.embedded.projection import BASE
 from engine.embedded.sampling import SamplingParams
 from engine.embedded.scheduler import Gauges, Limits
@@ -18,6 +19,9 @@ from engine.embedded.sequence import Sequence
 from engine.embedded.text import Text
 from engine.embedded.wire import GenerateBody, Prompt, RequestError, prompts
 from engine.embedded.worker import Worker
+
+_FRESH_S = 5.0
+_LOOK_S = 0.05
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,8 +83,23 @@ class PolicyServer:
             for entry in entries:
                 self.parts.adapters.release(entry)
 
-    async def generate_once(self) -> None:
-        """One real token from the base model: what the health routes wait for."""
+    async def alive(self) -> None:
+        """Return once a token was drawn in the last few seconds; an idle server draws one for this.
+
+        Anybody's token will do: behind a long queue one's own would come late."""
+        if self._drew_lately():
+            return
+        async with anyio.create_task_group() as tg:
+            tg.start_soon(self._generate_once)
+            while not self._drew_lately():  # noqa: ASYNC110 - the model thread leaves a time, not an event
+                await anyio.sleep(_LOOK_S)
+            tg.cancel_scope.cancel()
+
+    def _drew_lately(self) -> bool:
+        return time.monotonic() - self.parts.gauges.last_token_s < _FRESH_S
+
+    async def _generate_once(self) -> None:
+        """One real token from the base model."""
         sequence = Sequence(f"health-{time.monotonic_ns()}", [0], BASE, SamplingParams(max_new_tokens=1))
         self._submit(sequence)
         try:
@@ -150,7 +169,7 @@ class PolicyServer:
                 f"{params.max_new_tokens} tokens for the completion. Please reduce the number of tokens in the input "
                 "messages or the completion to fit within the limit.",
             )
-        if capacity_for(total) > self.settings.limits.kv_tokens:
+        if total > self.settings.limits.kv_tokens:
             message = f"{total} tokens do not fit the server's KV cache of {self.settings.limits.kv_tokens} tokens"
             raise RequestError(400, f"{message}; raise --max-total-tokens.")
         if min(prompt.ids) < 0 or max(prompt.ids) >= shape.vocabulary:

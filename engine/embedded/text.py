@@ -20,7 +20,7 @@ class Text:
         if not path.exists():
             raise ConfigError(f"{model} has no tokenizer.json; save the model's fast tokenizer there")
         self._tokenizer = Tokenizer.from_file(str(path))
-        self._last_character: dict[tuple[int, tuple[str, ...]], bool] = {}
+        self._pieces: dict[int, str] = {}
         self.eos_ids = self._read_eos_ids(model)
 
     def encode(self, text: str) -> list[int]:
@@ -49,13 +49,14 @@ class Text:
         return next((stop for stop in stops if stop in tail), None)
 
     def _may_complete(self, token: int, stops: tuple[str, ...]) -> bool:
-        """Whether a token holds the last character of a stop string (always possible for non-ASCII ones)."""
-        known = self._last_character.get((token, stops))
-        if known is None:
-            piece = self._tokenizer.decode([token], skip_special_tokens=False)
-            known = any(stop[-1] in piece or not stop[-1].isascii() for stop in stops)
-            self._last_character[token, stops] = known
-        return known
+        """Whether a token holds the last character of a stop string.
+
+        Always possible for a non-ASCII one, which may be half a token, and for a space, which many tokenizers strip
+        from the start of a text, here of a token alone."""
+        piece = self._pieces.get(token)
+        if piece is None:
+            piece = self._pieces[token] = self._tokenizer.decode([token], skip_special_tokens=False)
+        return any(stop[-1] in piece or stop[-1].isspace() or not stop[-1].isascii() for stop in stops)
 
     def _read_eos_ids(self, model: Path) -> frozenset[int]:
         """End-of-sequence ids of the generation config, the config and the tokenizer together, as SGLang does."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 import uuid
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -25,14 +25,17 @@ _NEUTRAL: dict[str, object] = {
     "ebnf": None,
     "structural_tag": None,
     "spaces_between_special_tokens": True,
-    "stream_interval": None,
     "logit_bias": None,
-    "sampling_seed": None,
-    "custom_params": None,
+    "watermark": False,
     "top_logprobs_num": 0,
     "token_ids_logprob": None,
     "return_text_in_logprobs": False,
     "return_hidden_states": False,
+    "return_prompt_token_ids": False,
+    "return_routed_experts": False,
+    "return_sampling_mask": False,
+    "return_entropy": False,
+    "background": False,
 }
 """SGLang fields that this server does not implement, and the one value besides null that asks for nothing."""
 
@@ -51,6 +54,8 @@ class _Body(BaseModel):
     """A strict JSON object; null means default, and unimplemented SGLang fields pass only when they ask for nothing."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+    ignored: ClassVar[frozenset[str]]
+    """SGLang fields without influence on what is sampled or answered; any value passes."""
 
     @model_validator(mode="before")
     @classmethod
@@ -62,7 +67,7 @@ class _Body(BaseModel):
             if key in _NEUTRAL and item != _NEUTRAL[key] and item is not None:
                 message = f"{key} is not supported by the embedded server"
                 raise ValueError(message)
-            if key not in _NEUTRAL and item is not None:
+            if key not in _NEUTRAL and key not in cls.ignored and item is not None:
                 kept[key] = item
         return kept
 
@@ -70,6 +75,8 @@ class _Body(BaseModel):
 class SamplingBody(_Body):
     """`sampling_params`."""
 
+    # SGLang's default sampler ignores the seed too; custom_params are for a logit processor, and there is none.
+    ignored = frozenset({"sampling_seed", "custom_params", "stream_interval"})
     max_new_tokens: Annotated[int, Field(ge=1)] = 128
     min_new_tokens: Annotated[int, Field(ge=0)] = 0
     stop: str | list[str] = Field(default_factory=list)
@@ -98,6 +105,12 @@ class SamplingBody(_Body):
 class GenerateBody(_Body):
     """`POST /generate`: one prompt, or a batch of id lists that share everything else but rid and adapter."""
 
+    ignored = frozenset(
+        {
+            *("priority", "extra_key", "cache_salt", "log_metrics", "no_logs", "custom_labels"),
+            *("routing_key", "conversation_id", "session_id", "routed_dp_rank"),
+        }
+    )
     input_ids: list[int] | list[list[int]] | None = None
     text: str | list[str] | None = None
     sampling_params: SamplingBody = Field(default_factory=SamplingBody)

@@ -17,6 +17,8 @@ Answer = TypeVar("Answer")
 Command = Callable[[Scheduler], None]
 CallInLoop = Callable[[Callable[[], None]], object]
 """`loop.call_soon_threadsafe`."""
+_FAILURES = (ArithmeticError, AssertionError, LookupError, MemoryError, OSError, RuntimeError, TypeError, ValueError)
+"""What torch and a mistake raise: the requests at hand are lost, the server is not."""
 _LOG = structlog.get_logger("embedded")
 
 
@@ -36,16 +38,22 @@ class Worker:
         self._inbox.put(command)
 
     async def ask(self, question: Callable[[Scheduler], Answer]) -> Answer:
-        """Call a function in the model thread and wait for its answer."""
+        """Call a function in the model thread and wait for its answer.
+
+        Raises RuntimeError if it failed there."""
         answers: list[Answer] = []
         answered = anyio.Event()
 
         def command(scheduler: Scheduler) -> None:
-            answers.append(question(scheduler))
-            self._call_in_loop(answered.set)
+            try:
+                answers.append(question(scheduler))
+            finally:
+                self._call_in_loop(answered.set)
 
         self.submit(command)
         await answered.wait()
+        if not answers:
+            raise RuntimeError("the model thread failed; its log says why")
         return answers[0]
 
     def abort(self, rid: str | None) -> None:
@@ -62,15 +70,15 @@ class Worker:
         torch.set_num_threads(self._threads)
         with torch.inference_mode():
             while self._drain():
-                self._tell(self._step())
+                self._do(lambda scheduler: self._tell(scheduler.step()))
 
-    def _step(self) -> list[Sequence]:
+    def _do(self, command: Command) -> None:
+        """Run a step or a command; a failure ends every running request, and the thread goes on."""
         try:
-            return self._scheduler.step()
-        except (RuntimeError, ValueError, IndexError, MemoryError) as error:
-            # What torch raises: the requests of this step are lost, the server is not.
-            _LOG.exception("step failed")
-            return self._scheduler.fail_all(f"the forward pass failed: {error}")
+            command(self._scheduler)
+        except _FAILURES as error:
+            _LOG.exception("the model thread failed")
+            self._tell(self._scheduler.fail_all(f"the model failed: {type(error).__name__}: {error}"))
 
     def _drain(self) -> bool:
         """Run what is in the inbox, waiting for it only when there is nothing else to do; False = stop."""
@@ -81,7 +89,7 @@ class Worker:
                 return True
             if command is None:
                 return False
-            command(self._scheduler)
+            self._do(command)
 
     def _tell(self, sequences: list[Sequence]) -> None:
         if sequences:

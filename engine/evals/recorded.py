@@ -6,20 +6,23 @@ Rows go to eval/evaluations.jsonl, episodes to eval/. One evaluation at a time; 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import anyio
 import structlog
 
 from engine.adapters import Adapters
 from engine.config import Config
+from engine.errors import RunError
 from engine.evals.split import Evaluation, Suite, evaluate
 from engine.rundir import JsonLines, RunDir, adapter_name, read_lines
 from engine.seams import Seams
 from engine.stream.writer import TrajectoryWriter
 from engine.task import Split, Task
+from engine.types import TaskGroup
 
 log = structlog.get_logger()
 
@@ -34,13 +37,16 @@ class Evaluations:
     seams: Seams
     adapters: Adapters
     writer: TrajectoryWriter
+    flush: Callable[[], Awaitable[None]]
+    """Commits the world's mapping; always before the frame that used it."""
     live: Callable[[int], None]
     """Hears +1 and -1 as episodes start and end."""
-    rows: list[dict[str, object]] = field(default_factory=list)
+    rows: list[dict[str, Any]] = field(default_factory=list)
     _one: anyio.Lock = field(default_factory=anyio.Lock)
 
     def __post_init__(self) -> None:
         self.rows.extend(read_lines(self._file))
+        self.point_best()
 
     @property
     def _file(self) -> Path:
@@ -77,22 +83,43 @@ class Evaluations:
             self.adapters.versions.lease(version)
             try:
                 adapter = adapter_name(self.adapters.run_id, version)
-                result = await evaluate(suite, self.seams, version, adapter, self.writer.write, self.live)
+                result = await evaluate(suite, self.seams, version, adapter, self._emit, self.live)
+                if result.masked == result.episodes:
+                    raise RunError(f"{name}: not one of {result.episodes} episodes could be scored; look at log.jsonl")
+                log.info("evaluated", **result.row())
+                await anyio.to_thread.run_sync(self._record, result)
             finally:
+                # Only now: the version may be the best, and nobody deletes what is leased.
                 self.adapters.versions.release(version)
-            log.info("evaluated", **result.row())
-            previous = [float(str(row["mean"])) for row in self.rows if row["name"] == "validation"]
-            best = name == "validation" and result.mean > max(previous, default=-1.0)
-            await anyio.to_thread.run_sync(self._record, result, best)
         return result
 
-    def _record(self, result: Evaluation, best: bool) -> None:  # noqa: FBT001
+    async def _emit(self, tg: TaskGroup) -> None:
+        await self.flush()
+        await self.writer.write(tg)
+
+    def _record(self, result: Evaluation) -> None:
         self.rows.append(result.row())
         with JsonLines(self._file) as file:
             file.append(result.row())
             file.sync()
-        if best:
-            staged = self.run.adapters / f".best.tmp-{os.getpid()}"
-            staged.unlink(missing_ok=True)
-            staged.symlink_to(self.run.adapter(result.version).name)
-            staged.replace(self.run.adapters / "best")
+        self.point_best()
+
+    def point_best(self) -> None:
+        """Turn adapters/best to the version with the best validation reward; a kill may have left it undone.
+
+        A validation that could not score half of its episodes says nothing."""
+        means = {
+            self.run.adapter(row["version"]): row["mean"]
+            for row in self.rows
+            if row["name"] == "validation" and 2 * row["masked"] <= row["episodes"]
+        }
+        there = {path: mean for path, mean in means.items() if path.is_dir()}
+        if not there:
+            return
+        target, link = max(there, key=there.__getitem__).name, self.run.adapters / "best"
+        if link.is_symlink() and link.readlink().name == target:
+            return
+        staged = self.run.adapters / f".best.tmp-{os.getpid()}"
+        staged.unlink(missing_ok=True)
+        staged.symlink_to(target)
+        staged.replace(link)

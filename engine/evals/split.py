@@ -93,8 +93,10 @@ async def evaluate(
                 sampling=suite.sampling,
                 queued_s=seams.clock(),
             )
-            episode = await run_episode(plan, seams, stale=lambda _: False)
-            live(-1)
+            try:
+                episode = await run_episode(plan, seams, stale=lambda _: False)
+            finally:
+                live(-1)
         episodes.append(episode)
         await emit(
             TaskGroup(

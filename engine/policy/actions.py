@@ -12,7 +12,10 @@ from dataclasses import dataclass
 import orjson
 
 from engine.types import ToolCall
+from engine.world.canonical import deeper_than
 
+_DEPTH = 32
+"""Levels to which arguments may nest: far above any tool's, and far below what a frame can hold."""
 _OPENING = re.compile(r"<(tool_call|question|answer)>")
 _CALL = re.compile(r"<tool_call>(.*?)(</tool_call>|$)", re.DOTALL)
 
@@ -85,4 +88,6 @@ def _call(body: str, *, closed: bool) -> ToolCall | Malformed:
         return Malformed(reason="name must be a string")
     if not isinstance(arguments, dict):
         return Malformed(reason="arguments must be an object")
+    if deeper_than(_DEPTH, arguments):
+        return Malformed(reason=f"arguments nest deeper than {_DEPTH} levels")
     return ToolCall(name=name, arguments=arguments)

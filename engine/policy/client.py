@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import os
 import random
+import time
 from array import array
 from collections.abc import Sequence
 from functools import lru_cache
@@ -29,8 +30,7 @@ from engine.policy.servers import TRANSPORT, Servers
 from engine.types import Completion, StopReason, Turn
 
 _log = structlog.get_logger(__name__)
-_ATTEMPTS = 5
-_BACKOFF_S = 0.1
+_BACKOFF_S, _LONGEST_BACKOFF_S = 0.2, 5.0
 _ABORT_S = 2.0
 
 
@@ -78,38 +78,44 @@ class HttpPolicy:
             await self._session.close()
 
     async def complete(self, turn: Turn) -> Completion:
-        """Sample one completion, on up to five attempts; whoever cancels it (the turn's deadline) frees the server too.
+        """Sample one completion; what a hiccup explains is tried again as long as the turn's time allows.
 
-        Raises PolicyError that names the server and the last reason, LimitReached if the model's context is full."""
+        A request under way has all of that time: whoever cancels it (the turn's deadline) frees the server too. Raises
+        PolicyError that names the server and the last reason, LimitReached if the model's context is full."""
         if self._room(turn) < 1:
             raise LimitReached(StopReason.TOKENS)
-        url = reason = ""
-        for attempt in range(_ATTEMPTS):
-            if attempt:
-                await anyio.sleep(_BACKOFF_S * 2**attempt * random.uniform(0.5, 1.0))
+        last_start = time.monotonic() + turn.limits.turn_s
+        for attempt in count():
             url = await self._servers.place(turn.group_id)
             try:
                 return await self._attempt(url, turn, attempt)
             except RetryError as error:
-                reason = str(error)
-        raise PolicyError(f"{url}: {turn.id} failed {_ATTEMPTS} times: {reason}")
+                pause_s = min(_BACKOFF_S * 2**attempt, _LONGEST_BACKOFF_S) * random.uniform(0.5, 1.0)
+                if time.monotonic() + pause_s > last_start:
+                    raise PolicyError(f"{url}: {turn.id} failed {attempt + 1} times: {error}") from error
+                await anyio.sleep(pause_s)
+        raise AssertionError("count() does not end")
 
     async def _attempt(self, url: str, turn: Turn, attempt: int) -> Completion:
         rid = f"{turn.id}~{attempt}~{self._nonce}{next(self._numbers):08x}"
         start_s = self._servers.clock()
         try:
             status, content = await self._post(url, self._request(turn, rid))
+            reply = self._read(url, turn, status, content)
         except TRANSPORT as error:
             # A connection that broke may be an accident; one that is refused is a server that is gone.
             if isinstance(error, aiohttp.ClientConnectorError):
                 self._servers.suspect(url)
+            self._failed("retry", url, turn, start_s)
             raise RetryError(f"{type(error).__name__}: {error}") from error
+        except RetryError:
+            self._failed("retry", url, turn, start_s)
+            raise
         except anyio.get_cancelled_exc_class():
             await self._abort(url, rid)
             raise
-        reply = self._read(url, turn, status, content)
         if reply["meta_info"]["finish_reason"]["type"] == "abort":
-            self._aborted(url, turn, start_s)
+            self._failed("abort", url, turn, start_s)
             raise RetryError("the server aborted the request")
         return self._completion(url, turn, rid, reply)
 
@@ -179,8 +185,9 @@ class HttpPolicy:
             raise RetryError(f"not a /generate reply: {_excerpt(content)}") from error
         return reply
 
-    def _aborted(self, url: str, turn: Turn, start_s: float) -> None:
-        row = {"event": "abort", "server": url, "adapter": turn.adapter, "turn": turn.id}
+    def _failed(self, event: Literal["abort", "retry"], url: str, turn: Turn, start_s: float) -> None:
+        """An attempt that the server ended: by an abort, or in any other way that is tried again."""
+        row = {"event": event, "server": url, "adapter": turn.adapter, "turn": turn.id}
         self._servers.on_event({**row, "start_s": start_s, "end_s": self._servers.clock(), "ok": False})
 
     def _completion(self, url: str, turn: Turn, rid: str, reply: dict[str, Any]) -> Completion:

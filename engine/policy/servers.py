@@ -22,11 +22,13 @@ import orjson
 import structlog
 
 from engine.errors import RunError
+from engine.policy.capacity import adapter_slots, refuse_small
 from engine.rundir import adapter_version
 
 _log = structlog.get_logger(__name__)
 _PROBE_S = 0.5
 _CONTROL_S = 10.0
+_KV_FULL = 0.9
 _LOAD_S = 120.0
 """How long a load may take on one server, its restart included; an unload waits for its users as long."""
 
@@ -47,6 +49,13 @@ class Loads:
     queued: int
     kv_used: float
     """Share of the KV cache in use, of the fullest server."""
+    complete: bool = True
+    """Whether every server answered."""
+
+    @property
+    def room(self) -> bool:
+        """Whether more episodes would be welcome."""
+        return self.complete and not self.queued and self.kv_used < _KV_FULL
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -57,6 +66,8 @@ class Server:
     healthy: bool = False
     down_s: float | None = None
     """Since when it gets no traffic, on the run's clock."""
+    restarted: bool = False
+    """Whether it refused a connection or lost its adapters since then; else it was only silent."""
     held: dict[str, Path] = field(default_factory=dict)
     """Adapters that it confirmed."""
     doubt: anyio.Event = field(default_factory=anyio.Event)
@@ -129,6 +140,7 @@ class Servers:
         for server in self.all:
             if server.url == url:
                 self._set_down(server)
+                server.restarted = True
                 server.doubt.set()
 
     async def watch(self) -> None:
@@ -148,8 +160,12 @@ class Servers:
                 if lost := [name for name in held if name not in listed and name in server.held]:
                     _log.warning("policy server lost its adapters", server=server.url, adapters=lost)
                     self._set_down(server)
+                    server.restarted = True
                     await self._push(server)
                 self._set_healthy(server)
+                # What an unload that got no answer left behind would fill the server's adapter slots.
+                for name in [name for name in listed if name not in self._wanted and not server.control.locked()]:
+                    await self._unload(server, name)
             except ControlError as error:
                 if server.healthy:
                     _log.warning("policy server is not well", server=server.url, error=str(error))
@@ -164,40 +180,49 @@ class Servers:
         if not server.healthy:
             server.healthy = True
             if server.down_s is not None:
-                row = {"event": "down", "server": server.url, "start_s": server.down_s, "end_s": self.clock()}
+                event = "restart" if server.restarted else "down"
+                row = {"event": event, "server": server.url, "start_s": server.down_s, "end_s": self.clock()}
                 self.on_event({**row, "ok": True})
+                server.down_s, server.restarted = None, False
             self._changed.set()
             self._changed = anyio.Event()
 
     async def loads(self) -> Loads:
-        """Requests running and queued over all healthy servers; zeros where one does not say."""
-        running = queued = 0
-        kv_used = 0.0
-        for server in self.all:
-            try:
-                body = await self._ask(server, "GET", "/v1/loads") if server.healthy else {}
-            except ControlError:
-                continue
-            for rank in body.get("loads", ()):
-                running += int(rank.get("num_running_reqs", 0))
-                queued += int(rank.get("num_waiting_reqs", 0))
-                kv_used = max(kv_used, float(rank.get("token_usage", 0.0)))
-        return Loads(running=running, queued=queued, kv_used=kv_used)
+        """Requests running and queued over all servers; zeros where one does not say."""
+        told: list[Loads] = []
+        async with anyio.create_task_group() as tg:
+            for server in self.all:
+                tg.start_soon(self._load_of, server, told)
+        return Loads(
+            running=sum(each.running for each in told),
+            queued=sum(each.queued for each in told),
+            kv_used=max((each.kv_used for each in told), default=0.0),
+            complete=len(told) == len(self.all),
+        )
 
-    async def slots(self) -> int:
+    async def _load_of(self, server: Server, told: list[Loads]) -> None:
+        try:
+            async with _understood(server, "/v1/loads"):
+                ranks = (await self._ask(server, "GET", "/v1/loads"))["loads"] if server.healthy else None
+                if ranks is not None:
+                    running, queued = (
+                        sum(int(rank.get(key, 0)) for rank in ranks) for key in ("num_running_reqs", "num_waiting_reqs")
+                    )
+                    used = max((float(rank.get("token_usage", 0.0)) for rank in ranks), default=0.0)
+                    told.append(Loads(running=running, queued=queued, kv_used=used))
+        except ControlError:
+            return
+
+    async def slots(self, episode_tokens: int = 0) -> int:
         """How many adapters every server can hold at once.
 
-        Raises RunError if a server does not serve adapters."""
+        Raises RunError if a server does not serve adapters, ConfigError if it cannot hold an episode of that length."""
         counts = []
         for server in self.all:
             async with _fatal(server):
                 info = await self._ask(server, "GET", "/server_info")
-            count = info.get("max_loaded_loras") or info.get("max_loras_per_batch")
-            if not isinstance(count, int) or count < 2:
-                raise RunError(
-                    f"{server.url} holds {count!r} adapters; start it with --enable-lora --max-loaded-loras N"
-                )
-            counts.append(count)
+            refuse_small(server.url, info, episode_tokens)
+            counts.append(adapter_slots(server.url, info))
         return min(counts)
 
     # --- adapters -------------------------------------------------------------------------------------------------
@@ -251,9 +276,14 @@ class Servers:
                 return
             start_s = self.clock()
             body = {"lora_name": name, "lora_path": str(await anyio.Path(path).absolute())}
-            reply = await self._ask(server, "POST", "/load_lora_adapter", body, _LOAD_S)
+            try:
+                reply = await self._ask(server, "POST", "/load_lora_adapter", body, _LOAD_S)
+            except ControlError:
+                self._happened("load", server, name, start_s, ok=False)
+                raise
             # A retry after a lost answer, or a server that outlived this process: the same files are loaded already.
-            again = Path(reply.get("loaded_adapters", {}).get(name, "")).name == path.name
+            loaded = reply.get("loaded_adapters")
+            again = isinstance(loaded, dict) and Path(str(loaded.get(name, ""))).name == path.name
             ok = reply.get("success") is True or again
             self._happened("load", server, name, start_s, ok=ok)
             if not ok:
@@ -281,8 +311,9 @@ class Servers:
     async def _listed(self, server: Server) -> dict[str, str]:
         """Adapters of this run on a server: name to path."""
         body = await self._ask(server, "GET", "/v1/models")
-        cards = body.get("data", ())
-        return {card["id"]: str(card.get("root", "")) for card in cards if str(card.get("id")).startswith(self._prefix)}
+        async with _understood(server, "/v1/models"):
+            named = {str(card["id"]): str(card.get("root", "")) for card in body["data"]}
+        return {name: root for name, root in named.items() if name.startswith(self._prefix)}
 
     def _happened(self, event: str, server: Server, adapter: str, start_s: float, *, ok: bool) -> None:
         row = {"event": event, "server": server.url, "adapter": adapter, "version": adapter_version(adapter)}
@@ -344,6 +375,15 @@ async def _transport(server: Server, limit_s: float) -> AsyncIterator[None]:
             yield
     except TRANSPORT as error:
         raise ControlError(f"{server.url}: {type(error).__name__}: {error}") from error
+
+
+@asynccontextmanager
+async def _understood(server: Server, route: str) -> AsyncIterator[None]:
+    """Reading a reply that may have any shape."""
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ControlError(f"{server.url}{route}: not what SGLang answers: {error!r}") from error
 
 
 @asynccontextmanager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -92,12 +92,20 @@ def phase_start_s(history: Iterable[Mapping[str, Any]], phase: str) -> float | N
     return next((float(entry["start_s"]) for entry in history if entry["phase"] == phase), None)
 
 
+def phase_s(history: Sequence[Mapping[str, Any]], phases: Iterable[str], now_s: float) -> float:
+    """Seconds spent in these phases, over all lives of a run."""
+    ends = [*(float(entry["start_s"]) for entry in history[1:]), now_s]
+    return sum(
+        max(0.0, end - float(entry["start_s"]))
+        for entry, end in zip(history, ends, strict=False)
+        if entry["phase"] in phases
+    )
+
+
 def _eta_s(history: list[dict[str, Any]], run_s: float, step: int, steps: int) -> float | None:
-    begun, before = phase_start_s(history, "training"), phase_start_s(history, "heldout_before")
-    if begun is None or step < 2:
+    if step < 2:
         return None
-    after = phase_start_s(history, "heldout_after")
-    measuring = begun - before if before is not None else 0.0
-    if after is not None:
-        return max(0.0, after + measuring - run_s)
-    return (steps - step) * (run_s - begun) / step + measuring
+    measuring = phase_s(history, ("heldout_before",), run_s)
+    if history[-1]["phase"] == "heldout_after":
+        return max(0.0, float(history[-1]["start_s"]) + measuring - run_s)
+    return (steps - step) * phase_s(history, ("training", "draining"), run_s) / step + measuring

@@ -10,7 +10,7 @@ from typing import Any
 from engine.audit.check import Finding, Recorded
 from engine.audit.run import audit
 from engine.report.curves import Curves, improved, paired_gain
-from engine.report.gauges import phase_start_s
+from engine.report.gauges import phase_s, phase_start_s
 from engine.rundir import RunDir, read_json, read_lines, write_json
 from engine.telemetry import engine_metrics as keys
 from engine.types import Episode
@@ -71,6 +71,7 @@ def summarize(run: RunDir) -> Summary:
         "policy_tokens": curves.policy_tokens,
         "groups_trained": recorded.progress.get("trained_groups", 0),
         "groups_dropped": recorded.progress.get("dropped", {}),
+        "stream_mb": sum(path.stat().st_size for path in run.trajectories.glob("*.seg")) / 1e6,
         **{name: counts[name] for name in _ZEROS},
         "broken_promises": {finding.name: finding.count for finding in findings if not finding.ok},
         **_times(recorded),
@@ -121,8 +122,7 @@ def _times(recorded: Recorded) -> dict[str, Any]:
     rows = recorded.rows
     wall_s = max([float(rows[-1][keys.RUN_S]) if rows else 0.0, *(entry["start_s"] for entry in history)])
     begun = phase_start_s(history, "training")
-    ended = phase_start_s(history, "heldout_after") or phase_start_s(history, "done") or wall_s
-    train_wall_s = max(0.0, ended - begun) if begun is not None else 0.0
+    train_wall_s = phase_s(history, ("training", "draining"), wall_s)
     admission_s = min(_cumulative(rows, keys.WAIT_ADMISSION), train_wall_s)
     # The learner is up before the first measurement of the held-out split and counts that too; it is no training time.
     waited_s = float(recorded.progress.get("wait_s", 0.0)) - (begun or 0.0)

@@ -15,6 +15,7 @@ from engine.report.html import write_report
 from engine.report.summary import summarize
 from engine.report.transcript import transcript
 from engine.rundir import RunDir
+from engine.task import Task
 from engine.types import Episode
 
 _STYLES = {"agent": "cyan", "tool": "magenta", "user": "green", "rewar": "bold", "tool ": "red"}
@@ -27,7 +28,7 @@ def conclude(console: Console, run: RunDir) -> None:
     console.print()
     if summary.values["heldout_before"] or summary.values["heldout_after"]:
         console.print(_table(summary.values))
-    console.print(_sentences(summary.values), soft_wrap=True)
+    console.print(sentences(summary.values), soft_wrap=True)
     if summary.example is not None:
         early, late = summary.example
         for name, episode in (("before", early), ("after", late)):
@@ -39,9 +40,9 @@ def conclude(console: Console, run: RunDir) -> None:
     _next(console, run)
 
 
-def print_transcript(console: Console, episode: Episode) -> None:
-    """A transcript, one line each."""
-    for who, text in transcript(episode):
+def print_transcript(console: Console, episode: Episode, task: Task | None = None) -> None:
+    """A transcript, one line each; with the words of the rubric where the task is given."""
+    for who, text in transcript(episode, task):
         line = Text(f"  {who:<13} ", style=_STYLES.get(who.strip()[:5], "dim"))
         line.append(text, style="default")
         console.print(line, soft_wrap=True)
@@ -66,13 +67,16 @@ def _table(values: Mapping[str, Any]) -> Table:
     return table
 
 
-def _sentences(values: Mapping[str, Any]) -> str:
+def sentences(values: Mapping[str, Any]) -> str:
+    """What summary.json says of the run as a whole."""
     stale = ", ".join(f"{share:.0%} at {staleness}" for staleness, share in values["staleness"].items())
     dropped = ", ".join(f"{count} {reason}" for reason, count in values["groups_dropped"].items() if count) or "none"
     broken = values["broken_promises"]
     done = f"{values['steps']} steps, {values['swaps']} hot-swaps, {values['episodes']:,} episodes"
+    rate = values["stream_mb"] / max(values["train_wall_s"], 1.0) * 3600
     lines = [
         f"{done}, {values['policy_tokens']:,} policy tokens in {values['wall_s']:.0f} s",
+        f"stream: {values['stream_mb']:.1f} MB, {rate:.0f} MB an hour of training",
         f"groups dropped: {dropped}" + (f"; trained tokens by staleness: {stale}" if stale else ""),
         values["bottleneck"],
         f"audit: BROKEN {', '.join(broken)} (see synth-engine audit)" if broken else "audit: every promise was kept",

@@ -7,14 +7,16 @@ from typing import NamedTuple
 
 from engine.types import Json
 from engine.world.patterns import search
-from engine.world.schema import schema_problems
+from engine.world.schema import argument_problems
 
 
 class Names(NamedTuple):
-    """The tools and facts that a check may name."""
+    """The tools and facts that a check may name, and where it stands."""
 
     tools: frozenset[str]
     facts: frozenset[str]
+    ordered: bool = False
+    """Whether a `before` is around the check."""
 
 
 class CheckProblem(NamedTuple):
@@ -51,7 +53,7 @@ def _called(body: Json, names: Names, path: str) -> _Found:
         yield CheckProblem(f"{path}.tool", f"the task has no tool {body['tool']!r}")
     if "ok" in body and not isinstance(body["ok"], bool):
         yield CheckProblem(f"{path}.ok", "must be true or false")
-    for where, reason in schema_problems(body.get("arguments", {})):
+    for where, reason in argument_problems(body.get("arguments", {})):
         yield CheckProblem(f"{path}.arguments.{where}", reason)
 
 
@@ -79,11 +81,13 @@ def _several(body: Json, names: Names, path: str, count: int | None = None) -> _
 
 
 def _before(body: Json, names: Names, path: str) -> _Found:
-    yield from _several(body, names, path, 2)
-    if isinstance(body, list):
-        for index, inner in enumerate(body):
-            if isinstance(inner, Mapping) and "not" in inner:
-                yield CheckProblem(f"{path}[{index}]", "what did not happen has no place in an order")
+    yield from _several(body, names._replace(ordered=True), path, 2)
+
+
+def _not(body: Json, names: Names, path: str) -> _Found:
+    if names.ordered:
+        yield CheckProblem(path, "what did not happen has no place in an order: take it out of the `before`")
+    yield from _check(body, names, path)
 
 
 _LEAVES: Mapping[str, Callable[[Json, Names, str], _Found]] = {
@@ -94,5 +98,5 @@ _LEAVES: Mapping[str, Callable[[Json, Names, str], _Found]] = {
     "before": _before,
     "all": _several,
     "any": _several,
-    "not": _check,
+    "not": _not,
 }

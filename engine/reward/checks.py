@@ -120,7 +120,7 @@ def _before(body: Sequence[Mapping[str, Any]]) -> Evaluator:
 
     def evaluator(events: Sequence[Comparable]) -> Decision:
         earlier, later = first(events), second(events)
-        if earlier.evidence is None or later.evidence is None:
+        if not (earlier.met and later.met) or earlier.evidence is None or later.evidence is None:
             return _NEVER
         return later if earlier.evidence < later.evidence else Decision(met=False, evidence=later.evidence)
 

@@ -174,6 +174,8 @@ class Segment:
 
     def _whole(self, offset: int) -> tuple[bytes, RawFrame] | None:
         """Magic and content of the frame at `offset`, if it is whole."""
+        # A live writer may append between two looks: only what was there before the first one is compared.
+        size = self._size()
         raw = self._read(frame.PREFIX_BYTES, offset)
         prefix = frame.parse_prefix(raw)
         if prefix is not None:
@@ -184,7 +186,7 @@ class Segment:
             if zlib.crc32(payload) == prefix.crc:
                 end = start + prefix.payload_bytes
                 return prefix.magic, RawFrame(position=prefix.position, offset=offset, end=end, payload=payload)
-        following = self._next_whole(offset + 1)
+        following = self._next_whole(offset + 1, size)
         if following is not None:
             raise self.error(
                 offset,
@@ -193,19 +195,20 @@ class Segment:
             )
         return None
 
-    def _next_whole(self, start: int) -> int | None:
-        """Offset of the first whole frame at or after `start`."""
-        if start >= self._size():
+    def _next_whole(self, start: int, size: int) -> int | None:
+        """Offset of the first whole frame at or after `start` within the first `size` bytes."""
+        if start >= size:
             return None
         with mmap.mmap(self._file.fileno(), 0, access=mmap.ACCESS_READ) as content:
             for magic in (frame.MAGIC, _FOOTER):
-                at = content.find(magic, start)
+                at = content.find(magic, start, size)
                 while at >= 0:
                     prefix = frame.parse_prefix(content[at : at + frame.PREFIX_BYTES])
                     first = at + frame.PREFIX_BYTES
-                    if prefix and zlib.crc32(content[first : first + prefix.payload_bytes]) == prefix.crc:
+                    end = first + prefix.payload_bytes if prefix else size + 1
+                    if prefix and end <= size and zlib.crc32(content[first:end]) == prefix.crc:
                         return at
-                    at = content.find(magic, at + 1)
+                    at = content.find(magic, at + 1, size)
         return None
 
     def _size(self) -> int:

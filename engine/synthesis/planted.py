@@ -7,6 +7,7 @@ carries its script in ``meta``, which no agent sees::
     planted   rubric item id -> edit of the gold script that flips this item and no other
     guesses   fact -> [[gold literal, plausible wrong literal], ...]: what stands in the arguments of a call when the
               agent does not know the fact
+    asks      fact -> other questions that a person would ask to learn it
 
 Positions in an edit are those of the gold script: ``{"drop": [2], "replace": {"3": text}, "insert": {"5": [text]}}``
 (inserted before).
@@ -15,7 +16,7 @@ Positions in an edit are those of the gold script: ``{"drop": [2], "replace": {"
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,7 +24,7 @@ import orjson
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from engine.errors import ConfigError
-from engine.task import Task
+from engine.task import Task, Tool
 
 NOTHING = "<answer>Done.</answer>"
 _CALL = re.compile(r"(<tool_call>)(.*?)(</tool_call>)", re.DOTALL)
@@ -61,6 +62,7 @@ class Script(BaseModel):
     gold: tuple[str, ...]
     planted: Mapping[str, Edit]
     guesses: Mapping[str, tuple[tuple[Any, Any], ...]] = {}
+    asks: Mapping[str, tuple[str, ...]] = {}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,13 +96,17 @@ def _fits(task: Task, found: Script) -> None:
         if not edit.positions or not edit.positions <= set(range(len(found.gold))):
             raise ConfigError(f"task {task.id}: meta.planted.{item} must touch positions of the gold script")
     facts = set(task.user.facts) if task.user else set()
-    if found.guesses.keys() - facts:
-        raise ConfigError(f"task {task.id}: meta.guesses names what is no fact of the user")
+    for field, named in (("guesses", found.guesses), ("asks", found.asks)):
+        if named.keys() - facts:
+            raise ConfigError(f"task {task.id}: meta.{field} names what is no fact of the user")
 
 
 def _item_ids(task: Task) -> set[str]:
     rubric = task.rubric
     return {item.id for part in (rubric.forbidden, rubric.subgoals, rubric.interactions) for item in part}
+
+
+# --- one item at a time ---------------------------------------------------------------------------------------------
 
 
 def planted(task: Task) -> list[Planted]:
@@ -117,6 +123,9 @@ def planted(task: Task) -> list[Planted]:
         ),
         Planted(name="nothing", completions=(NOTHING,), flips=wanted),
     ]
+
+
+# --- guessing -------------------------------------------------------------------------------------------------------
 
 
 def guessed(task: Task) -> tuple[str, ...]:
@@ -154,3 +163,128 @@ def _replaced(value: Any, pairs: Sequence[tuple[Any, Any]]) -> Any:
     if isinstance(value, list):
         return [_replaced(inner, pairs) for inner in value]
     return next((wrong for right, wrong in pairs if type(right) is type(value) and right == value), value)
+
+
+# --- the right things in the wrong order ----------------------------------------------------------------------------
+
+
+def reordered(task: Task) -> list[Planted]:
+    """Gold with all look-ups behind the writes, with all questions behind them, and with the read-backs before them.
+
+    Each flips the items that leaving those steps out flips: what came too late, or too early, did not happen."""
+    found = script(task)
+    written = [position for position, completion in enumerate(found.gold) if _writes(task, completion)]
+    read = {position for position, completion in enumerate(found.gold) if _calls(completion)} - set(written)
+    asked = {position for position, completion in enumerate(found.gold) if not _acts(completion)}
+    looked_up = {position for position in read if position < written[-1]}
+    return [
+        _moved(found, "looks up late", looked_up, written[-1] + 1),
+        _moved(found, "asks late", asked, written[-1] + 1),
+        _moved(found, "reads back early", read - looked_up, written[0]),
+    ]
+
+
+def _moved(found: Script, name: str, positions: set[int], before: int) -> Planted:
+    moved = tuple(found.gold[position] for position in sorted(positions))
+    edit = Edit(drop=tuple(positions), insert={before: moved})
+    left_out = {item: {*edit.drop, *edit.replace} for item, edit in found.planted.items()}
+    flips = frozenset(item for item, touched in left_out.items() if touched and touched <= positions)
+    return Planted(name=name, completions=edit.apply(found.gold), flips=flips)
+
+
+# --- more than was agreed -------------------------------------------------------------------------------------------
+
+
+def sprayed(task: Task) -> Iterator[tuple[str, ...]]:
+    """Gold with one write more, ahead of its own writes and after them: every argument of every write, changed in turn.
+
+    A write that gold does not make gets gold's values where a parameter has the same name."""
+    gold = script(task).gold
+    writes = [call for completion in gold for call in _calls(completion) if _named(task, call).writes]
+    values = {name: value for call in writes for name, value in call["arguments"].items()}
+    used = {call["name"] for call in writes}
+    unused = [
+        {"name": tool.name, "arguments": {name: values.get(name, _any(schema)) for name, schema in _parameters(tool)}}
+        for tool in task.tools
+        if tool.writes and tool.name not in used
+    ]
+    changed = (
+        {"name": call["name"], "arguments": {**call["arguments"], name: other}}
+        for call in (*writes, *unused)
+        for name, schema in _parameters(_named(task, call))
+        for other in _others(schema, call["arguments"][name])
+    )
+    first = next(position for position, completion in enumerate(gold) if _writes(task, completion))
+    for more in changed:
+        if more not in writes:
+            for position in (first, len(gold) - 1):
+                yield Edit(insert={position: (_spelled(more),)}).apply(gold)
+
+
+def stumbling(task: Task) -> tuple[str, ...]:
+    """Gold with attempts ahead of each write that the world refuses: every argument is missing once."""
+    found = script(task)
+    attempts = {
+        position: tuple(
+            _spelled({"name": call["name"], "arguments": _without(call["arguments"], name)})
+            for call in _calls(completion)
+            for name in call["arguments"]
+        )
+        for position, completion in enumerate(found.gold)
+        if _writes(task, completion)
+    }
+    return Edit(insert=attempts).apply(found.gold)
+
+
+def _calls(completion: str) -> list[dict[str, Any]]:
+    return [orjson.loads(match[2]) for match in _CALL.finditer(completion)]
+
+
+def _writes(task: Task, completion: str) -> bool:
+    return any(_named(task, call).writes for call in _calls(completion))
+
+
+def _named(task: Task, call: Mapping[str, Any]) -> Tool:
+    tool = task.tool(call["name"])
+    if tool is None:
+        raise ConfigError(f"task {task.id}: meta.gold calls {call['name']}, which is no tool of the task")
+    return tool
+
+
+def _parameters(tool: Tool) -> list[tuple[str, Mapping[str, Any]]]:
+    return list(tool.parameters.get("properties", {}).items())
+
+
+def _spelled(call: Mapping[str, Any]) -> str:
+    return f"<tool_call>{orjson.dumps(call).decode()}</tool_call>"
+
+
+def _without(arguments: Mapping[str, Any], name: str) -> dict[str, Any]:
+    return {other: value for other, value in arguments.items() if other != name}
+
+
+def _any(schema: Mapping[str, Any]) -> Any:
+    """Some value of a parameter."""
+    plain = {"boolean": False, "integer": schema.get("minimum", 1), "number": schema.get("minimum", 1), "array": []}
+    return schema["enum"][0] if "enum" in schema else plain.get(schema["type"], "something")
+
+
+def _others(schema: Mapping[str, Any], value: Any) -> list[Any]:
+    """Other values of a parameter: all of an enumeration, the next one of anything else."""
+    if "enum" in schema:
+        return [other for other in schema["enum"] if other != value]
+    if isinstance(value, list):
+        return [[*value, other] for other in schema["items"].get("enum", ()) if other not in value] + [[]]
+    if isinstance(value, bool):
+        return [not value]
+    if isinstance(value, str):
+        return [value[:-1] + _following(value[-1])]
+    return [value + 1 if value + 1 <= schema.get("maximum", value + 1) else value - 1]
+
+
+def _following(character: str) -> str:
+    """Another character of the same class, so that a pattern still holds."""
+    for alphabet in ("0123456789", "abcdefghijklmnopqrstuvwxyz", "ABCDEFGHIJKLMNOPQRSTUVWXYZ"):
+        if character in alphabet:
+            return alphabet[(alphabet.index(character) + 1) % len(alphabet)]
+    return "x"

@@ -2,7 +2,8 @@
 
 Two argument objects are equal when they differ only in key order, in 25 against 25.0, in Unicode composition (NFC), in
 white space around strings, or in writing out a schema default. Checks, mapping and simulator see the canonical form:
-equal calls get equal answers, equal states and equal verdicts.
+equal calls get equal answers, equal states and equal verdicts. What a pack compares with arguments must be canonical
+itself (:func:`odd`), or nothing would ever equal it.
 """
 
 from __future__ import annotations
@@ -16,45 +17,70 @@ import orjson
 
 from engine.types import Json
 
-_EXACT = 2**53
 _INT64 = 2**63
+_NESTED = (dict, list)
 
 
 def canonical(value: Json) -> Json:
     """The canonical copy of a JSON value.
 
-    Raises ValueError for what JSON on the wire cannot hold: NaN, infinities, integers beyond 64 bits, lone
-    surrogates."""
+    Raises ValueError for what JSON on the wire cannot hold (NaN, infinities, integers beyond 64 bits, lone
+    surrogates), and for two names that are one."""
     if isinstance(value, str):
         return _text(value)
     if value is None or isinstance(value, bool):
         return value
     if isinstance(value, int):
         if not -_INT64 <= value < _INT64:
-            raise ValueError(f"an integer of {value.bit_length()} bits; 64 is the limit")
+            raise ValueError("an integer does not fit into 64 bits, its sign included")
         return value
     if isinstance(value, float):
         return _number(value)
     if isinstance(value, Mapping):
-        return {name: canonical(inner) for name, inner in value.items()}
+        made = {_composed(name): canonical(inner) for name, inner in value.items()}
+        if len(made) != len(value):
+            raise ValueError("two properties have the same name in NFC")
+        return made
     if isinstance(value, list | tuple):
         return [canonical(inner) for inner in value]
     raise ValueError(f"not a JSON value: {type(value).__name__}")
 
 
+def odd(value: Json) -> str:
+    """Why no canonical value equals this one; empty if one does."""
+    try:
+        made = canonical(value)
+    except ValueError as error:
+        return f"{value!a} equals no argument: {error}"
+    return "" if made == value else f"{value!a} equals no argument, which are all trimmed and in NFC: write {made!a}"
+
+
+def deeper_than(levels: int, value: Json) -> bool:
+    """Whether the objects and arrays of parsed JSON nest deeper; told without recursion."""
+    found = [value] if isinstance(value, _NESTED) else []
+    while found and levels:
+        members = (outer.values() if isinstance(outer, dict) else outer for outer in found)
+        found = [inner for several in members for inner in several if isinstance(inner, _NESTED)]
+        levels -= 1
+    return bool(found)
+
+
 def _text(value: str) -> str:
-    stripped = value.strip()
-    if stripped.isascii():
-        return stripped
-    if any("\ud800" <= character <= "\udfff" for character in stripped):
+    return _composed(value.strip())
+
+
+def _composed(value: str) -> str:
+    if value.isascii():
+        return value
+    if any("\ud800" <= character <= "\udfff" for character in value):
         raise ValueError("a lone surrogate is not text")
-    return unicodedata.normalize("NFC", stripped)
+    return unicodedata.normalize("NFC", value)
 
 
 def _number(value: float) -> float | int:
     if not isfinite(value):
         raise ValueError(f"not a JSON number: {value}")
-    return int(value) if abs(value) <= _EXACT and value.is_integer() else value
+    return int(value) if -_INT64 <= value < _INT64 and value.is_integer() else value
 
 
 def with_defaults(schema: Mapping[str, Any], value: Mapping[str, Any]) -> dict[str, Any]:
@@ -63,10 +89,9 @@ def with_defaults(schema: Mapping[str, Any], value: Mapping[str, Any]) -> dict[s
     for name, inner in schema.get("properties", {}).items():
         if not isinstance(inner, Mapping):
             continue
-        if name not in filled:
-            if "default" in inner:
-                filled[name] = inner["default"]
-        elif "properties" in inner and isinstance(filled[name], Mapping):
+        if name not in filled and "default" in inner:
+            filled[name] = inner["default"]
+        if "properties" in inner and isinstance(filled.get(name), Mapping):
             filled[name] = with_defaults(inner, filled[name])
     return filled
 

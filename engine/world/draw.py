@@ -5,14 +5,18 @@ The write history is left out on purpose: only a declared write may change what 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from hashlib import sha256
 from typing import Any
 
 from engine.types import Json
+from engine.world.schema import SchemaProblem
 
 _LETTERS = "ABCDEFGHJKLMNPQRSTUVWXYZ23456789"
 _TEXT_LENGTH = 6
+LONGEST = 1000
+"""The longest text that may have to be drawn."""
+_LARGEST = 2**62
 _LOW, _HIGH = 1, 999
 
 
@@ -37,6 +41,20 @@ def drawn(seed: bytes, field: str, schema: Mapping[str, Any]) -> Json:
     return _text(digest, schema) if kind == "string" else None
 
 
+def undrawable(schema: Json, path: str = "schema") -> Iterator[SchemaProblem]:
+    """Every reason for which no value of a sound schema can be drawn."""
+    if not isinstance(schema, Mapping):
+        yield SchemaProblem(path, "must be an object: no value is drawn for true or false")
+        return
+    if schema.get("minLength", 0) > LONGEST:
+        yield SchemaProblem(f"{path}.minLength", f"a text that is drawn has at most {LONGEST} characters")
+    for bound in ("minimum", "maximum"):
+        if abs(schema.get(bound, 0)) > _LARGEST:
+            yield SchemaProblem(f"{path}.{bound}", "a number that is drawn is at most 2**62 in size")
+    for name, inner in schema.get("properties", {}).items():
+        yield from undrawable(inner, f"{path}.properties.{name}")
+
+
 def _kind(schema: Mapping[str, Any]) -> str:
     declared = schema.get("type", "object" if "properties" in schema else "string")
     if isinstance(declared, list):
@@ -57,5 +75,9 @@ def _number(number: int, kind: str, schema: Mapping[str, Any]) -> float | int:
 
 
 def _text(digest: bytes, schema: Mapping[str, Any]) -> str:
-    length = min(max(_TEXT_LENGTH, schema.get("minLength", 0)), schema.get("maxLength", 10**6), len(digest) - 8)
-    return "".join(_LETTERS[byte % len(_LETTERS)] for byte in digest[8 : 8 + length])
+    length = int(min(max(_TEXT_LENGTH, schema.get("minLength", 0)), schema.get("maxLength", LONGEST)))
+    letters = digest[8:]
+    while len(letters) < length:
+        digest = sha256(digest).digest()
+        letters += digest
+    return "".join(_LETTERS[byte % len(_LETTERS)] for byte in letters[:length])

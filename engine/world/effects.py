@@ -1,7 +1,7 @@
 """What a declared effect does to the state of a world: pointers and templates filled with the arguments of a call.
 
 A placeholder ``{name}`` that is the whole string keeps the argument's type; inside a longer string it is formatted. An
-argument that was not given is null (the empty text inside a longer string).
+argument that was not given is null (the empty text inside a longer string). Names in a template are strings always.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def fill(template: Json, arguments: Mapping[str, Any]) -> Json:
     if isinstance(template, str):
         return _fill_text(template, arguments)
     if isinstance(template, Mapping):
-        return {name: fill(inner, arguments) for name, inner in template.items()}
+        return {_shown(_fill_text(name, arguments)): fill(inner, arguments) for name, inner in template.items()}
     if isinstance(template, list):
         return [fill(inner, arguments) for inner in template]
     return template

@@ -1,22 +1,25 @@
 """Fault injection at the tool boundary, outside the mapping: what goes wrong never becomes an answer that others get.
 
 Every fault of an episode follows from (seed, task, episode seed, number of the call): the same seed gives the same
-faults.
+faults. `world.faults` of the configuration says which, as ``get_order: timeout=0.01, error=0.02; *: latency_s=0.1``.
 """
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import anyio
 
-from engine.errors import ToolError
+from engine.errors import ConfigError, ToolError
 from engine.seams import Session, World
 from engine.task import Task
 from engine.types import Json, Observation, ToolCall
 
+EVERY = "*"
+"""In place of a tool's name: every tool that has no profile of its own."""
 GARBAGE = "\ufffd<html>502</html>{"
 """What a garbled answer reads like: no JSON, and not what the tool said."""
 
@@ -34,9 +37,47 @@ class FaultProfile:
     garbage: float = 0.0
     """The call is executed, its answer garbled."""
 
+    def __post_init__(self) -> None:
+        chances = (self.timeout, self.error, self.garbage)
+        if not 0 <= self.latency_s < math.inf or min(chances) < 0 or not sum(chances) <= 1:
+            raise ValueError(
+                "latency_s is a finite number of at least 0; the probabilities are at least 0 and together at most 1"
+            )
+
+
+def profiles_of(text: str) -> dict[str, FaultProfile]:
+    """The profiles by tool that `world.faults` gives; empty text gives none.
+
+    Raises ConfigError naming the part that is wrong."""
+    profiles: dict[str, FaultProfile] = {}
+    for part in filter(str.strip, text.split(";")):
+        name, _, faults = (word.strip() for word in part.partition(":"))
+        try:
+            if not name or not faults or name in profiles:
+                raise ValueError(f"write `tool: name=number, ...`, once per tool ({EVERY} is every other one)")
+            profiles[name] = FaultProfile(**_numbers(faults))
+        except ValueError as error:
+            raise ConfigError(f"world.faults: {part.strip()!r}: {error}") from None
+    return profiles
+
+
+def _numbers(faults: str) -> dict[str, float]:
+    known, numbers = [field.name for field in fields(FaultProfile)], {}
+    for fault in faults.split(","):
+        name, _, number = (word.strip() for word in fault.partition("="))
+        if name not in known:
+            raise ValueError(f"there is no fault {name!r}; there are {', '.join(known)}")
+        if name in numbers:
+            raise ValueError(f"{name} is given twice")
+        try:
+            numbers[name] = float(number)
+        except ValueError:
+            raise ValueError(f"{name} needs a number, not {number!r}") from None
+    return numbers
+
 
 class FaultyWorld:
-    """A world whose tools misbehave by profile; tools without one work."""
+    """A world whose tools misbehave by profile; tools without one work, unless there is one for every tool."""
 
     def __init__(self, world: World, profiles: Mapping[str, FaultProfile], seed: int) -> None:
         self._world = world
@@ -61,7 +102,7 @@ class FaultySession:
         """Answer one call, late, garbled or not at all.
 
         Raises ToolError where the profile says that the simulator failed."""
-        profile = self._profiles.get(call.name)
+        profile = self._profiles.get(call.name, self._profiles.get(EVERY))
         if profile is None:
             return await self._session.call(call)
         delay, draw = self._draws.expovariate(1), self._draws.random()

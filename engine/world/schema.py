@@ -1,8 +1,8 @@
 """JSON Schema (draft 2020-12) for tool arguments and rubric checks.
 
-Schemas come from packs, values from completions: patterns run on RE2, `$ref` stays inside the schema, nothing is
-fetched. The subset that nearly all tools use is decided by plain closures in about a microsecond; anything else goes to
-jsonschema. Both give the same verdict (tests/test_tools.py compares them).
+Schemas come from packs, values from completions: patterns run on RE2, `$ref` leads to another part of the schema that
+is a schema too, nothing is fetched. The subset that nearly all tools use is decided by plain closures in about a
+microsecond; anything else goes to jsonschema. Both give the same verdict (tests/test_tools.py compares them).
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache
 from typing import Any, NamedTuple
+from urllib.parse import unquote
 
 import jsonschema
 import orjson
@@ -19,14 +20,20 @@ from referencing import Registry
 
 from engine.types import Json
 from engine.world import plain_schema
-from engine.world.canonical import compact
+from engine.world.canonical import compact, odd
 from engine.world.patterns import search
 from engine.world.plain_schema import Defect
 
 Check = Callable[[Json], Defect | None]
 
-_REFUSED = frozenset({"$id", "$anchor", "$dynamicRef", "$dynamicAnchor", "$recursiveRef", "patternProperties"})
-_LITERAL = frozenset({"const", "enum", "default", "examples"})
+_REFUSED = frozenset({"$id", "$anchor", "$dynamicRef", "$dynamicAnchor", "$recursiveRef"})
+_NAMED = frozenset({"properties", "$defs", "definitions", "dependentSchemas"})
+"""Keywords that hold schemas by name: a name in there is no keyword."""
+_INNER = frozenset(
+    {"additionalProperties", "allOf", "anyOf", "contains", "contentSchema", "else", "if", "items", "not", "oneOf"}
+    | {"prefixItems", "propertyNames", "then", "unevaluatedItems", "unevaluatedProperties"}
+)
+"""Keywords that hold a schema, or a list of them."""
 
 
 class SchemaProblem(NamedTuple):
@@ -61,6 +68,8 @@ def _compiled(encoded: bytes) -> Check:
         return plain
     for problem in schema_problems(schema):
         raise ValueError(f"{problem.path}: {problem.reason}")
+    # jsonschema would leave our dialect for the one named here, and with it RE2.
+    schema.pop("$schema", None)
     validator = _Validator(schema, registry=Registry())
 
     def general(value: Json) -> Defect | None:
@@ -96,6 +105,11 @@ def schema_problems(schema: Json) -> tuple[SchemaProblem, ...]:
     return _problems(orjson.dumps(schema))
 
 
+def argument_problems(schema: Json) -> tuple[SchemaProblem, ...]:
+    """The same for a schema that arguments are held against: also what no arguments could ever equal."""
+    return _argument_problems(orjson.dumps(schema))
+
+
 @lru_cache(maxsize=65_536)
 def _problems(encoded: bytes) -> tuple[SchemaProblem, ...]:
     schema = orjson.loads(encoded)
@@ -106,41 +120,72 @@ def _problems(encoded: bytes) -> tuple[SchemaProblem, ...]:
     error = next(_Meta.iter_errors(schema), None)
     if error is not None:
         return (SchemaProblem(".".join(map(str, error.absolute_path)) or "schema", error.message[:200]),)
-    return tuple(_unsafe(schema, schema, "schema"))
+    return tuple(_unsafe(schema))
 
 
-def _unsafe(node: Json, root: Mapping[str, Any], path: str) -> Iterator[SchemaProblem]:
-    """Keywords that would fetch, loop or backtrack."""
+@lru_cache(maxsize=65_536)
+def _argument_problems(encoded: bytes) -> tuple[SchemaProblem, ...]:
+    return _problems(encoded) or tuple(_unequalled(orjson.loads(encoded)))
+
+
+def _schemas(node: Json, path: str = "schema") -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """A schema and those inside it, each with its place; names of properties and literals only look like schemas."""
     if isinstance(node, list):
         for index, inner in enumerate(node):
-            yield from _unsafe(inner, root, f"{path}[{index}]")
+            yield from _schemas(inner, f"{path}[{index}]")
     if not isinstance(node, Mapping):
         return
-    for name, inner in node.items():
-        here = f"{path}.{name}"
-        if name in _REFUSED and not isinstance(inner, Mapping | list):
-            yield SchemaProblem(here, f"{name} is not supported in packs")
-        elif name == "patternProperties":
-            yield SchemaProblem(here, "patternProperties is not supported in packs; declare the properties")
-        elif name == "$ref" and isinstance(inner, str):
-            yield from _reference(inner, root, here)
-        elif name == "pattern" and isinstance(inner, str):
-            yield from _pattern(inner, here)
-        elif name not in _LITERAL:
-            yield from _unsafe(inner, root, here)
+    yield path, node
+    for name, body in node.items():
+        if name in _INNER:
+            yield from _schemas(body, f"{path}.{name}")
+        elif name in _NAMED and isinstance(body, Mapping):
+            for key, inner in body.items():
+                yield from _schemas(inner, f"{path}.{name}.{key}")
 
 
-def _reference(target: str, root: Mapping[str, Any], path: str) -> Iterator[SchemaProblem]:
+def _unsafe(root: Mapping[str, Any]) -> Iterator[SchemaProblem]:
+    """Keywords that would fetch, loop or backtrack."""
+    schemas = list(_schemas(root))
+    targets = {id(schema) for _, schema in schemas}
+    for path, schema in schemas:
+        for name, body in schema.items():
+            here = f"{path}.{name}"
+            if name in _REFUSED:
+                yield SchemaProblem(here, f"{name} is not supported in packs")
+            elif name == "patternProperties":
+                yield SchemaProblem(here, "patternProperties is not supported in packs; declare the properties")
+            elif name == "$schema" and schema is not root:
+                yield SchemaProblem(here, "$schema is supported at the root only")
+            elif name == "$ref":
+                yield from _reference(body, root, targets, here)
+            elif name == "pattern":
+                yield from _pattern(body, here)
+
+
+def _unequalled(root: Mapping[str, Any]) -> Iterator[SchemaProblem]:
+    """Values and names that no arguments have, because they are not canonical."""
+    for path, schema in _schemas(root):
+        values = [*schema.get("enum", ()), *([schema["const"]] if "const" in schema else ())]
+        names = {*schema.get("properties", ()), *schema.get("required", ())}
+        for reason in filter(None, map(odd, [*values, *({name: None} for name in sorted(names))])):
+            yield SchemaProblem(path, reason)
+
+
+def _reference(target: str, root: Mapping[str, Any], targets: set[int], path: str) -> Iterator[SchemaProblem]:
     if target != "#" and not target.startswith("#/"):
         yield SchemaProblem(path, f"$ref must be local (#/…), not {target!r}")
         return
-    node: Any = root
-    for token in target.split("/")[1:]:
+    node: Json = root
+    # jsonschema reads the fragment of a URI: unquoted first, then as a pointer.
+    for token in unquote(target).split("/")[1:]:
         name = token.replace("~1", "/").replace("~0", "~")
         if not isinstance(node, Mapping) or name not in node:
             yield SchemaProblem(path, f"$ref {target!r} points at nothing in this schema")
             return
         node = node[name]
+    if id(node) not in targets and not isinstance(node, bool):
+        yield SchemaProblem(path, f"$ref {target!r} points at what is no schema; declare one in $defs")
 
 
 def _pattern(text: str, path: str) -> Iterator[SchemaProblem]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -11,9 +11,13 @@ from engine.reward.check_problems import check_problems
 from engine.task import Task, Tool
 from engine.types import Json, ToolCall
 from engine.world import effects, pointer
-from engine.world.schema import schema_problems
+from engine.world.canonical import deeper_than, odd
+from engine.world.draw import undrawable
+from engine.world.schema import SchemaProblem, argument_problems, schema_problems
 from engine.world.tools import admit
 
+DEPTH = 64
+"""Levels to which a task may nest, and tokens of a pointer: whatever is made of it can be walked and written."""
 _TOOL_NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
 
@@ -45,6 +49,15 @@ class Found(NamedTuple):
     remedy: str
 
 
+def nesting_problems(value: Json) -> Iterator[Found]:
+    """Members of a task's JSON object that nest too deeply to be looked at."""
+    if not deeper_than(DEPTH, value):
+        return
+    for name, inner in value.items() if isinstance(value, Mapping) else [("", value)]:
+        if deeper_than(DEPTH - 1, inner):
+            yield Found(name, f"nests deeper than {DEPTH} levels, the task's own included", "flatten it")
+
+
 def task_problems(task: Task) -> Iterator[Found]:
     """Everything that is wrong with a well-shaped task."""
     for name, value in (("id", task.id), ("instruction", task.instruction)):
@@ -59,6 +72,7 @@ def task_problems(task: Task) -> Iterator[Found]:
     yield from _user(task)
     if not broken:
         yield from _responses(task)
+        yield from _state(task)
     yield from _rubric(task)
 
 
@@ -70,10 +84,11 @@ def _duplicates(field: str, names: list[str]) -> Iterator[Found]:
 def _tool(tool: Tool, field: str) -> Iterator[Found]:
     if not _TOOL_NAME.fullmatch(tool.name):
         yield Found(f"{field}.name", f"{tool.name!r} is no function name", "at most 64 letters, digits, '_', '-', '.'")
-    for part, schema in (("parameters", tool.parameters), ("outputs", tool.outputs)):
+    parts = {"parameters": (tool.parameters, argument_problems), "outputs": (tool.outputs, _output_problems)}
+    for part, (schema, problems) in parts.items():
         if schema is None:
             continue
-        for problem in schema_problems(schema):
+        for problem in problems(schema):
             yield Found(f"{field}.{part}.{problem.path}", problem.reason, "give a JSON Schema (draft 2020-12)")
         if schema.get("type", "object") != "object":
             yield Found(f"{field}.{part}.type", "must be 'object'", f"describe the {part} as one object")
@@ -81,6 +96,10 @@ def _tool(tool: Tool, field: str) -> Iterator[Found]:
             return
     if tool.effect is not None:
         yield from _effect(tool, tool.effect, f"{field}.effect")
+
+
+def _output_problems(schema: Json) -> Iterable[SchemaProblem]:
+    return schema_problems(schema) or undrawable(schema)
 
 
 def _effect(tool: Tool, effect: Mapping[str, Any], field: str) -> Iterator[Found]:
@@ -107,6 +126,8 @@ def _requires(tool: Tool, requires: Json, field: str) -> Iterator[Found]:
     for where, template in requires.items():
         yield from _pointer(tool, where, f"{field}.{where}")
         yield from _template(tool, template, f"{field}.{where}")
+        if reason := odd(template):
+            yield Found(f"{field}.{where}", reason, "what is required is compared with arguments")
 
 
 def _pointer(tool: Tool, value: Json, field: str) -> Iterator[Found]:
@@ -114,7 +135,8 @@ def _pointer(tool: Tool, value: Json, field: str) -> Iterator[Found]:
         yield Found(field, "must be a string", "give a JSON Pointer such as /orders/{id}")
         return
     try:
-        pointer.parse(value)
+        if len(pointer.parse(value)) > DEPTH:
+            yield Found(field, f"has more than {DEPTH} tokens", "keep the state flatter")
     except ValueError as error:
         yield Found(field, str(error), "give a JSON Pointer (RFC 6901)")
     yield from _template(tool, value, field)
@@ -146,6 +168,29 @@ def _responses(task: Task) -> Iterator[Found]:
         for number, call in enumerate(seeded.after):
             where = f"{field}.after[{number}]"
             yield from _call(task, call, where, writes=True)
+
+
+def _state(task: Task) -> Iterator[Found]:
+    """Names that no placeholder leads to, and required values that no argument equals."""
+    for field, key in _keys(task.world.state, "world.state"):
+        if reason := odd(key):
+            yield Found(field, reason, "a pointer gets there through arguments")
+    for where in {where: None for tool in task.tools for where in (tool.effect or {}).get("requires", {})}:
+        try:
+            reason = odd(pointer.read(task.world.state, pointer.parse(where)))
+        except pointer.MissingError:
+            continue
+        if reason:
+            yield Found(f"world.state{where}", reason, "a tool requires an argument to equal it")
+
+
+def _keys(value: Json, field: str) -> Iterator[tuple[str, str]]:
+    """Every name inside a JSON value, with the pointer-like place of what holds it."""
+    members = value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, list) else ()
+    for name, inner in members:
+        if isinstance(name, str):
+            yield field, name
+        yield from _keys(inner, f"{field}/{name}")
 
 
 def _call(task: Task, call: Mapping[str, Any], field: str, *, writes: bool = False) -> Iterator[Found]:

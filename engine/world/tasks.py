@@ -19,7 +19,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, BinaryIO
 
 import orjson
 import pydantic
@@ -28,7 +28,7 @@ import zstandard
 from engine.errors import ConfigError
 from engine.task import RubricItem, SeededResponse, Task, Tool
 from engine.types import Json
-from engine.world.task_problems import Problem, task_problems
+from engine.world.task_problems import Problem, nesting_problems, task_problems
 
 FORMAT = 1
 MAX_BYTES = 1 << 30
@@ -44,7 +44,7 @@ _FORBID = pydantic.ConfigDict(extra="forbid")
 class PackHeader:
     """The first line of a pack."""
 
-    format: int
+    format: Annotated[int, pydantic.Strict()]
     pack: str
     description: str = ""
     license: str = ""
@@ -138,7 +138,12 @@ class _Reader:
         except orjson.JSONDecodeError as error:
             yield self._problem(number, "", "", f"not JSON: {error}", "one JSON object a line")
             return
-        name = str(value.get("id", "")) if isinstance(value, Mapping) else ""
+        given = value.get("id", "") if isinstance(value, Mapping) else ""
+        name = str(given) if isinstance(given, str | int | float) else ""
+        nested = [self._problem(number, name, *found) for found in nesting_problems(value)]
+        if nested:
+            yield from nested
+            return
         try:
             task = _TASKS.validate_python([_unnested(value)])[0]
         except pydantic.ValidationError as error:
@@ -164,18 +169,29 @@ def _content(path: Path) -> bytes:
         return path.read_bytes()
     parts, size = [], 0
     with path.open("rb") as file:
-        decompressor = zstandard.ZstdDecompressor(max_window_size=1 << 27).decompressobj()
         try:
-            while chunk := file.read(_CHUNK):
-                parts.append(decompressor.decompress(chunk))
-                size += len(parts[-1])
+            for part in _decompressed(file):
+                parts.append(part)
+                size += len(part)
                 if size > MAX_BYTES:
                     raise ValueError(f"decompresses to more than {MAX_BYTES >> 20} MiB")
         except zstandard.ZstdError as error:
             raise ValueError(f"not a zstd file: {error}") from error
-    if not decompressor.eof:
-        raise ValueError("the zstd file ends early")
     return b"".join(parts)
+
+
+def _decompressed(file: BinaryIO) -> Iterator[bytes]:
+    """What the zstd frames of a file hold, one after the other; zstandard's own reader does not see that one is cut."""
+    made = zstandard.ZstdDecompressor(max_window_size=1 << 27)
+    frame = made.decompressobj()
+    while chunk := file.read(_CHUNK):
+        while chunk:
+            if frame.eof:
+                frame = made.decompressobj()
+            yield frame.decompress(chunk)
+            chunk = frame.unused_data
+    if not frame.eof:
+        raise ValueError("the zstd file ends early")
 
 
 def _located(error: pydantic.ValidationError) -> Iterator[tuple[str, str]]:

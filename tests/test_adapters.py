@@ -1,0 +1,90 @@
+"""engine.adapters: what is freed, loaded, kept and deleted as the learner publishes."""
+
+import anyio
+import pytest
+from anyio import to_thread
+
+from engine.adapters import Adapters
+from engine.core.versions import Versions
+from engine.rundir import RunDir, write_json
+
+
+class Recording:
+    """Servers that take their time to unload."""
+
+    def __init__(self):
+        self.calls, self.unloading = [], anyio.Event()
+
+    async def load(self, name, path):
+        self.calls.append(("load", name))
+
+    async def unload(self, name):
+        self.calls.append(("unload", name))
+        await self.unloading.wait()
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A run directory with version 0 published."""
+    run = RunDir(tmp_path / "run")
+    run.create()
+    publish(run, 0)
+    return run
+
+
+def publish(run, version):
+    """A version as the learner leaves it: the directory, then its word."""
+    run.adapter(version).mkdir()
+    (run.adapter(version) / "meta.json").write_text("{}")
+    told = {"step": version, "version": version, "trained_groups": 10 * version, "dropped": {"stale": version}}
+    write_json(run.progress, told)
+
+
+def adapters_of(run, **changes):
+    """Adapters over recording servers."""
+    settings = {
+        "run": run,
+        "run_id": "demo-1f0c2a9b",
+        "versions": Versions(slots=5),
+        "servers": Recording(),
+        "on_event": lambda _: None,
+        "clock": lambda: 0.0,
+        "keep_every": 100,
+        "max_staleness": 1,
+    }
+    return Adapters(**(settings | changes))
+
+
+async def test_groups_are_free_before_an_old_version_is_gone(run):
+    """The budget is freed as soon as the new adapter is current, however long a server takes to unload the old one."""
+    adapters = adapters_of(run)
+    heard = []
+    adapters.on_change = lambda: heard.append((adapters.trained, adapters.progress.dropped))
+    await adapters.step()
+    await to_thread.run_sync(publish, run, 1)
+    async with anyio.create_task_group() as tg:
+        tg.start_soon(adapters.step)
+        with anyio.fail_after(5):
+            while ("unload", "demo-1f0c2a9b-v00000") not in adapters.servers.calls:  # noqa: ASYNC110 - a recording
+                await anyio.sleep(0.01)
+        assert heard[-1] == (10, 1)
+        adapters.servers.unloading.set()
+
+
+@pytest.mark.parametrize("max_staleness", [1, 7])
+def test_what_a_probe_may_still_read_is_kept(run, max_staleness):
+    """Old versions go whole; those that a step may train on, and a few behind them, stay; so do first and best."""
+
+    async def follow():
+        adapters = adapters_of(run, max_staleness=max_staleness, keep_every=10)
+        adapters.servers.unloading.set()
+        for version in range(1, 20):
+            await to_thread.run_sync(publish, run, version)
+            await adapters.step()
+            await adapters.step()
+
+    (run.adapters / "best").symlink_to("v00003")
+    anyio.run(follow)
+    newest = set(range(19 - max_staleness - 3, 20))
+    assert set(run.versions()) == newest | {0, 3, 10}
+    assert not list(run.adapters.glob(".*"))
