@@ -18,7 +18,6 @@ from engine.task import Split
 from engine.world.offline import OfflineUser, OfflineWorld
 from tests.policy_parts import tiny_chat
 
-
 CHAT = tiny_chat()
 
 
