@@ -8,6 +8,8 @@ import os
 import signal
 import subprocess
 import sys
+import time
+import urllib.request
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -390,7 +392,7 @@ async def test_five_hundred_requests_at_once(http):
 
 
 def test_the_server_ends_with_its_parent(tmp_path):
-    """Killed with SIGKILL, the parent leaves no server behind."""
+    """Killed with SIGKILL, the parent leaves no server behind; what a draining engine still asks for is answered."""
     model = make_model(tmp_path / "model")
     code = (
         "import os, subprocess, sys, time;"
@@ -399,8 +401,14 @@ def test_the_server_ends_with_its_parent(tmp_path):
     command = [sys.executable, "-m", "engine.embedded", "--model", str(model)]
     with subprocess.Popen([sys.executable, "-c", code, *command], stdout=subprocess.PIPE, cwd=ROOT) as parent:
         assert parent.stdout is not None
-        server = psutil.Process(json.loads(parent.stdout.readline())["pid"])
+        ready = json.loads(parent.stdout.readline())
+        server = psutil.Process(ready["pid"])
         parent.send_signal(signal.SIGKILL)
+        time.sleep(1.0)
+        body = {"input_ids": [1, 2, 3], "sampling_params": {"max_new_tokens": 200, "ignore_eos": True}}
+        asked = urllib.request.Request(ready["url"] + "/generate", json.dumps(body).encode(), method="POST")
+        with urllib.request.urlopen(asked, timeout=15) as answer:
+            assert len(json.loads(answer.read())["output_ids"]) == 200
         assert server.wait(timeout=15) is not None or not server.is_running()
 
 

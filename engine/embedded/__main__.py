@@ -9,6 +9,7 @@ import signal
 import socket
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import anyio
 import orjson
@@ -19,7 +20,12 @@ from anyio.to_thread import run_sync
 from engine.embedded.allocator import keep_memory
 from engine.errors import ConfigError
 
+if TYPE_CHECKING:
+    from engine.embedded.server import PolicyServer
+
 _PARENT_POLL_S = 0.5
+_QUIET_S = 2.0
+_LAST_REQUESTS_S = 30.0
 _BACKLOG = 4096
 
 
@@ -61,7 +67,7 @@ async def _serve(arguments: argparse.Namespace) -> None:
         tg.start_soon(run_sync, worker.run)
         tg.start_soon(_stop_on_signal, tg.cancel_scope)
         if arguments.parent_pid is not None:
-            tg.start_soon(_stop_without_parent, arguments.parent_pid, tg.cancel_scope)
+            tg.start_soon(_stop_without_parent, arguments.parent_pid, server, tg.cancel_scope)
         try:
             for pair in arguments.lora_paths:
                 name, _, path = pair.partition("=")
@@ -86,11 +92,15 @@ async def _stop_on_signal(scope: anyio.CancelScope) -> None:
             return
 
 
-async def _stop_without_parent(parent_pid: int, scope: anyio.CancelScope) -> None:
-    alive = True
-    while alive:
+async def _stop_without_parent(parent_pid: int, server: PolicyServer, scope: anyio.CancelScope) -> None:
+    """An engine that drains because its supervisor died still needs its completions: leave once nobody asks."""
+    while os.getppid() == parent_pid:  # noqa: ASYNC110 - the kernel sets no event
         await anyio.sleep(_PARENT_POLL_S)
-        alive = os.getppid() == parent_pid
+    with anyio.move_on_after(_LAST_REQUESTS_S):
+        quiet_s = 0.0
+        while quiet_s < _QUIET_S:
+            await anyio.sleep(_PARENT_POLL_S)
+            quiet_s = 0.0 if server.live else quiet_s + _PARENT_POLL_S
     scope.cancel()
 
 
