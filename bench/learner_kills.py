@@ -22,7 +22,7 @@ from tests.learner_runs import make_model, make_policy, make_run, write_stream
 
 GROUPS_PER_STEP = 2
 LR = 1e-6
-"""Small, because every group was sampled by version 0: a hundred steps may not drift from it."""
+"""Small, because every group was sampled by version 0: hundreds of steps may not drift from it."""
 LONGEST_S = 0.6
 """From the start of a process (every fourth kill) or from when it is loaded."""
 GOAL = {
@@ -36,13 +36,15 @@ GOAL = {
 def main(arguments: Sequence[str] = ()) -> None:
     """Kill, resume, compare; one table, one JSON."""
     kills = int(arguments[0]) if arguments else 50
-    steps = 2 * kills
+    steps = 10 * kills
     with tempfile.TemporaryDirectory(prefix="learner-kills-") as folder:
         base = Path(folder)
         model = make_model(base / "model")
         policy = make_policy(model)
         groups = make_groups(policy, GROUPS_PER_STEP * steps)
-        undisturbed, killed = (make_run(base / name, model, steps=steps, lr=LR) for name in ("undisturbed", "killed"))
+        undisturbed, killed = (
+            make_run(base / name, model, steps=steps, max_staleness=steps, lr=LR) for name in ("undisturbed", "killed")
+        )
         for run in (undisturbed, killed):
             write_stream(run, groups)
         assert finish(undisturbed.path) == 0

@@ -170,13 +170,13 @@ def scored(episode: Episode, reward: float | None) -> Episode:
     return replace(episode, reward=Reward(value=reward, F=1.0, N=reward, I=reward), outcome=outcome)
 
 
-def make_run(path: Path, model: Path, *, steps: int = 3, **learner: Any) -> RunDir:
-    """An empty run directory: 2 groups of 4 a step, staleness bound 100."""
+def make_run(path: Path, model: Path, *, steps: int = 3, max_staleness: int = 100, **learner: Any) -> RunDir:
+    """An empty run directory: 2 groups of 4 a step."""
     settings = {"rank": LORA.rank, "alpha": LORA.alpha, "lr": 1e-3, "warmup_steps": 0, **learner}
     raw = {
         "run": {"name": "demo", "dir": str(path.parent), "steps": steps},
         "model": {"path": str(model)},
-        "schedule": {"group_size": 4, "groups_per_step": 2, "max_staleness": 100},
+        "schedule": {"group_size": 4, "groups_per_step": 2, "max_staleness": max_staleness},
         "learner": settings,
     }
     run = RunDir(path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from datetime import UTC, datetime
 
 import anyio
@@ -81,7 +82,12 @@ class Routes:
             body = parse_generate(await request.read())
             async with self._server.accepted(body) as (sequences, batch):
                 if body.stream:
-                    return await self._stream(request, sequences[0], logprobs=body.return_logprob)
+                    response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+                    # A client that has left is no error of the server's; its request ends with this block.
+                    with suppress(ConnectionResetError):
+                        await response.prepare(request)
+                        await self._stream(response, sequences[0], logprobs=body.return_logprob)
+                    return response
                 for sequence in sequences:
                     await sequence.changed.wait()
                 failed = next((s for s in sequences if s.finish and s.finish.kind is FinishKind.ERROR), None)
@@ -95,10 +101,8 @@ class Routes:
         except RequestError as error:
             return _error(error.status, str(error))
 
-    async def _stream(self, request: web.Request, sequence: Sequence, *, logprobs: bool) -> web.StreamResponse:
+    async def _stream(self, response: web.StreamResponse, sequence: Sequence, *, logprobs: bool) -> None:
         """Server-sent events; every event is cumulative, so a slow reader skips some and loses nothing."""
-        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
-        await response.prepare(request)
         finished = False
         while not finished:
             await sequence.changed.wait()
@@ -111,7 +115,6 @@ class Routes:
             await response.write(b"data: " + orjson.dumps(value) + b"\n\n")
         await response.write(b"data: [DONE]\n\n")
         await response.write_eof()
-        return response
 
     async def load_lora_adapter(self, request: web.Request) -> web.Response:
         """`POST /load_lora_adapter`."""
