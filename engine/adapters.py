@@ -95,11 +95,12 @@ class Adapters:
         changed = progress != self.progress
         self.progress = progress
         self._trained_at[progress.version] = progress.trained
-        # Places of the group budget are free at once, whatever loading and unloading take.
-        if changed:
-            self.on_change()
         if (version := self.versions.next_load()) is not None:
             await self.serve(version)
+            changed = True
+        # Places of the group budget are free now: not before, or groups would be born a version behind, and not only
+        # once the old version is unloaded.
+        if changed:
             self.on_change()
         for version in self.versions.unloadable():
             self.versions.forget(version)
