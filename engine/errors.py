@@ -173,6 +173,12 @@ class boundary:  # noqa: N801 - used as a statement: async with boundary(ToolErr
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
     ) -> None:
+        self.leave(error)
+
+    def leave(self, error: BaseException | None) -> None:
+        """The block ended, with `error` or without.
+
+        Raises the classified error in its place."""
         if self._deadline is not None:
             self._deadline.end()
         if isinstance(error, Exception) and not isinstance(error, SynthError):

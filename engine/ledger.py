@@ -171,4 +171,4 @@ class _Step(boundary):
         self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
     ) -> None:
         self._live.timed(self._phase, self._start_s)
-        await super().__aexit__(kind, error, tb)
+        self.leave(error)
