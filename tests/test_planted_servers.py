@@ -37,8 +37,10 @@ def test_a_sound_server_breaks_nothing(tmp_path):
 
 @pytest.mark.slow
 def test_a_server_that_pauses_on_load_is_found(tmp_path):
-    """Every request in flight stands still for two seconds whenever an adapter is loaded."""
-    found = broken(tmp_path, "--pause-on-load-s", "2.0")
+    """Every request in flight stands still for three seconds whenever an adapter is loaded; otherwise they are quick.
+
+    The learner publishes faster than that, so the next load follows each flip while new episodes are in flight."""
+    found = broken(tmp_path, "--latency-s", "0.05", "--pause-on-load-s", "3.0")
     assert found.keys() == {"requests_paused_by_swap"}
     assert found["requests_paused_by_swap"] >= 3
 
