@@ -9,7 +9,7 @@ from array import array
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import anyio
 import anyio.to_thread
@@ -37,6 +37,7 @@ from engine.types import (
 _LONG_TEXT = 4000
 """Characters above which a text is tokenized in a worker thread (invariant no-block)."""
 
+_Made = TypeVar("_Made")
 Phase = Literal["queued", "policy", "tool", "user", "scoring"]
 
 
@@ -76,11 +77,9 @@ class Ledger:
 
     async def opened(self) -> None:
         """Begin the conversation."""
-        task, chat = self.plan.task, self.seams.chat
-        if len(task.rules) + len(task.instruction) > _LONG_TEXT:
-            messages, ids, self.tools = await anyio.to_thread.run_sync(chat.opening, task)
-        else:
-            messages, ids, self.tools = chat.opening(task)
+        task = self.plan.task
+        characters = len(task.rules) + len(task.instruction)
+        messages, ids, self.tools = await _tokenized(characters, lambda: self.seams.chat.opening(task))
         self.messages.extend(messages)
         self.ids.extend(ids)
 
@@ -126,10 +125,8 @@ class Ledger:
         if completion.ids is None:
             return
         chat, stop_sampled = self.seams.chat, self.seams.chat.ended(completion.ids)
-        if sum(len(message["content"]) for message in messages) > _LONG_TEXT:
-            self.ids.extend(await anyio.to_thread.run_sync(chat.observation, messages, stop_sampled))
-        else:
-            self.ids.extend(chat.observation(messages, stop_sampled))
+        characters = sum(len(message["content"]) for message in messages)
+        self.ids.extend(await _tokenized(characters, lambda: chat.observation(messages, stop_sampled)))
 
     def record(self, stop: StopReason, outcome: Outcome, reward: Reward | None, error: str) -> Episode:
         """The finished episode."""
@@ -156,6 +153,11 @@ class Ledger:
             turns=sum(message["role"] == "assistant" for message in self.messages),
             error=error,
         )
+
+
+async def _tokenized(characters: int, work: Callable[[], _Made]) -> _Made:
+    """What `work` makes of a text of that length; in a worker thread if it is long."""
+    return await anyio.to_thread.run_sync(work) if characters > _LONG_TEXT else work()
 
 
 class _Step(boundary):

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
-import os
 import platform
 import shutil
 import subprocess
@@ -24,7 +23,7 @@ import zstandard
 
 from engine.config import ASSETS, Config, asset, dump, load, refuse_changes
 from engine.errors import ConfigError
-from engine.rundir import RunDir, fsync_directory, new_run_id, write_atomic, write_json
+from engine.rundir import RunDir, new_run_id, point_link, write_atomic, write_json
 from engine.task import Split
 from engine.world.tasks import load_pack
 
@@ -196,9 +195,5 @@ def _fresh(base: Path, name: str) -> Path:
 
 
 def point_latest(run: RunDir) -> None:
-    """Turn `runs/latest` to this run, atomically."""
-    staged = run.path.parent / f".latest.tmp-{os.getpid()}"
-    staged.unlink(missing_ok=True)
-    staged.symlink_to(run.path.name)
-    staged.replace(run.path.parent / "latest")
-    fsync_directory(run.path.parent)
+    """Turn `runs/latest` to this run."""
+    point_link(run.path.parent / "latest", run.path.name)

@@ -40,8 +40,7 @@ def write_atomic(path: Path, content: bytes) -> None:
     """Write to a sibling, fsync, rename, fsync the directory.
 
     Raises RunError if the disk does not take it; the old file is still there then."""
-    # Two threads of a process may write one file; the later rename wins.
-    staged = path.with_name(f".{path.name}.tmp-{os.getpid()}-{threading.get_ident()}")
+    staged = _staged(path)
     with written(path):
         with staged.open("wb") as file:
             file.write(content)
@@ -123,7 +122,7 @@ def write_directory(target: Path, files: Mapping[str, bytes]) -> None:
 
     An observer sees no directory or the complete one; a kill leaves at most the staged one (`remove_staged`). Raises
     RunError if the disk does not take it."""
-    staged = target.with_name(f".{target.name}.tmp-{os.getpid()}")
+    staged = _staged(target)
     with written(target):
         staged.mkdir()
         for name, content in files.items():
@@ -138,10 +137,24 @@ def write_directory(target: Path, files: Mapping[str, bytes]) -> None:
 
 def remove_directory(path: Path) -> None:
     """Remove a directory so that an observer sees it whole or not at all; a kill leaves a staged one."""
-    staged = path.with_name(f".{path.name}.tmp-{os.getpid()}")
+    staged = _staged(path)
     path.rename(staged)
     # A process that starts meanwhile removes staged leftovers too.
     shutil.rmtree(staged, ignore_errors=True)
+
+
+def point_link(link: Path, target: str) -> None:
+    """Turn a link to `target` beside it, atomically and durably."""
+    staged = _staged(link)
+    staged.unlink(missing_ok=True)
+    staged.symlink_to(target)
+    staged.replace(link)
+    fsync_directory(link.parent)
+
+
+def _staged(path: Path) -> Path:
+    """Where what becomes `path` is made: a dot name of this process and thread, for two of them may write one file."""
+    return path.with_name(f".{path.name}.tmp-{os.getpid()}-{threading.get_ident()}")
 
 
 def remove_staged(directory: Path) -> None:

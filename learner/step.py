@@ -156,12 +156,11 @@ class GrpoStep:
 
     def _check(self, loss: float, grad_norm: float) -> None:
         told = {"loss": loss, "grad_norm": grad_norm}
-        grads = ((name, parameter.grad) for name, parameter in self.policy.parameters.items())
-        bad = next((name for name, grad in grads if grad is not None and not torch.isfinite(grad).all()), None)
-        if not np.isfinite(loss):
-            raise NotFiniteError(f"the loss is {loss}", tensor=bad, **told)
-        if not np.isfinite(grad_norm):
-            raise NotFiniteError(f"the gradient of {bad or 'the whole adapter'} is not finite", tensor=bad, **told)
+        if not np.isfinite(loss) or not np.isfinite(grad_norm):
+            grads = ((name, parameter.grad) for name, parameter in self.policy.parameters.items())
+            bad = next((name for name, grad in grads if grad is not None and not torch.isfinite(grad).all()), None)
+            what = f"the gradient of {bad or 'the whole adapter'} is not finite"
+            raise NotFiniteError(what if np.isfinite(loss) else f"the loss is {loss}", tensor=bad, **told)
         for name, parameter in self.policy.parameters.items():
             if not torch.isfinite(parameter).all():
                 raise NotFiniteError(f"{name} is not finite after the update", tensor=name, **told)

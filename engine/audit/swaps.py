@@ -33,6 +33,11 @@ def _windows(swaps: Sequence[Mapping[str, Any]], *events: str) -> dict[str, list
     return found
 
 
+def _meets(start_s: float, end_s: float, windows: Sequence[tuple[float, float]], margin_s: float = 0.0) -> bool:
+    """Whether a time overlaps a window, or the `margin_s` before one."""
+    return any(start_s < end and end_s > begin - margin_s for begin, end in windows)
+
+
 class Paused:
     """Requests that stood still while an adapter was loaded; those that met a server's restart waited for that.
 
@@ -58,9 +63,8 @@ class Paused:
         spans = episode.tokens.spans if episode.tokens is not None else ()
         requests = [timing for timing in episode.timings if timing.phase == "policy"]
         if episode.tokens is not None and len(requests) > len(spans):
-            at_s = requests[-1]
-            loads = self._loads.get(episode.server, ())
-            self._unanswered += any(at_s.start_s < end and at_s.end_s > begin for begin, end in loads)
+            last = requests[-1]
+            self._unanswered += _meets(last.start_s, last.end_s, self._loads.get(episode.server, ()))
         for timing, span in zip(requests, spans, strict=False):
             self._server.append(self._servers.index(episode.server))
             self._start_s.append(timing.start_s)
@@ -115,10 +119,7 @@ class Aborted:
             row
             for row in recorded.swaps
             if row["event"] in ("abort", "retry")
-            and not any(
-                row["start_s"] < end and row["end_s"] > begin - RESTART_S
-                for begin, end in restarts.get(row["server"], ())
-            )
+            and not _meets(row["start_s"], row["end_s"], restarts.get(row["server"], ()), RESTART_S)
         ]
         self._windows = _windows(recorded.swaps, "load", "unload")
 
@@ -130,7 +131,7 @@ class Aborted:
         by_swap = [
             str(row["turn"])
             for row in self._aborts
-            if any(row["start_s"] < end and row["end_s"] > begin for begin, end in self._windows.get(row["server"], ()))
+            if _meets(row["start_s"], row["end_s"], self._windows.get(row["server"], ()))
         ]
         return Finding(
             name="requests_aborted_by_swap",

@@ -5,7 +5,6 @@ Rows go to eval/evaluations.jsonl, episodes to eval/. One evaluation at a time; 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +17,7 @@ from engine.adapters import Adapters
 from engine.config import Config
 from engine.errors import RunError
 from engine.evals.split import Evaluation, Suite, evaluate
-from engine.rundir import JsonLines, RunDir, adapter_name, read_lines
+from engine.rundir import JsonLines, RunDir, adapter_name, point_link, read_lines
 from engine.seams import Seams
 from engine.stream.writer import TrajectoryWriter
 from engine.task import Split, Task
@@ -119,7 +118,4 @@ class Evaluations:
         target, link = max(there, key=there.__getitem__).name, self.run.adapters / "best"
         if link.is_symlink() and link.readlink().name == target:
             return
-        staged = self.run.adapters / f".best.tmp-{os.getpid()}"
-        staged.unlink(missing_ok=True)
-        staged.symlink_to(target)
-        staged.replace(link)
+        point_link(link, target)

@@ -47,7 +47,15 @@ class Vocabulary(Protocol):
 
 
 class RetryError(Exception):
-    """One attempt failed in a way that another may not."""
+    """One attempt failed in a way that another may not; `event` is its word in swaps.jsonl."""
+
+    event = "retry"
+
+
+class AbortedError(RetryError):
+    """The server aborted the request."""
+
+    event = "abort"
 
 
 class HttpPolicy:
@@ -87,9 +95,12 @@ class HttpPolicy:
         last_start = time.monotonic() + turn.limits.turn_s
         for attempt in count():
             url = await self._servers.place(turn.group_id)
+            start_s = self._servers.clock()
             try:
                 return await self._attempt(url, turn, attempt)
             except RetryError as error:
+                row = {"event": error.event, "server": url, "adapter": turn.adapter, "turn": turn.id}
+                self._servers.on_event({**row, "start_s": start_s, "end_s": self._servers.clock(), "ok": False})
                 pause_s = min(_BACKOFF_S * 2**attempt, _LONGEST_BACKOFF_S) * random.uniform(0.5, 1.0)
                 if time.monotonic() + pause_s > last_start:
                     raise PolicyError(f"{url}: {turn.id} failed {attempt + 1} times: {error}") from error
@@ -98,25 +109,19 @@ class HttpPolicy:
 
     async def _attempt(self, url: str, turn: Turn, attempt: int) -> Completion:
         rid = f"{turn.id}~{attempt}~{self._nonce}{next(self._numbers):08x}"
-        start_s = self._servers.clock()
         try:
             status, content = await self._post(url, self._request(turn, rid))
-            reply = self._read(url, turn, status, content)
         except TRANSPORT as error:
             # A connection that broke may be an accident; one that is refused is a server that is gone.
             if isinstance(error, aiohttp.ClientConnectorError):
                 self._servers.suspect(url)
-            self._failed("retry", url, turn, start_s)
             raise RetryError(f"{type(error).__name__}: {error}") from error
-        except RetryError:
-            self._failed("retry", url, turn, start_s)
-            raise
         except anyio.get_cancelled_exc_class():
             await self._abort(url, rid)
             raise
+        reply = self._read(url, turn, status, content)
         if reply["meta_info"]["finish_reason"]["type"] == "abort":
-            self._failed("abort", url, turn, start_s)
-            raise RetryError("the server aborted the request")
+            raise AbortedError("the server aborted the request")
         return self._completion(url, turn, rid, reply)
 
     def _room(self, turn: Turn) -> int:
@@ -184,11 +189,6 @@ class HttpPolicy:
         except (orjson.JSONDecodeError, KeyError, TypeError, IndexError) as error:
             raise RetryError(f"not a /generate reply: {_excerpt(content)}") from error
         return reply
-
-    def _failed(self, event: Literal["abort", "retry"], url: str, turn: Turn, start_s: float) -> None:
-        """An attempt that the server ended: by an abort, or in any other way that is tried again."""
-        row = {"event": event, "server": url, "adapter": turn.adapter, "turn": turn.id}
-        self._servers.on_event({**row, "start_s": start_s, "end_s": self._servers.clock(), "ok": False})
 
     def _completion(self, url: str, turn: Turn, rid: str, reply: dict[str, Any]) -> Completion:
         """Believe a reply whose parts agree.

@@ -84,13 +84,13 @@ def _number(value: float) -> float | int:
 
 
 def with_defaults(schema: Mapping[str, Any], value: Mapping[str, Any]) -> dict[str, Any]:
-    """``value`` with the defaults that an object schema declares for absent properties, nested objects included."""
+    """``value`` with the canonical defaults that an object schema declares for absent properties, nested ones too."""
     filled = dict(value)
     for name, inner in schema.get("properties", {}).items():
         if not isinstance(inner, Mapping):
             continue
         if name not in filled and "default" in inner:
-            filled[name] = inner["default"]
+            filled[name] = canonical(inner["default"])
         if "properties" in inner and isinstance(filled.get(name), Mapping):
             filled[name] = with_defaults(inner, filled[name])
     return filled

@@ -65,10 +65,9 @@ def canonical_arguments(tool: Tool, arguments: Mapping[str, Any]) -> Mapping[str
     Raises effects.RefusedError for values that JSON cannot hold."""
     try:
         # Names first, so that a default is not added beside the same name in another composition.
-        made: Mapping[str, Any] = canonical(with_defaults(tool.parameters, canonical(arguments)))
+        return with_defaults(tool.parameters, canonical(arguments))
     except ValueError as problem:
         raise effects.RefusedError(f"malformed call: {problem}") from None
-    return made
 
 
 def _argument_error(defect: Defect) -> str:
