@@ -32,6 +32,8 @@ COMMANDS = {
     "rescore": Entry(section="Take away", help="Score recorded episodes again under changed rubrics."),
     "pack": Entry(section="Prepare", help="Check a task pack."),
     "config": Entry(section="Prepare", help="Show the configuration: every key, its meaning and its source."),
+    "doctor": Entry(section="Prepare", help="Say what this machine lacks for a configuration, and the remedy."),
+    "install-sglang": Entry(section="Prepare", help="Make the virtual environment of the SGLang policy server."),
 }
 
 
@@ -46,7 +48,7 @@ class Lazy(click.Group):
         """The command, imported now."""
         if cmd_name not in COMMANDS:
             return None
-        command = importlib.import_module(f"engine.commands.{cmd_name}").command
+        command = importlib.import_module(f"engine.commands.{cmd_name.replace('-', '_')}").command
         if not isinstance(command, click.Command):
             raise TypeError(f"engine.commands.{cmd_name}.command is no click command")
         return command

@@ -91,7 +91,7 @@ async def build_parts(
 
     Raises ConfigError for a plug-in that cannot be loaded, a model without a usable chat template or a server too small
     for an episode, RunError for servers that do not get ready."""
-    raise_descriptor_limit(_connections(config) + _SPARE_DESCRIPTORS)
+    raise_descriptor_limit(descriptors_needed(config))
     chat = await anyio.to_thread.run_sync(ChatFormat.load, Path(config.model.path), config.policy.system)
     user: User = OfflineUser() if config.user.kind == "offline" else _plugin(config.user.kind, "user.kind")
     scorer: Scorer = RubricScorer() if config.scorer.kind == "rubric" else _plugin(config.scorer.kind, "scorer.kind")
@@ -156,6 +156,11 @@ async def _world(run: RunDir, config: Config) -> AsyncIterator[tuple[World, Act]
 
 def _plugin(name: str, key: str) -> Any:
     return load_object(name, key)()
+
+
+def descriptors_needed(config: Config) -> int:
+    """Open files that the engine has at most: a connection for every live episode, and some."""
+    return _connections(config) + _SPARE_DESCRIPTORS
 
 
 def raise_descriptor_limit(needed: int) -> None:

@@ -7,11 +7,13 @@ command line of each; a later supervisor ends exactly those that still match all
 
 from __future__ import annotations
 
+import ctypes
 import os
 import re
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections import deque
 from collections.abc import Iterable, Mapping
@@ -30,6 +32,9 @@ _FAILED = 1
 """Exit code of a process that ended with an error of its own."""
 _NO_SPACE_BYTES = 100_000
 _NOISE = re.compile(r"^\s*(Traceback|File |at |\^+|~*\^|During handling|\+-|\||$)")
+
+_PR_SET_PDEATHSIG = 1
+_LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 
 # glibc returns freed tensors to the kernel and takes them back page by page: up to 40 times slower for torch on a small
 # machine (LEARNER.md, demo pitfall 1). These keep the memory in the process.
@@ -50,6 +55,8 @@ class Command:
     log: Path
     """Where stdout and stderr are appended."""
     environment: Mapping[str, str]
+    leashed: bool = False
+    """It knows no `--parent-pid`: the kernel is asked to end it when its parent dies (Linux)."""
 
 
 def torch_environment(threads: int) -> dict[str, str]:
@@ -100,6 +107,8 @@ class Child:
                 stderr=subprocess.STDOUT,
                 env=self.command.environment,
                 process_group=group,
+                # Safe here: a supervisor has one thread.
+                preexec_fn=_leash if self.command.leashed and _LIBC is not None else None,  # noqa: PLW1509
             )
 
     def ended(self) -> int | None:
@@ -159,6 +168,12 @@ class Child:
         # The source line of a traceback's frame is indented by four; its message is not.
         useful = [line.rstrip() for line in lines if not _NOISE.match(line) and not line.startswith("    ")]
         return useful[-count:]
+
+
+def _leash() -> None:
+    """In the child, before it becomes the command: SIGTERM when the parent is gone."""
+    assert _LIBC is not None
+    _LIBC.prctl(_PR_SET_PDEATHSIG, int(signal.SIGTERM))
 
 
 def likely_cause(code: int, lines: Iterable[str], run: Path) -> str:

@@ -55,7 +55,7 @@ def explained(loaded: Loaded) -> Iterator[Text]:
 
 
 def _notes(found: dict[str, Any]) -> str:
-    notes = [f"only with {mode} = {wanted!r}" for mode, wanted in found["only_if"].items()]
+    notes = [f"only with {mode} = {' or '.join(map(repr, wanted))}" for mode, wanted in found["only_if"].items()]
     if found["unless"]:
         notes.append("no effect with " + " and ".join(f"{mode} = {value!r}" for mode, value in found["unless"].items()))
     if found["resumable"]:

@@ -175,7 +175,7 @@ def _problems(error: ValidationError, sources: Mapping[str, str]) -> Iterator[st
 def _in_the_way(config: Config, info: FieldInfo) -> list[str]:
     """The modes ("policy.launch") because of which a key has no effect."""
     only_if, unless = marks(info)["only_if"], marks(info)["unless"]
-    missed = [mode for mode, wanted in only_if.items() if value_of(config, mode) != wanted]
+    missed = [mode for mode, wanted in only_if.items() if value_of(config, mode) not in wanted]
     return missed or (list(unless) if all(value_of(config, mode) == value for mode, value in unless.items()) else [])
 
 
@@ -188,5 +188,7 @@ def _refuse_without_effect(config: Config, raw: Mapping[str, Any], sources: Mapp
         if modes and not moot:
             wanted = marks(known[name])["only_if"]
             now = " and ".join(f"{mode} = {value_of(config, mode)!r}" for mode in modes)
-            remedy = " or ".join(f"set {mode} = {wanted[mode]!r}" if wanted else f"change {mode}" for mode in modes)
+            remedy = " or ".join(
+                f"set {mode} = {' or '.join(map(repr, wanted[mode]))}" if wanted else f"change {mode}" for mode in modes
+            )
             raise ConfigError(f"{source}: {name} has no effect with {now}; remove it, or {remedy}")

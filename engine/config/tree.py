@@ -1,11 +1,12 @@
 """Every setting there is: one typed tree, one description per key.
 
-`only_if` names the mode in which a key has an effect, `unless` the one in which it has none (setting it there is an
-error); `resumable` marks the keys that `--resume` may change. All are read by engine.config.load.
+`only_if` names the mode (or modes) in which a key has an effect, `unless` the one in which it has none (setting it
+there is an error); `resumable` marks the keys that `--resume` may change. All are read by engine.config.load.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -16,17 +17,22 @@ OBJECT = r"[\w.]+:\w+"
 """Pattern of `package.module:Object`."""
 
 
+Modes = Mapping[str, str | tuple[str, ...]]
+"""Keys and the value, or any of the values, that they must have."""
+
+
 def key(
     default: Any,
     description: str,
     *,
-    only_if: dict[str, str] | None = None,
+    only_if: Modes | None = None,
     unless: dict[str, str | int] | None = None,
     resumable: bool = False,
     **bounds: Any,
 ) -> Any:
     """One configuration key: its default, its meaning, and the marks named in the module docstring."""
-    marks: dict[str, Any] = {"only_if": only_if or {}, "unless": unless or {}, "resumable": resumable}
+    modes = {mode: (one,) if isinstance(one, str) else one for mode, one in (only_if or {}).items()}
+    marks: dict[str, Any] = {"only_if": modes, "unless": unless or {}, "resumable": resumable}
     return Field(default, description=description, json_schema_extra=marks, validate_default=True, **bounds)
 
 
@@ -59,15 +65,33 @@ class ModelSection(Section):
     path: str = key("tiny", "`tiny` (shipped), or a directory in Hugging Face format")
 
 
+SGLANG: Modes = {"policy.launch": "sglang"}
+STARTED: Modes = {"policy.launch": ("embedded", "sglang")}
+"""A policy server that a run starts itself."""
+
+
 class PolicySection(Section):
     """Who samples the policy's tokens."""
 
-    launch: Literal["embedded", "none", "scripted"] = key(
-        "embedded", "embedded: start our CPU server; none: use `urls`; scripted: no model at all (dry runs, load tests)"
+    launch: Literal["embedded", "sglang", "none", "scripted"] = key(
+        "embedded",
+        "embedded: start our CPU server; sglang: start SGLang; none: use `urls`; scripted: no model at all (dry runs, "
+        "load tests)",
     )
     urls: tuple[str, ...] = key(
         (), "Servers that speak SGLang's native API", only_if={"policy.launch": "none"}, resumable=True
     )
+    sglang: str = key(
+        "auto",
+        "SGLang's virtual environment, or a command that takes launch_server's flags; auto: the environment that "
+        "`synth-engine install-sglang` made",
+        only_if=SGLANG,
+        resumable=True,
+    )
+    device: Literal["auto", "cuda", "cpu"] = key(
+        "auto", "Where SGLang computes; auto: on the GPUs if there are any", only_if=SGLANG, resumable=True
+    )
+    flags: str = key("", "More flags for sglang.launch_server; they win over ours", only_if=SGLANG, resumable=True)
     script: str = key(
         "engine.scripted:GoldPolicy",
         "The scripted policy, as package:Object",
@@ -78,15 +102,13 @@ class PolicySection(Section):
     temperature: float = key(
         1.0, "Sampling temperature of training episodes and evaluations", gt=0, unless={"policy.launch": "scripted"}
     )
-    threads: int = key(1, "Threads of the embedded server", ge=1, only_if={"policy.launch": "embedded"}, resumable=True)
-    max_running: int = key(
-        256, "Requests that the embedded server decodes together", ge=1, only_if={"policy.launch": "embedded"}
-    )
+    threads: int = key(1, "Threads of a server that computes on the CPU", ge=1, only_if=STARTED, resumable=True)
+    max_running: int = key(256, "Requests that one server decodes together", ge=1, only_if=STARTED)
     kv_tokens: Annotated[int, Field(ge=1)] | Literal["auto"] = key(
         "auto",
-        "Tokens of the embedded server's KV cache, at least limits.tokens; auto: a quarter of the free memory, at most "
-        "262,144 tokens",
-        only_if={"policy.launch": "embedded"},
+        "Tokens of a server's KV cache, at least limits.tokens; auto: a quarter of the free memory, at most 262,144 "
+        "tokens (embedded), 200,000 tokens (SGLang without a GPU), or what SGLang finds room for (with one)",
+        only_if=STARTED,
         resumable=True,
     )
 
@@ -162,7 +184,7 @@ class ScorerSection(Section):
     )
 
 
-GRPO = {"learner.kind": "grpo"}
+GRPO: Modes = {"learner.kind": "grpo"}
 
 
 class LearnerSection(Section):

@@ -1,0 +1,1 @@
+"""Policy servers that we start: the command of the embedded one and of SGLang, and SGLang's own environment."""

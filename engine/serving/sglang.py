@@ -1,0 +1,118 @@
+"""SGLang as the policy server: where its environment is, and the command that starts it for a run.
+
+SGLang pins torch and transformers to versions of its own, so it lives in a virtual environment of its own; the engine
+knows it by that environment's interpreter, or by a command. Without a GPU the unmodified server runs on torch's native
+operators, with the stand-ins of `engine/assets/sglang_cpu` in place of two CUDA-only packages.
+"""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+from pathlib import Path
+
+from engine.config import ASSETS, Config, child_environment, environment
+from engine.errors import ConfigError
+from engine.processes import Command, torch_environment
+from engine.rundir import RunDir
+from engine.serving.gpus import gpus
+
+VERSION = "0.5.23"
+"""The release whose HTTP contract the client speaks, and which the conformance tests run against."""
+STAND_INS = ASSETS / "sglang_cpu"
+LORA_MODULES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+"""What the learner's adapters change (learner.model.TARGET_MODULES)."""
+_CPU_TOKENS = 200_000
+"""KV cache without a GPU; SGLang's own choice takes most of the memory and a minute to allocate (SGLANG_CPU.md)."""
+_SPARE_TOKENS = 16
+
+
+def environment_directory(*, cpu: bool) -> Path:
+    """Where `synth-engine install-sglang` puts the environment unless it is told otherwise."""
+    home = environment("XDG_DATA_HOME") or str(Path.home() / ".local" / "share")
+    return Path(home) / "synth-engine" / f"sglang-{VERSION}-{'cpu' if cpu else 'cuda'}"
+
+
+def interpreter(directory: Path) -> Path:
+    """The Python of a virtual environment."""
+    return directory / "bin" / "python"
+
+
+def started_from(directory: Path) -> tuple[str, ...]:
+    """The command of the server in a virtual environment."""
+    return (str(interpreter(directory)), "-m", "sglang.launch_server")
+
+
+def on_cpu(config: Config) -> bool:
+    """Whether SGLang has to do without a GPU."""
+    return config.policy.device == "cpu" or (config.policy.device == "auto" and not gpus())
+
+
+def launcher(config: Config) -> tuple[str, ...]:
+    """The command that takes `sglang.launch_server`'s flags.
+
+    Raises ConfigError, with the remedy, if policy.sglang names nothing that can be started."""
+    named, cpu = config.policy.sglang, on_cpu(config)
+    directory = environment_directory(cpu=cpu) if named == "auto" else Path(named)
+    if interpreter(directory).exists():
+        return started_from(directory)
+    if named == "auto":
+        flag = " --cpu" if cpu else ""
+        raise ConfigError(
+            f"SGLang is not installed in {directory}: run `synth-engine install-sglang{flag}`, "
+            "or set policy.sglang to its virtual environment"
+        )
+    try:
+        words = shlex.split(named)
+    except ValueError as error:
+        raise ConfigError(f"policy.sglang: {named!r} is no command: {error}") from error
+    if not words or shutil.which(words[0]) is None:
+        raise ConfigError(
+            f"policy.sglang: {named!r} is neither a virtual environment (it has no bin/python) nor a command; "
+            "`synth-engine install-sglang` makes the environment"
+        )
+    return tuple(words)
+
+
+def server_environment(*, cpu: bool, threads: int) -> dict[str, str]:
+    """The environment variables of a server."""
+    offline = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
+    if not cpu:
+        return child_environment(**offline)
+    return {**torch_environment(threads), **offline, "SGLANG_USE_CPU_ENGINE": "1", "PYTHONPATH": str(STAND_INS)}
+
+
+def server_flags(config: Config, *, port: int, index: int, cpu: bool) -> tuple[str, ...]:
+    """`sglang.launch_server`'s flags for a run; what policy.flags says comes last and wins."""
+    # One slot each for max_staleness + 4 loaded versions and the base, so that the server never has to evict.
+    slots, policy = str(config.schedule.max_staleness + 5), config.policy
+    flags = [
+        *("--model-path", config.model.path, "--host", "127.0.0.1", "--port", str(port)),
+        *("--random-seed", str(config.run.seed + index), "--log-level-http", "warning"),
+        *("--context-length", str(config.limits.tokens + _SPARE_TOKENS)),
+        *("--max-running-requests", str(policy.max_running)),
+        *("--enable-lora", "--max-lora-rank", str(config.learner.rank), "--lora-target-modules", *LORA_MODULES),
+        *("--max-loras-per-batch", slots, "--max-loaded-loras", slots),
+    ]
+    tokens = policy.kv_tokens
+    if cpu:
+        flags += ["--device", "cpu", "--dtype", "float32", "--attention-backend", "torch_native"]
+        flags += ["--lora-backend", "torch_native", "--disable-overlap-schedule", "--sleep-on-idle"]
+        tokens = max(_CPU_TOKENS, config.limits.tokens) if tokens == "auto" else tokens
+    if tokens != "auto":
+        flags += ["--max-total-tokens", str(tokens)]
+    return (*flags, *shlex.split(policy.flags))
+
+
+def server_command(run: RunDir, config: Config, *, port: int, index: int) -> Command:
+    """SGLang as server number `index` of a run.
+
+    Raises ConfigError if it is not installed."""
+    cpu = on_cpu(config)
+    return Command(
+        name=f"server-{index}",
+        argv=(*launcher(config), *server_flags(config, port=port, index=index, cpu=cpu)),
+        log=run.path / f"server-{index}.log",
+        environment=server_environment(cpu=cpu, threads=config.policy.threads),
+        leashed=True,
+    )

@@ -1,0 +1,226 @@
+"""engine.serving and engine.doctor: SGLang's command and environment, GPUs, and what a machine lacks."""
+
+import os
+import signal
+import stat
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from click.testing import CliRunner
+
+from engine.commands.doctor import command as doctor
+from engine.commands.install_sglang import command as install_sglang
+from engine.config.load import validate
+from engine.errors import ConfigError, RunError
+from engine.rundir import RunDir
+from engine.serving import install as install_module
+from engine.serving import sglang
+from engine.serving.gpus import Gpu, gpus, parse
+from engine.serving.install import installed, look
+
+
+def config_of(**policy):
+    """A configuration whose policy is served by SGLang on the CPU."""
+    return validate({"policy": {"launch": "sglang", "device": "cpu", **policy}}, {})
+
+
+@pytest.fixture
+def fake_environment(tmp_path) -> Path:
+    """A directory that looks like a virtual environment; its Python is this one, so SGLang is missing there."""
+    python = tmp_path / "environment" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.symlink_to(sys.executable)
+    return tmp_path / "environment"
+
+
+def value_after(argv, flag):
+    """The value of the last `flag`: the one that counts."""
+    return argv[len(argv) - 1 - argv[::-1].index(flag) + 1]
+
+
+def test_the_server_is_given_what_the_run_needs(fake_environment, tmp_path):
+    """Rank, slots for every version that can be loaded and the base, room for an episode, and a seed of its own."""
+    config = validate(
+        {
+            "run": {"seed": 5},
+            "policy": {"launch": "sglang", "device": "cpu", "sglang": str(fake_environment)},
+            "limits": {"tokens": 2000},
+            "schedule": {"max_staleness": 2},
+            "learner": {"rank": 8},
+        },
+        {},
+    )
+    command = sglang.server_command(RunDir(tmp_path), config, port=31_000, index=1)
+    assert command.argv[:3] == (str(fake_environment / "bin/python"), "-m", "sglang.launch_server")
+    assert command.name == "server-1"
+    assert value_after(command.argv, "--port") == "31000"
+    assert value_after(command.argv, "--random-seed") == "6"
+    assert value_after(command.argv, "--max-lora-rank") == "8"
+    assert value_after(command.argv, "--max-loaded-loras") == value_after(command.argv, "--max-loras-per-batch") == "7"
+    assert int(value_after(command.argv, "--context-length")) > 2000
+    assert value_after(command.argv, "--device") == "cpu"
+    assert command.environment["PYTHONPATH"] == str(sglang.STAND_INS)
+    assert command.environment["OMP_NUM_THREADS"] == "1"
+
+
+def test_on_a_gpu_sglang_chooses_its_own_backends(fake_environment, tmp_path):
+    """No flag of the CPU path, no stand-in, and no KV size unless one is set."""
+    config = config_of(device="cuda", sglang=str(fake_environment))
+    command = sglang.server_command(RunDir(tmp_path), config, port=1, index=0)
+    assert not {"--device", "--attention-backend", "--lora-backend", "--max-total-tokens"} & set(command.argv)
+    assert command.environment.get("PYTHONPATH") != str(sglang.STAND_INS)
+    sized = config_of(device="cuda", sglang=str(fake_environment), kv_tokens=50_000)
+    assert value_after(sglang.server_flags(sized, port=1, index=0, cpu=False), "--max-total-tokens") == "50000"
+
+
+def test_the_users_flags_come_last():
+    """So that they win."""
+    flags = sglang.server_flags(config_of(flags="--dtype bfloat16 --max-lora-rank 64"), port=1, index=0, cpu=True)
+    assert value_after(flags, "--dtype") == "bfloat16"
+    assert value_after(flags, "--max-lora-rank") == "64"
+
+
+def test_a_command_can_start_sglang(tmp_path):
+    """For containers: our flags are appended."""
+    command = sglang.server_command(RunDir(tmp_path), config_of(sglang="env A=1 true"), port=1, index=0)
+    assert command.argv[:4] == ("env", "A=1", "true", "--model-path")
+
+
+@pytest.mark.parametrize(
+    ("named", "sentence"),
+    [
+        ("auto", "run `synth-engine install-sglang --cpu`"),
+        ("/nowhere/at/all", "is neither a virtual environment"),
+        ("", "is neither a virtual environment"),
+        ("docker 'run", "is no command"),
+    ],
+)
+def test_an_sglang_that_cannot_be_started_is_named(named, sentence, monkeypatch, tmp_path):
+    """With the remedy."""
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    with pytest.raises(ConfigError, match=sentence):
+        sglang.launcher(config_of(sglang=named))
+
+
+@pytest.fixture
+def driver(tmp_path, monkeypatch):
+    """A program called nvidia-smi that prints a table, or fails; no other program is found."""
+
+    def install(body: str) -> None:
+        program = tmp_path / "bin" / "nvidia-smi"
+        program.parent.mkdir(exist_ok=True)
+        program.write_text(f"#!/bin/sh\n{body}\n")
+        program.chmod(program.stat().st_mode | stat.S_IXUSR)
+        monkeypatch.setenv("PATH", str(program.parent))
+
+    return install
+
+
+def test_gpus_are_what_the_driver_shows(driver):
+    """By index, with their memory; a row of a card that fell off the bus is left out."""
+    driver("echo '0, NVIDIA H100, 81559, 80000'; echo '1, NVIDIA H100, [Unknown Error], [Unknown Error]'")
+    assert gpus() == [Gpu(index=0, name="NVIDIA H100", total_mib=81559, free_mib=80000)]
+    assert sglang.on_cpu(config_of(device="auto")) is False
+    driver("exit 9")
+    assert gpus() == []
+    assert sglang.on_cpu(config_of(device="auto")) is True
+
+
+def test_a_machine_without_a_driver_has_no_gpus(monkeypatch, tmp_path):
+    """Nor is that an error."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert gpus() == []
+    assert parse("\nnonsense\n,,,\n") == []
+
+
+def test_an_environment_without_sglang_is_told(fake_environment):
+    """With the last line of what its Python said."""
+    with pytest.raises(RunError, match="cannot import SGLang's server: ModuleNotFoundError"):
+        look(fake_environment, cpu=True)
+    with pytest.raises(RunError, match="`synth-engine install-sglang` makes one"):
+        look(fake_environment / "other", cpu=True)
+
+
+def test_an_installation_that_fails_is_not_taken_for_one(fake_environment, monkeypatch):
+    """Pip's exit code and the step are told, and the next call begins again."""
+    monkeypatch.setattr(install_module, "_steps", lambda **_: [("nothing useful", ["--no-such-option"])])
+    result = CliRunner().invoke(install_sglang, [str(fake_environment), "--cpu"])
+    assert isinstance(result.exception, RunError)
+    assert "pip's exit code 2 (nothing useful)" in str(result.exception)
+    assert not installed(fake_environment, cpu=True)
+
+
+def test_what_is_installed_is_not_installed_again(fake_environment, monkeypatch):
+    """The marker names release, packages and Python: another list of packages is another environment."""
+    monkeypatch.setattr(install_module, "_steps", lambda **_: [])
+    facts = install_module.Facts(python="3", sglang="0", torch="2", cuda=False)
+    monkeypatch.setattr(install_module, "look", lambda *_, **__: facts)
+    assert CliRunner().invoke(install_sglang, [str(fake_environment), "--cpu"]).exit_code == 0
+    assert installed(fake_environment, cpu=True)
+    assert not installed(fake_environment, cpu=False)
+    again = CliRunner().invoke(install_sglang, [str(fake_environment), "--cpu"])
+    assert "is installed in" in again.output
+    assert f"--set policy.sglang={fake_environment}" in again.output
+
+
+def test_the_doctor_finds_nothing_missing_for_a_dry_run(tmp_path):
+    """One line for each question; exit code 0."""
+    result = CliRunner().invoke(doctor, ["--config", "dry", "--set", f"run.dir={tmp_path}"])
+    assert result.exit_code == 0, result.output
+    assert {line.split()[1] for line in result.output.splitlines()[:-1] if line.startswith(("ok", "note"))} >= {
+        *("python", "packages", "memory", "disk", "ports", "GPUs", "model")
+    }
+
+
+def test_the_doctor_names_what_would_stop_a_run(tmp_path, monkeypatch):
+    """Each with its remedy; exit code 1."""
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    overrides = {
+        "model.path": tmp_path / "no-model",
+        "stream.low_water_mb": 1e12,
+        "policy.launch": "sglang",
+        "policy.device": "cpu",
+    }
+    result = CliRunner().invoke(doctor, [word for k, v in overrides.items() for word in ("--set", f"{k}={v}")])
+    assert result.exit_code == 1
+    assert "is no model directory" in result.output
+    assert "free some, or set run.dir" in result.output
+    assert "run `synth-engine install-sglang --cpu`" in result.output
+    assert result.output.endswith("3 of these would stop the run\n")
+
+
+def test_the_doctor_asks_the_servers_that_are_named():
+    """A server that does not answer would stop a run."""
+    url = "http://127.0.0.1:9"
+    result = CliRunner().invoke(doctor, ["--set", "policy.launch=none", "--set", f'policy.urls=["{url}"]'])
+    assert result.exit_code == 1
+    assert "it does not answer GET /ready with 200" in result.output
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a child that its parent died")
+def test_a_leashed_process_ends_with_its_parent(tmp_path):
+    """Also when that is killed, and can tell nobody."""
+    told = tmp_path / "pid"
+    sleeps = "import os, pathlib, sys, time; pathlib.Path(sys.argv[1]).write_text(str(os.getpid())); time.sleep(60)"
+    parent = (
+        "import sys, time; from pathlib import Path; from engine.config import child_environment\n"
+        "from engine.processes import Child, Command\n"
+        "argv = (sys.executable, '-c', sys.argv[2], sys.argv[1])\n"
+        "log = Path(sys.argv[1]).with_name('log')\n"
+        "Child(Command(name='x', argv=argv, log=log, environment=child_environment(), leashed=True)).start(0)\n"
+        "time.sleep(60)"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", parent, str(told), sleeps], cwd=Path(__file__).parent.parent
+    ) as process:
+        while not (told.exists() and told.read_text()):
+            assert process.poll() is None
+            time.sleep(0.02)
+        child = psutil.Process(int(told.read_text()))
+        os.kill(process.pid, signal.SIGKILL)
+    assert child.wait(timeout=10) in (None, -signal.SIGTERM)
+    assert not psutil.pid_exists(child.pid)
