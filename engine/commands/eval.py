@@ -25,7 +25,7 @@ from engine.parts import UVLOOP, build_parts
 from engine.processes import Child
 from engine.report.console import wide_console
 from engine.rundir import RunDir, adapter_name, find_run, new_run_id, write_json
-from engine.supervise import free_port, last_words, server_command, server_is_ready
+from engine.supervise import free_ports, last_words, server_command, server_is_ready
 from engine.task import Split
 from engine.types import TaskGroup
 from engine.world.tasks import load_pack
@@ -184,7 +184,7 @@ def _server(run: RunDir, config: Config, adapter: Path | None) -> Iterator[list[
     if config.policy.launch != "embedded":
         yield list(config.policy.urls)
         return
-    port = free_port()
+    [port] = free_ports(1)
     # Over HTTP it loads from below its adapter root only: here that is the adapter's own place.
     child = Child(server_command(run, config, port, adapter_root=adapter.parent if adapter else run.path))
     child.start(0)

@@ -78,14 +78,19 @@ class PolicySection(Section):
     temperature: float = key(
         1.0, "Sampling temperature of training episodes and evaluations", gt=0, unless={"policy.launch": "scripted"}
     )
-    threads: int = key(1, "Threads of the embedded server", ge=1, only_if={"policy.launch": "embedded"}, resumable=True)
+    servers: int = key(
+        1, "Embedded servers, each on a port of its own", ge=1, only_if={"policy.launch": "embedded"}, resumable=True
+    )
+    threads: int = key(
+        1, "Threads of each embedded server", ge=1, only_if={"policy.launch": "embedded"}, resumable=True
+    )
     max_running: int = key(
-        256, "Requests that the embedded server decodes together", ge=1, only_if={"policy.launch": "embedded"}
+        256, "Requests that an embedded server decodes together", ge=1, only_if={"policy.launch": "embedded"}
     )
     kv_tokens: Annotated[int, Field(ge=1)] | Literal["auto"] = key(
         "auto",
-        "Tokens of the embedded server's KV cache, at least limits.tokens; auto: a quarter of the free memory, at most "
-        "262,144 tokens",
+        "Tokens of each embedded server's KV cache, at least limits.tokens; auto: a quarter of the free memory, at "
+        "most 262,144 tokens",
         only_if={"policy.launch": "embedded"},
         resumable=True,
     )
