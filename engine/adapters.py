@@ -1,7 +1,8 @@
 """Publishing directory -> servers: announce, load everywhere, flip, unload, delete (DESIGN.md section 6).
 
 Polls adapters/ and learner/progress.json (<= 100 ms). What to do is decided by engine.core.versions; this is the I/O. A
-trained group frees its place of the group budget only once the adapter of its step is current on every server.
+trained group frees its place of the group budget only once the adapter of its step is current on every server that
+gets traffic; one that is away is not waited for, and gets it before its traffic.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ class AdapterServers(Protocol):
     """What swapping needs of the policy servers; engine.policy.servers.Servers, or scripted."""
 
     async def load(self, name: str, path: Path) -> None:
-        """Load on every server; returns when all have it. Raises RunError if one cannot."""
+        """Load on every server; returns when all that get traffic have it. Raises RunError if one cannot."""
         ...
 
     async def unload(self, name: str) -> None:
@@ -76,7 +77,7 @@ class Adapters:
 
     @property
     def trained(self) -> int:
-        """Groups trained by steps whose adapter is current on every server."""
+        """Groups trained by steps whose adapter is current."""
         return max(
             (count for version, count in self._trained_at.items() if version <= self.versions.current), default=0
         )

@@ -37,6 +37,11 @@ COMMANDS = {
 }
 
 
+def module_of(name: str) -> str:
+    """The module of a command."""
+    return f"engine.commands.{name.replace('-', '_')}"
+
+
 class Lazy(click.Group):
     """Imports a command's module when it is called, and shows the overview by section."""
 
@@ -48,7 +53,7 @@ class Lazy(click.Group):
         """The command, imported now."""
         if cmd_name not in COMMANDS:
             return None
-        command = importlib.import_module(f"engine.commands.{cmd_name.replace('-', '_')}").command
+        command = importlib.import_module(module_of(cmd_name)).command
         if not isinstance(command, click.Command):
             raise TypeError(f"engine.commands.{cmd_name}.command is no click command")
         return command

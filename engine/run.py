@@ -32,6 +32,7 @@ from engine.counters import Counters, RunClock
 from engine.errors import ConfigError, SynthError, leaves
 from engine.evals.recorded import Evaluations
 from engine.parts import UVLOOP, OnEvent, Parts, build_parts
+from engine.policy.servers import Loads
 from engine.rollout import Rollout
 from engine.rundir import JsonLines, RunDir, read_json, write_json
 from engine.stream.reader import written_positions
@@ -168,13 +169,13 @@ class Engine:
                 scheduler = self.rollout.scheduler
                 scheduler.slots.adapt(scheduler.live, room=loads.room)
                 scheduler.wake()
-                await anyio.to_thread.run_sync(self._write_row, metrics, self._row(loads.queued))
+                await anyio.to_thread.run_sync(self._write_row, metrics, self._row(loads))
                 await anyio.sleep(_ROW_S)
 
     def _write_row(self, metrics: MetricsFile, row: dict[str, float | int]) -> None:
         metrics.append({**row, **self.counters.row()})
 
-    def _row(self, queued: int) -> dict[str, float | int]:
+    def _row(self, loads: Loads) -> dict[str, float | int]:
         scheduler, versions = self.rollout.scheduler, self.adapters.versions
         admission = scheduler.admission
         return {
@@ -187,7 +188,8 @@ class Engine:
             keys.GROUPS_DROPPED: admission.dropped,
             keys.ADAPTER_VERSION: versions.current,
             keys.ADAPTERS_LOADED: len(versions.loaded),
-            keys.POLICY_QUEUE: queued,
+            keys.POLICY_QUEUE: loads.queued,
+            keys.SERVERS_DOWN: loads.down,
             keys.LIVE_SLOTS: scheduler.slots.limit,
             keys.WAIT_ADMISSION: scheduler.learner_wait_s,
             keys.LAG_P50: self.lag.quantile_s(0.5),

@@ -19,12 +19,11 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from http.client import HTTPConnection, HTTPException
-from pathlib import Path
 from types import FrameType
 from typing import Any
 from urllib.parse import urlsplit
@@ -33,6 +32,7 @@ from engine.config import Config, child_environment
 from engine.errors import RunError
 from engine.processes import Child, Command, end_orphans, likely_cause, record, torch_environment
 from engine.rundir import RunDir, read_json, write_json
+from engine.serving.commands import server_commands
 from engine.stream.segment import CLOSED
 
 EXIT_OK, EXIT_FAILED, EXIT_CONFIG = 0, 1, 2
@@ -73,31 +73,9 @@ class Status:
     """Sentences that are new since the last tick: restarts, orphans ended."""
 
 
-def server_command(run: RunDir, config: Config, port: int, adapter_root: Path | None = None) -> Command:
-    """The embedded policy server of a run; over HTTP it loads adapters from below `adapter_root` (default: the run)."""
-    # One slot each for max_staleness + 4 loaded versions, and a spare, so that the server never has to evict.
-    loras = config.schedule.max_staleness + 5
-    argv = (
-        *(sys.executable, "-m", "engine.embedded", "--model", config.model.path, "--port", str(port)),
-        *(
-            "--adapter-root",
-            str(adapter_root or run.path),
-            "--max-loras",
-            str(loras),
-            "--max-lora-rank",
-            str(config.learner.rank),
-        ),
-        *("--max-running", str(config.policy.max_running), "--threads", str(config.policy.threads)),
-        *("--seed", str(config.run.seed), "--parent-pid", str(os.getpid())),
-        *(() if config.policy.kv_tokens == "auto" else ("--max-total-tokens", str(config.policy.kv_tokens))),
-    )
-    environment = torch_environment(config.policy.threads)
-    return Command(name="server-0", argv=argv, log=run.path / "server-0.log", environment=environment)
-
-
-def commands(run: RunDir, config: Config, port: int) -> tuple[list[Command], Command, Command]:
-    """What a run starts: servers, learner, engine."""
-    servers = [server_command(run, config, port)] if config.policy.launch == "embedded" else []
+def commands(run: RunDir, config: Config, ports: Sequence[int]) -> tuple[list[Command], Command, Command]:
+    """What a run starts: a server on each of `ports`, learner, engine."""
+    servers = server_commands(run, config, ports)
     simulated = config.learner.kind == "simulated"
     learner = Command(
         name="learner",
@@ -119,9 +97,9 @@ class Supervisor:
 
     def __init__(self, run: RunDir, config: Config, on_tick: Callable[[Status], None]) -> None:
         self.run_directory, self.config, self.on_tick = run, config, on_tick
-        port = free_port()
-        server_commands, learner, engine = commands(run, config, port)
-        self.urls = [f"http://127.0.0.1:{port}"] if server_commands else list(config.policy.urls)
+        ports = free_ports(config.started_servers)
+        server_commands, learner, engine = commands(run, config, ports)
+        self.urls = [f"http://127.0.0.1:{port}" for port in ports] or list(config.policy.urls)
         self.servers = [Child(command) for command in server_commands]
         self.learner, self.engine = Child(learner), Child(engine)
         self.phase = Phase.STARTING
@@ -293,11 +271,13 @@ def _module(*arguments: str, run: RunDir) -> tuple[str, ...]:
     return (sys.executable, "-m", *arguments, str(run.path), "--parent-pid", str(os.getpid()))
 
 
-def free_port() -> int:
-    """A port for the whole life of a run: a restarted server comes back under the same address."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+def free_ports(count: int) -> list[int]:
+    """Ports for the whole life of a run: a restarted server comes back under the same address."""
+    with ExitStack() as bound:
+        probes = [bound.enter_context(socket.socket()) for _ in range(count)]
+        for probe in probes:
+            probe.bind(("127.0.0.1", 0))
+        return [int(probe.getsockname()[1]) for probe in probes]
 
 
 def server_is_ready(url: str) -> bool:

@@ -59,12 +59,19 @@ def process(*arguments: str, **options) -> Iterator[subprocess.Popen]:
 
 
 @contextmanager
-def mock_server(model: Path, *arguments: str) -> Iterator[str]:
-    """The mock policy server's process; gives its URL."""
+def mock_process(model: Path, *arguments: str) -> Iterator[tuple[str, subprocess.Popen]]:
+    """The mock policy server's process, and its URL."""
     command = ("engine.scripted", "server", "--model", str(model), *arguments)
     with process(*command, stdout=subprocess.PIPE) as child:
         assert child.stdout is not None
-        yield orjson.loads(child.stdout.readline())["url"]
+        yield orjson.loads(child.stdout.readline())["url"], child
+
+
+@contextmanager
+def mock_server(model: Path, *arguments: str) -> Iterator[str]:
+    """The URL of a mock policy server's process."""
+    with mock_process(model, *arguments) as (url, _):
+        yield url
 
 
 def run_to_the_end(config: Config) -> RunDir:

@@ -1,11 +1,12 @@
 """Parts for the tests of the policy client: a model directory without weights, turns, and mock servers in process."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import cache
 from pathlib import Path
 from tempfile import mkdtemp
 
+import anyio
 import orjson
 from aiohttp import web
 from tokenizers import Tokenizer
@@ -77,6 +78,13 @@ def adapter_directory(base: Path, version: int = 3) -> Path:
     path.mkdir(parents=True, exist_ok=True)
     (path / "adapter_config.json").write_text("{}")
     return path
+
+
+async def until(condition: Callable[[], object]) -> None:
+    """Wait for a state that another task, or a server, brings about."""
+    with anyio.fail_after(15):
+        while not condition():  # noqa: ASYNC110 - polling a server's state
+            await anyio.sleep(0.01)
 
 
 @asynccontextmanager

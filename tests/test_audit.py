@@ -117,6 +117,16 @@ def test_what_a_killed_server_broke_off_is_not_the_swaps_doing(recorded):
     assert broken(recorded.write()) == {}
 
 
+def test_a_turn_that_was_moved_is_no_pause_and_no_abort(recorded):
+    """It waited for a server that was silent across a load of its new one: the load is not to blame."""
+    swap = {"event": "load", "server": SERVER, "adapter": "x", "version": 9, "start_s": 60.0, "end_s": 61.0, "ok": True}
+    silent = {**swap, "server": "http://b", "ok": False}
+    moved = {"event": "moved", "server": "http://b", "adapter": "x", "turn": "g000000.00@00", "ok": False}
+    recorded.swaps += [swap, silent, {**moved, "start_s": 59.9, "end_s": 60.9}]
+    with_episode(recorded, 0, 0, timings=(TurnTiming(turn=0, phase="policy", start_s=59.9, end_s=61.1),))
+    assert broken(recorded.write()) == {}
+
+
 def test_a_group_trained_twice_is_found(recorded):
     """All its trained episodes count."""
     recorded.steps[2]["groups"][0] = recorded.steps[1]["groups"][0] | {"staleness": 1}

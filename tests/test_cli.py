@@ -62,9 +62,9 @@ def test_no_command_of_the_engine_loads_a_heavy_package():
     """Not even when its module is imported: what needs torch is a child process."""
     script = f"""
 import importlib, sys
-from engine.cli import COMMANDS
+from engine.cli import COMMANDS, module_of
 for name in COMMANDS:
-    importlib.import_module("engine.commands." + name)
+    importlib.import_module(module_of(name))
 print([name for name in {HEAVY!r} if name in sys.modules])
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)

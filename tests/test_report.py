@@ -2,6 +2,7 @@
 
 import io
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import orjson
@@ -131,6 +132,8 @@ def test_gauges_show_rates_and_eta(run):
     assert gauges.eta_s == pytest.approx(20)
     assert progress_line(gauges).startswith("training  step 2/6  reward 0.50")
     assert progress_line(gauges).endswith("ETA 0:20")
+    assert "down" not in progress_line(gauges)
+    assert "1 policy server down" in progress_line(replace(gauges, servers_down=1))
 
 
 def test_plain_progress_is_one_line_per_ten_seconds(run):

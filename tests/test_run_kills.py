@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from engine.rundir import RunDir, read_json, read_lines
-from engine.stream.reader import read_group_ids
+from engine.stream.reader import iter_groups, read_group_ids
 
 STEPS = 5
 SETS = (
@@ -33,9 +33,9 @@ def started(tmp_path, *arguments):
             process.terminate()
 
 
-def beginning(tmp_path):
+def beginning(tmp_path, *sets):
     """The arguments of the run from its beginning."""
-    return ["--dir", tmp_path, *(text for pair in SETS for text in ("--set", pair))]
+    return ["--dir", tmp_path, *(text for pair in (*SETS, *sets) for text in ("--set", pair))]
 
 
 def pid_of(run, name):
@@ -56,11 +56,11 @@ def wait_for(condition, process):
         time.sleep(0.05)
 
 
-def finished(run, output):
+def finished(run, output, last=STEPS):
     """Every promise of the run, from what it left on disk."""
     assert read_json(run.progress)["state"] == "done", output
     steps = list(read_lines(run.learner / "steps.jsonl"))
-    assert [row["step"] for row in steps] == list(range(1, STEPS + 1))
+    assert [row["step"] for row in steps] == list(range(1, last + 1))
     summary = read_json(run.summary)
     assert summary["broken_promises"] == {}
     assert (summary["episodes_lost"], summary["episodes_trained_twice"], summary["episodes_mixed_versions"]) == (
@@ -108,3 +108,50 @@ def test_a_machine_that_dies_is_resumed(tmp_path):
         assert process.wait(280) == 0, (tmp_path / "out").read_text()
     assert acknowledged <= set(read_group_ids(run.trajectories))
     finished(run, (tmp_path / "out").read_text())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("lost_by", [signal.SIGKILL, signal.SIGSTOP])
+def test_one_of_two_servers_is_lost_and_comes_back(tmp_path, lost_by):
+    """Episodes go on at the other; it is restarted, or goes on, and has the adapters before it has requests again."""
+    run, last = RunDir(tmp_path / "killed"), 20
+    with started(tmp_path, *beginning(tmp_path, "policy.servers=2", f"run.steps={last}")) as process:
+        wait_for(lambda: step(run) >= 1, process)
+        lost, other = read_json(run.path / "servers.json")["urls"]
+        pid = pid_of(run, "server-0")
+        os.kill(pid, lost_by)
+        before = step(run)
+        wait_for(lambda: step(run) >= before + 2, process)
+        if lost_by is signal.SIGSTOP:
+            os.kill(pid, signal.SIGCONT)
+        assert process.wait(280) == 0, (tmp_path / "out").read_text()
+    finished(run, (tmp_path / "out").read_text(), last)
+    swaps = list(read_lines(run.swaps))
+    [away] = [row for row in swaps if row["server"] == lost and row["event"] in ("restart", "down")]
+    assert away["ok"]
+    assert away["event"] == ("restart" if lost_by is signal.SIGKILL else "down")
+    assert {row["server"] for row in swaps if row["event"] == "moved"} <= {lost}
+    _flips_went_on(swaps, away)
+    _held_before_traffic(run, swaps, away)
+    assert {episode.server for tg in iter_groups(run.trajectories) for episode in tg.episodes} == {lost, other}
+
+
+def _flips_went_on(swaps, away):
+    """New versions became current while the server was away."""
+    assert any(away["start_s"] < row["start_s"] < away["end_s"] for row in swaps if row["event"] == "flip")
+
+
+def _held_before_traffic(run, swaps, away):
+    """It got adapters while it was away, the current one among them, and served episodes after that."""
+    loads = [row for row in swaps if row["event"] == "load" and row["server"] == away["server"] and row["ok"]]
+    pushed = {row["version"] for row in loads if away["start_s"] < row["end_s"] <= away["end_s"]}
+    current = max(row["version"] for row in swaps if row["event"] == "flip" and row["end_s"] <= away["end_s"])
+    assert current in pushed
+    served = [
+        episode
+        for tg in iter_groups(run.trajectories)
+        for episode in tg.episodes
+        if episode.server == away["server"] and episode.timings[0].start_s > away["end_s"]
+    ]
+    assert served
+    assert all(episode.error == "" for episode in served)

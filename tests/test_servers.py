@@ -9,7 +9,7 @@ from aiohttp import web
 from engine.errors import RunError
 from engine.policy.servers import Servers
 from engine.scripted.server import MockServer
-from tests.policy_parts import ADAPTER, RUN_ID, adapter_directory, policy_of, serving, tiny_chat, turn
+from tests.policy_parts import ADAPTER, RUN_ID, adapter_directory, policy_of, serving, tiny_chat, turn, until
 
 CHAT = tiny_chat()
 
@@ -23,13 +23,6 @@ def adapter(tmp_path: Path) -> Path:
 def mock(**settings) -> MockServer:
     """A quick server."""
     return MockServer(**{"chat": CHAT, "latency_s": 0.001, **settings})
-
-
-async def until(condition) -> None:
-    """Wait for a state that another task brings about."""
-    with anyio.fail_after(10):
-        while not condition():  # noqa: ASYNC110 - polling a server's state
-            await anyio.sleep(0.01)
 
 
 async def test_an_adapter_is_loaded_on_every_server_and_told(adapter):
@@ -134,21 +127,25 @@ async def test_resync_leaves_exactly_the_named_adapters_of_this_run(adapter):
     assert set(server.adapters) == {ADAPTER, "other-00000000-v00001"}
 
 
-async def test_siblings_go_to_one_server_and_groups_spread():
-    """A group's server does not change, every server has its share, and an unhealthy one is avoided."""
-    async with serving(mock()) as a, serving(mock()) as b, policy_of(CHAT, a, b) as (_, servers):
-        groups = [f"g{position:06d}" for position in range(200)]
-        routes = {group: servers.route(group) for group in groups}
-        assert {servers.route(group) == routes[group] for group in groups} == {True}
-        share = sum(url == a for url in routes.values())
-        assert 60 <= share <= 140
-        servers.suspect(a)
-        assert {servers.route(group) for group in groups} == {b}
-        assert {group: servers.route(group) for group in groups if routes[group] == b}.keys() == {
-            group for group in groups if routes[group] == b
-        }
-        servers.suspect(b)
-        assert servers.route("g000001") is None
+async def test_new_groups_avoid_a_server_that_is_busy_for_others(adapter):
+    """What a server reports counts, also where it works for somebody else; so does what is in flight from here."""
+    busy, idle = mock(latency_s=30.0), mock(latency_s=30.0)
+    async with serving(busy) as a, serving(idle) as b, policy_of(CHAT, a, b) as (policy, servers):
+        await servers.load(ADAPTER, adapter)
+        async with (
+            policy_of(CHAT, a) as (stranger, _),
+            anyio.create_task_group() as tg,
+        ):
+            for index in range(3):
+                tg.start_soon(stranger.complete, turn(CHAT, f"g000900.{index:02d}"))
+            await until(lambda: busy.requests == 3)
+            assert (await servers.loads()).running == 3
+            assert servers.route("g000001").url == b
+            for index in range(4):
+                tg.start_soon(policy.complete, turn(CHAT, f"g000001.{index:02d}"))
+            await until(lambda: idle.requests == 4)
+            assert servers.route("g000002").url == a
+            tg.cancel_scope.cancel()
 
 
 async def test_loads_and_slots_are_read_from_the_servers(adapter):
@@ -157,7 +154,7 @@ async def test_loads_and_slots_are_read_from_the_servers(adapter):
     async with serving(slow) as a, serving(mock(slots=6)) as b, policy_of(CHAT, a, b) as (policy, servers):
         assert await servers.slots() == 6
         await servers.load(ADAPTER, adapter)
-        mine = next(group for group in (f"g{n:06d}" for n in range(99)) if servers.route(group) == a)
+        mine = next(group for group in (f"g{n:06d}" for n in range(99)) if servers.route(group).url == a)
         async with anyio.create_task_group() as tg:
             tg.start_soon(policy.complete, turn(CHAT, f"{mine}.00"))
             await until(lambda: slow.requests == 1)
@@ -216,8 +213,9 @@ async def test_no_more_episodes_are_welcome_while_a_server_is_silent():
     first, second = mock(), mock()
     async with serving(first) as a, serving(second) as b, policy_of(CHAT, a, b) as (_, servers):
         assert (await servers.loads()).room
-        servers.suspect(b)
-        assert not (await servers.loads()).room
+        servers.suspect(servers.all[1])
+        loads = await servers.loads()
+        assert (loads.room, loads.down) == (False, 1)
 
 
 async def test_an_adapter_that_an_unload_left_behind_is_unloaded_later(adapter):

@@ -80,20 +80,21 @@ def run(tmp_path):
     return run
 
 
-def supervisor(monkeypatch, run, *, server=SERVER, learner=LEARNER, engine=ENGINE, on_tick=lambda _: None, restarts=2):
-    """A supervisor whose children are these scripts."""
+def supervisor(monkeypatch, run, *, server=SERVER, learner=LEARNER, engine=ENGINE, on_tick=lambda _: None, sets=()):
+    """A supervisor whose children are these scripts; two restarts, unless `sets` says otherwise."""
 
-    def commands(_, __, port):
-        def command(name, script):
+    def commands(_, __, ports):
+        def command(name, script, port=0):
             path = run.path / f"{name}.py"
             path.write_text(PRELUDE + textwrap.dedent(script))
             argv = (sys.executable, "-S", str(path), str(run.path), str(port))
             return Command(name=name, argv=argv, log=run.path / f"{name}.log", environment=child_environment())
 
-        return [command("server-0", server)], command("learner", learner), command("engine", engine)
+        servers = [command(f"server-{index}", server, port) for index, port in enumerate(ports)]
+        return servers, command("learner", learner), command("engine", engine)
 
     monkeypatch.setattr(supervise, "commands", commands)
-    config = load(None, [f"run.max_restarts={restarts}", "run.drain_s=1"]).config
+    config = load(None, ["run.max_restarts=2", "run.drain_s=1", *sets]).config
     return Supervisor(run, config, on_tick)
 
 
@@ -145,10 +146,34 @@ def test_a_process_that_dies_is_started_again(monkeypatch, run):
     assert notes == ["engine ended (killed by SIGKILL); starting it again in 1 s"]
 
 
+def test_one_of_several_servers_is_started_again_alone(monkeypatch, run):
+    """Each has its own port and log; the others, and the engine, go on."""
+    engine = """
+    tell("start engine")
+    while (run / "told").read_text().count("start server") < 4:
+        time.sleep(0.02)
+    put(run / "phase.json", phase="done")
+    """
+    notes, killed = [], []
+
+    def look(status):
+        notes.extend(status.notes)
+        if status.phase is Phase.RUNNING and not killed:
+            pids = {row["name"]: row["pid"] for row in read_json(run.processes)["processes"]}
+            killed.append(os.kill(pids["server-1"], signal.SIGKILL))
+
+    ending = supervisor(monkeypatch, run, engine=engine, on_tick=look, sets=["policy.servers=3"]).run()
+    assert ending.code == 0
+    assert notes == ["server-1 ended (killed by SIGKILL); starting it again in 1 s"]
+    counts = {line: told(run).count(line) for line in ("start server", "start engine", "stop server")}
+    assert counts == {"start server": 4, "start engine": 1, "stop server": 3}
+    assert len(set(read_json(run.path / "servers.json")["urls"])) == 3
+
+
 def test_it_gives_up_with_the_last_useful_lines(monkeypatch, run):
     """Over the limit the run stops, names process, exit, log file and the error, and drains the others."""
     engine = 'def broken():\n    raise RuntimeError("the moon is gone", time.monotonic())\nbroken()'
-    ending = supervisor(monkeypatch, run, engine=engine, learner=WAITING_LEARNER, restarts=1).run()
+    ending = supervisor(monkeypatch, run, engine=engine, learner=WAITING_LEARNER, sets=["run.max_restarts=1"]).run()
     assert ending.code == 1
     assert "engine ended (exit code 1) after 1 restarts in ten minutes" in ending.message
     assert "RuntimeError: ('the moon is gone'" in ending.message
@@ -160,7 +185,7 @@ def test_it_gives_up_with_the_last_useful_lines(monkeypatch, run):
 def test_an_error_that_comes_again_is_not_tried_a_third_time(monkeypatch, run):
     """The second start ended with the same words: so would a third. Not after ten minutes, and not a kill."""
     engine = 'tell("start engine")\nsys.exit("policy server x does not answer as SGLang does")'
-    ending = supervisor(monkeypatch, run, engine=engine, learner=WAITING_LEARNER, restarts=9).run()
+    ending = supervisor(monkeypatch, run, engine=engine, learner=WAITING_LEARNER, sets=["run.max_restarts=9"]).run()
     assert ending.code == 1
     assert "engine ended (exit code 1) twice with the same words" in ending.message
     assert "policy server x does not answer" in ending.message
@@ -215,7 +240,7 @@ def test_an_old_word_of_the_learner_does_not_count(monkeypatch, run):
     """A `failed` of an earlier life does not end a run whose learner died before it could say anything."""
     write_json(run.progress, {"state": "failed", "error": "long ago"})
     os.utime(run.progress, (1.0, 1.0))
-    ending = supervisor(monkeypatch, run, learner='raise ImportError("no torch")', restarts=0).run()
+    ending = supervisor(monkeypatch, run, learner='raise ImportError("no torch")', sets=["run.max_restarts=0"]).run()
     assert "long ago" not in ending.message
     assert "ImportError: no torch" in ending.message
 
@@ -323,11 +348,14 @@ def test_likely_causes(monkeypatch, run):
 
 def test_commands_carry_thread_and_allocator_settings(run):
     """Children that compute with torch get one thread and the allocator's settings, the engine gets neither."""
-    config = load("tiny").config
-    servers, learner, engine = supervise.commands(run, config, 1234)
+    config = load("tiny", ["run.seed=5"]).config
+    servers, learner, engine = supervise.commands(run, config, [1234, 1235])
     for command in (*servers, learner):
         assert command.environment["OMP_NUM_THREADS"] == "1"
         assert command.environment["MALLOC_MMAP_MAX_"] == "0"
     assert "MALLOC_MMAP_MAX_" not in engine.environment
     assert servers[0].argv[servers[0].argv.index("--max-loras") :][:2] == ("--max-loras", "6")
+    assert [command.log.name for command in servers] == ["server-0.log", "server-1.log"]
+    for option, values in (("--port", ["1234", "1235"]), ("--seed", ["5", "6"])):
+        assert [command.argv[command.argv.index(option) + 1] for command in servers] == values
     assert all(str(os.getpid()) == command.argv[-1] for command in (*servers, learner, engine))

@@ -54,7 +54,7 @@ class Recorded:
     steps: Sequence[Mapping[str, Any]]
     """learner/steps.jsonl."""
     swaps: Sequence[Mapping[str, Any]]
-    """swaps.jsonl: loads, flips, unloads, aborts."""
+    """swaps.jsonl: loads, flips, unloads; attempts of turns that failed; times in which a server had no traffic."""
     rows: Sequence[Mapping[str, Any]]
     """metrics.jsonl."""
     progress: Mapping[str, Any]

@@ -42,10 +42,12 @@ class Paused:
     """Requests that stood still while an adapter was loaded; those that met a server's restart waited for that.
 
     Paused: in flight across a load of its server, with seconds per output token over 3 times the p99 of requests that
-    met no load, and that by at least 0.5 s in total. A request without an answer has no such rate: it is counted."""
+    met no load, and that by at least 0.5 s in total. A request without an answer has no such rate: it is counted. Nor
+    has a turn that took several attempts, or was moved to another server: Aborted looks at what was broken off."""
 
     def __init__(self, recorded: Recorded) -> None:
         self._loads, self._restarts = _windows(recorded.swaps, "load"), _windows(recorded.swaps, "restart")
+        self._tried = {row["turn"] for row in recorded.swaps if "turn" in row}
         self._unanswered = 0
         self._servers: list[str] = []
         self._server = array("H")
@@ -66,11 +68,14 @@ class Paused:
             last = requests[-1]
             self._unanswered += _meets(last.start_s, last.end_s, self._loads.get(episode.server, ()))
         for timing, span in zip(requests, spans, strict=False):
+            turn = f"{episode.id}@{timing.turn:02d}"
+            if turn in self._tried:
+                continue
             self._server.append(self._servers.index(episode.server))
             self._start_s.append(timing.start_s)
             self._end_s.append(timing.end_s)
             self._tokens.append(span.length)
-            self._turns.append(f"{episode.id}@{timing.turn:02d}")
+            self._turns.append(turn)
 
     def finding(self) -> Finding:
         """Requests over the limit among those in flight across a load."""
@@ -111,7 +116,8 @@ def _overlapping(
 class Aborted:
     """Requests that a server aborted, or broke off in any other way, while it loaded or unloaded an adapter.
 
-    What a server broke off because it restarted was not the swap's doing."""
+    What a server broke off because it restarted was not the swap's doing; nor was what was moved away from one that was
+    gone or silent."""
 
     def __init__(self, recorded: Recorded) -> None:
         restarts = _windows(recorded.swaps, "restart")

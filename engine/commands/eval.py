@@ -25,7 +25,8 @@ from engine.parts import UVLOOP, build_parts
 from engine.processes import Child
 from engine.report.console import wide_console
 from engine.rundir import RunDir, adapter_name, find_run, new_run_id, write_json
-from engine.supervise import free_port, last_words, server_command, server_is_ready
+from engine.serving.commands import server_commands
+from engine.supervise import free_ports, last_words, server_is_ready
 from engine.task import Split
 from engine.types import TaskGroup
 from engine.world.tasks import load_pack
@@ -180,24 +181,28 @@ def _measure(run: RunDir, config: Config, suite: Suite, adapter: Path | None) ->
 
 @contextmanager
 def _server(run: RunDir, config: Config, adapter: Path | None) -> Iterator[list[str]]:
-    """The embedded server for the length of the block, or the configured ones."""
-    if config.policy.launch != "embedded":
+    """The servers that the configuration starts, for the length of the block, or those that it names."""
+    if not config.started_servers:
         yield list(config.policy.urls)
         return
-    port = free_port()
-    # Over HTTP it loads from below its adapter root only: here that is the adapter's own place.
-    child = Child(server_command(run, config, port, adapter_root=adapter.parent if adapter else run.path))
-    child.start(0)
+    ports = free_ports(config.started_servers)
+    # An embedded one loads from below its adapter root only: here that is the adapter's own place.
+    root = adapter.parent if adapter else run.path
+    children = [Child(command) for command in server_commands(run, config, ports, root)]
+    urls = [f"http://127.0.0.1:{port}" for port in ports]
     try:
+        for child in children:
+            child.start(0)
         deadline = time.monotonic() + _START_S
-        url = f"http://127.0.0.1:{port}"
-        while not server_is_ready(url):
-            if child.ended() is not None or time.monotonic() > deadline:
-                raise RunError(last_words(child, "the embedded server did not start"))
-            time.sleep(0.1)
-        yield [url]
+        for child, url in zip(children, urls, strict=True):
+            while not server_is_ready(url):
+                if child.ended() is not None or time.monotonic() > deadline:
+                    raise RunError(last_words(child, f"{child.name} did not start"))
+                time.sleep(0.1)
+        yield urls
     finally:
-        child.stop()
+        for child in children:
+            child.stop()
 
 
 async def _evaluate(

@@ -80,7 +80,13 @@ def command(
 def announce(console: Console, run: RunDir, config: Config, *, measured: bool) -> None:
     """What is about to happen, how long it takes (`measured` if this is the run of README.md) and where it goes."""
     schedule = config.schedule
-    server = {"embedded": "embedded CPU server", "none": ", ".join(config.policy.urls), "scripted": "scripted policy"}
+    server = {
+        "embedded": "embedded CPU server",
+        "sglang": "SGLang server",
+        "none": ", ".join(config.policy.urls),
+        "scripted": "scripted policy",
+    }
+    count = f"{config.started_servers} x " if config.started_servers > 1 else ""
     learner = "GRPO learner" if config.learner.kind == "grpo" else "simulated learner"
     per_step = schedule.groups_per_step * schedule.group_size
     live = f"at most {config.max_live} live = ({schedule.max_staleness} + 1) x {schedule.groups_per_step} groups x "
@@ -91,7 +97,7 @@ def announce(console: Console, run: RunDir, config: Config, *, measured: bool) -
         "training": f"{config.run.steps} steps x {schedule.groups_per_step} groups x {schedule.group_size} episodes = "
         f"{config.run.steps * per_step:,} episodes or more; {live}{schedule.group_size}",
         "measuring": _measuring(config, (read_json(run.manifest) or {})["tasks"]),
-        "processes": f"{server[config.policy.launch]}, {learner}, engine; logs and everything else in {run.path}",
+        "processes": f"{count}{server[config.policy.launch]}, {learner}, engine; logs and all else in {run.path}",
         "time": _MEASURED if measured else "unknown until the first steps; then the ETA shows it",
         "to stop": "Ctrl-C once drains and saves, twice stops at once",
     }

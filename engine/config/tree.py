@@ -66,8 +66,9 @@ class ModelSection(Section):
 
 
 SGLANG: Modes = {"policy.launch": "sglang"}
-STARTED: Modes = {"policy.launch": ("embedded", "sglang")}
-"""A policy server that a run starts itself."""
+_STARTED = ("embedded", "sglang")
+STARTED: Modes = {"policy.launch": _STARTED}
+"""A run starts its policy servers itself."""
 
 
 class PolicySection(Section):
@@ -102,11 +103,12 @@ class PolicySection(Section):
     temperature: float = key(
         1.0, "Sampling temperature of training episodes and evaluations", gt=0, unless={"policy.launch": "scripted"}
     )
-    threads: int = key(1, "Threads of a server that computes on the CPU", ge=1, only_if=STARTED, resumable=True)
+    servers: int = key(1, "Servers to start, each on a port of its own", ge=1, only_if=STARTED, resumable=True)
+    threads: int = key(1, "Threads of each server that computes on the CPU", ge=1, only_if=STARTED, resumable=True)
     max_running: int = key(256, "Requests that one server decodes together", ge=1, only_if=STARTED)
     kv_tokens: Annotated[int, Field(ge=1)] | Literal["auto"] = key(
         "auto",
-        "Tokens of a server's KV cache, at least limits.tokens; auto: a quarter of the free memory, at most 262,144 "
+        "Tokens of each server's KV cache, at least limits.tokens; auto: a quarter of the free memory, at most 262,144 "
         "tokens (embedded), 200,000 tokens (SGLang without a GPU), or what SGLang finds room for (with one)",
         only_if=STARTED,
         resumable=True,
@@ -271,6 +273,11 @@ class Config(Section):
     def max_live(self) -> int:
         """Most training episodes that can be live at once."""
         return self.group_budget * self.schedule.group_size
+
+    @property
+    def started_servers(self) -> int:
+        """Policy servers that a run starts itself."""
+        return self.policy.servers if self.policy.launch in _STARTED else 0
 
     @property
     def sampling(self) -> Sampling:

@@ -2,7 +2,8 @@
 
 Every attempt has a request id of its own, of fixed width for a turn's id, so that none is a prefix of another (SGLang
 aborts by prefix). `lora_path` goes with every request: without it a server would silently sample from the base.
-A result is used at most once; what it says is checked before anything is believed.
+A result is used at most once; what it says is checked before anything is believed. An attempt on a server that is cut
+off, or gone, is given up, and the turn begins anew on another.
 """
 
 from __future__ import annotations
@@ -22,16 +23,15 @@ import aiohttp
 import anyio
 import numpy as np
 import orjson
-import structlog
 from yarl import URL
 
 from engine.errors import LimitReached, PolicyError
-from engine.policy.servers import TRANSPORT, Servers
+from engine.policy.control import TRANSPORT
+from engine.policy.routing import Server
+from engine.policy.servers import Servers
 from engine.types import Completion, StopReason, Turn
 
-_log = structlog.get_logger(__name__)
 _BACKOFF_S, _LONGEST_BACKOFF_S = 0.2, 5.0
-_ABORT_S = 2.0
 
 
 class Vocabulary(Protocol):
@@ -94,35 +94,46 @@ class HttpPolicy:
             raise LimitReached(StopReason.TOKENS)
         last_start = time.monotonic() + turn.limits.turn_s
         for attempt in count():
-            url = await self._servers.place(turn.group_id)
+            server = await self._servers.place(turn.group_id)
             start_s = self._servers.clock()
             try:
-                return await self._attempt(url, turn, attempt)
+                return await self._attempt(server, turn, attempt)
             except RetryError as error:
-                row = {"event": error.event, "server": url, "adapter": turn.adapter, "turn": turn.id}
+                moved = not server.healthy and self._servers.route(turn.group_id) is not None
+                event = "moved" if moved and error.event == "retry" else error.event
+                row = {"event": event, "server": server.url, "adapter": turn.adapter, "turn": turn.id}
                 self._servers.on_event({**row, "start_s": start_s, "end_s": self._servers.clock(), "ok": False})
-                pause_s = min(_BACKOFF_S * 2**attempt, _LONGEST_BACKOFF_S) * random.uniform(0.5, 1.0)
+                # Another server has not failed yet; the same one may need a moment.
+                pause_s = 0 if moved else min(_BACKOFF_S * 2**attempt, _LONGEST_BACKOFF_S) * random.uniform(0.5, 1.0)
                 if time.monotonic() + pause_s > last_start:
-                    raise PolicyError(f"{url}: {turn.id} failed {attempt + 1} times: {error}") from error
+                    raise PolicyError(f"{server.url}: {turn.id} failed {attempt + 1} times: {error}") from error
                 await anyio.sleep(pause_s)
         raise AssertionError("count() does not end")
 
-    async def _attempt(self, url: str, turn: Turn, attempt: int) -> Completion:
+    async def _attempt(self, server: Server, turn: Turn, attempt: int) -> Completion:
         rid = f"{turn.id}~{attempt}~{self._nonce}{next(self._numbers):08x}"
-        try:
-            status, content = await self._post(url, self._request(turn, rid))
-        except TRANSPORT as error:
-            # A connection that broke may be an accident; one that is refused is a server that is gone.
-            if isinstance(error, aiohttp.ClientConnectorError):
-                self._servers.suspect(url)
-            raise RetryError(f"{type(error).__name__}: {error}") from error
-        except anyio.get_cancelled_exc_class():
-            await self._abort(url, rid)
-            raise
-        reply = self._read(url, turn, status, content)
+        with anyio.CancelScope() as scope:
+            server.flying[rid] = scope
+            try:
+                status, content = await self._post(server.url, self._request(turn, rid))
+            except TRANSPORT as error:
+                # A connection that broke may be an accident; one that is refused is a server that is gone.
+                if isinstance(error, aiohttp.ClientConnectorError):
+                    self._servers.suspect(server)
+                raise RetryError(f"{type(error).__name__}: {error}") from error
+            except anyio.get_cancelled_exc_class():
+                # A server that was cut off hears it when it is back: nobody waits for it.
+                if not scope.cancel_called:
+                    await self._servers.abort(server, rid)
+                raise
+            finally:
+                del server.flying[rid]
+        if scope.cancelled_caught:
+            raise RetryError("the server was silent, and another one was not")
+        reply = self._read(server, turn, status, content)
         if reply["meta_info"]["finish_reason"]["type"] == "abort":
             raise AbortedError("the server aborted the request")
-        return self._completion(url, turn, rid, reply)
+        return self._completion(server.url, turn, rid, reply)
 
     def _room(self, turn: Turn) -> int:
         """Tokens that fit into the model's context behind this prompt, with one to spare."""
@@ -159,27 +170,16 @@ class HttpPolicy:
         response = await self._session.post(_generate(url), data=body)
         return response.status, await response.read()
 
-    async def _abort(self, url: str, rid: str) -> None:
-        """Tell the server that nobody waits any more; it polls for lost connections only every few seconds."""
-        assert self._session is not None
-        with anyio.move_on_after(_ABORT_S, shield=True):
-            try:
-                body = orjson.dumps({"rid": rid})
-                async with self._session.post(f"{url}/abort_request", data=body) as response:
-                    await response.read()
-            except TRANSPORT as error:
-                _log.info("abort got no answer", server=url, rid=rid, error=str(error))
-
-    def _read(self, url: str, turn: Turn, status: int, content: bytes) -> dict[str, Any]:
+    def _read(self, server: Server, turn: Turn, status: int, content: bytes) -> dict[str, Any]:
         """The reply as an object with a finish reason.
 
         Raises RetryError for what a restart or a hiccup explains, PolicyError for a request that is wrong."""
         if status == 400:
             if turn.adapter is not None and turn.adapter.encode() in content:
                 # The adapter was loaded there before this turn began: the server restarted without it.
-                self._servers.suspect(url)
+                self._servers.suspect(server)
                 raise RetryError(f"HTTP 400: {_excerpt(content)}")
-            raise PolicyError(f"{url} refuses {turn.id}: {_excerpt(content)}")
+            raise PolicyError(f"{server.url} refuses {turn.id}: {_excerpt(content)}")
         if status != 200:
             raise RetryError(f"HTTP {status}: {_excerpt(content)}")
         try:

@@ -37,6 +37,7 @@ class Gauges:
     tokens_per_s: float
     live: int
     eval_live: int
+    servers_down: int
     eta_s: float | None
     """Seconds to the end of the run; None until two steps are done."""
 
@@ -62,6 +63,7 @@ def read_gauges(run: RunDir, config: Config) -> Gauges:
         tokens_per_s=_rate(rows, keys.TOKENS_SAMPLED),
         live=int(last.get(keys.EPISODES_LIVE, 0)),
         eval_live=int(last.get(keys.EVAL_LIVE, 0)),
+        servers_down=int(last.get(keys.SERVERS_DOWN, 0)),
         eta_s=_eta_s(phases["history"], run_s, step, config.run.steps),
     )
 

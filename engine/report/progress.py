@@ -81,7 +81,7 @@ class Progress:
 
 
 def progress_line(gauges: Gauges, *, draining: bool = False) -> str:
-    """One line: phase, step, reward and its parts, adapter version, rates, what is live, ETA."""
+    """One line: phase, step, reward and its parts, adapter version, rates, what is live, servers that are down, ETA."""
     phase = "draining" if draining else _PHASES.get(gauges.phase, gauges.phase)
     if gauges.phase.startswith("heldout") and not draining:
         parts = [phase, f"{gauges.eval_live} live"]
@@ -96,6 +96,8 @@ def progress_line(gauges: Gauges, *, draining: bool = False) -> str:
             f"{gauges.tokens_per_s:,.0f} tokens/s",
             f"{gauges.live} live",
         ]
+    if gauges.servers_down:
+        parts.append(f"{gauges.servers_down} policy server{'s' if gauges.servers_down > 1 else ''} down")
     if gauges.eta_s is not None:
         parts.append(f"ETA {_clock(gauges.eta_s)}")
     return "  ".join(parts)

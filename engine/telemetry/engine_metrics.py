@@ -22,6 +22,7 @@ I_MEAN = declare("reward/I_mean", "1", "Mean interaction fraction over the last 
 ADAPTER_VERSION = declare("adapter/version_number", "1", "The version that new episodes get")
 ADAPTERS_LOADED = declare("adapter/loaded_count", "1", "Versions that the servers hold")
 POLICY_QUEUE = declare("policy/queue_count", "1", "Requests that wait inside the policy servers")
+SERVERS_DOWN = declare("policy/servers_down_count", "1", "Policy servers that get no traffic now")
 LIVE_SLOTS = declare("schedule/live_slots_count", "1", "Training episodes that may be live at once")
 WAIT_ADMISSION = declare("wait/admission_s", "s", "Seconds with a full budget, times the share of free slots")
 LAG_P50 = declare("loop/lag_p50_s", "s", "Median delay of the event loop over the last minute")

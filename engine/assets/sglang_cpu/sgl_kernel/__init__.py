@@ -41,6 +41,5 @@ def _unpinned(create: Callable[..., Any]) -> Callable[..., Any]:
     return wrapper
 
 
-for _name in _CREATORS:
-    setattr(torch, _name, _unpinned(getattr(torch, _name)))
+vars(torch).update({name: _unpinned(vars(torch)[name]) for name in _CREATORS})
 setattr(torch.Tensor, "pin_memory", lambda self, *_args, **_kwargs: self)  # noqa: B010 - as above, and mypy minds
