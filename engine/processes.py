@@ -28,10 +28,25 @@ from engine.rundir import RunDir, read_json, write_json
 _WINDOW_S = 600.0
 _LONGEST_BACKOFF_S = 32.0
 _GRACE_S = 5.0
-_FAILED = 1
-"""Exit code of a process that ended with an error of its own."""
+_FAILED = (1, 2)
+"""Exit codes of a process that ended with an error of its own, or refused its arguments."""
 _NO_SPACE_BYTES = 100_000
 _NOISE = re.compile(r"^\s*(Traceback|File |at |\^+|~*\^|During handling|\+-|\||$)")
+
+_CAUSES = (
+    ("address already in use", "Its port was taken by another program; start the run again for a new one."),
+    ("No space left", "The disk is full; free some, then `synth-engine run --resume`."),
+    (
+        "No module named 'sglang'",
+        "policy.sglang holds no SGLang; `synth-engine install-sglang` makes one that does.",
+    ),
+    ("ModuleNotFoundError", "A package is missing; install its environment again (make run, or install-sglang)."),
+    (
+        "out of memory|OutOfMemoryError|Not enough memory",
+        "The GPU's memory is full: end what else runs there (see `nvidia-smi`), or lower policy.kv_tokens.",
+    ),
+)
+"""What the last words of a process say, and what that means for the user; the first that fits."""
 
 _PR_SET_PDEATHSIG = 1
 _LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
@@ -144,7 +159,7 @@ class Child:
     def repeats(self, code: int) -> bool:
         """Whether it failed with the words of its last end, ten minutes ago at most: so would another start."""
         (before_s, before), now = self._ended, time.monotonic()
-        words = self.last_lines() if code == _FAILED else []
+        words = self.last_lines() if code in _FAILED else []
         self._ended = (now, words)
         return bool(words) and words == before and now - before_s < _WINDOW_S
 
@@ -183,14 +198,10 @@ def likely_cause(code: int, lines: Iterable[str], run: Path) -> str:
         return "It was killed from outside; the kernel does that when memory runs out: lower schedule.live_slots."
     if code in (-signal.SIGSEGV, -signal.SIGABRT, -signal.SIGILL):
         return f"It crashed in native code ({signal.Signals(-code).name}); reinstall the environment."
-    if "Address already in use" in text:
-        return "Its port was taken by another program; start the run again for a new one."
     # On a full disk the log has no words.
-    if "No space left" in text or shutil.disk_usage(run).free < _NO_SPACE_BYTES:
-        return "The disk is full; free some, then `synth-engine run --resume`."
-    if "ModuleNotFoundError" in text:
-        return "A package is missing; install the project's environment again (make run does)."
-    return ""
+    if shutil.disk_usage(run).free < _NO_SPACE_BYTES:
+        text += "No space left"
+    return next((cause for words, cause in _CAUSES if re.search(words, text, re.IGNORECASE)), "")
 
 
 def record(run: RunDir, children: Iterable[Child]) -> None:

@@ -142,9 +142,12 @@ class Supervisor:
                     return ending
                 if child.due is not None and time.monotonic() >= child.due:
                     self._start(child)
-            if self.phase is Phase.STARTING and not self._waiting_for():
-                self._start(self.engine)
-                self.phase = Phase.RUNNING
+            if self.phase is Phase.STARTING:
+                if not self._waiting_for():
+                    self._start(self.engine)
+                    self.phase = Phase.RUNNING
+                elif (late := self._late()) is not None:
+                    return late
             self._tick()
         return Ending(code=_SIGNALLED + self._signals[0], message="stopped; what was finished is saved")
 
@@ -187,6 +190,16 @@ class Supervisor:
         if not (self.run_directory.adapter(0) / "meta.json").exists():
             missing.append("the learner's first adapter")
         return tuple(missing)
+
+    def _late(self) -> Ending | None:
+        """The end of a run whose server does not get ready; one that hangs never says so itself."""
+        limit_s = self.config.policy.start_s
+        for child in self.servers:
+            if child.name not in self._ready and child.pid is not None and time.time() > child.started_at + limit_s:
+                cause = likely_cause(EXIT_FAILED, child.last_lines(), self.run_directory.path)
+                sentence = f"{child.name} was not ready {limit_s:g} s after its start (policy.start_s). {cause}"
+                return Ending(code=EXIT_FAILED, message=last_words(child, sentence))
+        return None
 
     def _progress(self) -> dict[str, Any]:
         """What the learner said since its last start; its word from an earlier life does not count."""

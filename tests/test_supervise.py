@@ -129,6 +129,16 @@ def test_children_share_a_process_group_of_their_own(monkeypatch, run):
     assert groups[0] != os.getpgid(0)
 
 
+def test_a_server_that_never_gets_ready_ends_the_run(monkeypatch, run):
+    """SGLang hangs when its port is taken; the last words and the cause are told."""
+    hangs = 'on_stop("server")\nprint("[Errno 98] address already in use", flush=True)\nforever()'
+    ending = supervisor(monkeypatch, run, server=hangs, learner=WAITING_LEARNER, sets=["policy.start_s=1"]).run()
+    assert ending.code == 1
+    assert "server-0 was not ready 1 s after its start (policy.start_s). Its port was taken" in ending.message
+    assert "[Errno 98]" in ending.message
+    assert told(run) == ["stop learner", "stop server"]
+
+
 def test_a_process_that_dies_is_started_again(monkeypatch, run):
     """An engine killed once comes back after a second, and the note says so."""
     engine = """
@@ -340,6 +350,9 @@ def test_likely_causes(monkeypatch, run):
     """What a person would look for first is said."""
     assert "memory" in likely_cause(-signal.SIGKILL, [], run.path)
     assert "port" in likely_cause(1, ["OSError: [Errno 98] Address already in use"], run.path)
+    assert "port" in likely_cause(1, ["ERROR: [Errno 98] error while binding: address already in use"], run.path)
+    assert "install-sglang" in likely_cause(1, ["ModuleNotFoundError: No module named 'sglang'"], run.path)
+    assert "GPU's memory" in likely_cause(1, ["torch.OutOfMemoryError: CUDA out of memory."], run.path)
     assert "disk" in likely_cause(1, ["OSError: [Errno 28] No space left on device"], run.path)
     assert likely_cause(1, ["KeyError: 'x'"], run.path) == ""
     monkeypatch.setattr(processes.shutil, "disk_usage", lambda _: SimpleNamespace(free=0))

@@ -104,6 +104,9 @@ class PolicySection(Section):
         1.0, "Sampling temperature of training episodes and evaluations", gt=0, unless={"policy.launch": "scripted"}
     )
     servers: int = key(1, "Servers to start, each on a port of its own", ge=1, only_if=STARTED, resumable=True)
+    start_s: float = key(
+        600.0, "How long a server may take to get ready before the run gives up", gt=0, only_if=STARTED, resumable=True
+    )
     threads: int = key(1, "Threads of each server that computes on the CPU", ge=1, only_if=STARTED, resumable=True)
     max_running: int = key(256, "Requests that one server decodes together", ge=1, only_if=STARTED)
     kv_tokens: Annotated[int, Field(ge=1)] | Literal["auto"] = key(
