@@ -4,16 +4,23 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: run test test-slow lint bench clean
+.PHONY: run run-sglang test test-slow sglang lint bench clean
 
 run: $(STAMP)            ## the main job on the embedded CPU default
 	$(BIN)/synth-engine run --config tiny
 
+run-sglang: $(STAMP) sglang ## the same against the real SGLang without a GPU; installs that in an environment of its own
+	$(BIN)/synth-engine run --config tiny --name tiny-sglang --set policy.launch=sglang --set policy.device=cpu
+
 test: $(STAMP) lint      ## linters, types, import contracts, fast suite
 	$(BIN)/pytest
 
-test-slow: $(STAMP)      ## kills, load, real servers
+test-slow: $(STAMP)      ## kills, load, real servers; without SGLang its tests are skipped, and say so
+	-$(MAKE) sglang
 	$(BIN)/pytest -m slow --timeout 300
+
+sglang: $(STAMP)         ## SGLang without a GPU, 3 GB under ~/.local/share; nothing to do if it is there
+	$(BIN)/synth-engine install-sglang --cpu
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

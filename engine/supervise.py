@@ -71,6 +71,8 @@ class Status:
     waiting_for: tuple[str, ...]
     notes: tuple[str, ...]
     """Sentences that are new since the last tick: restarts, orphans ended."""
+    said: str = ""
+    """The last line of the log of a server that is waited for, printable."""
 
 
 def commands(run: RunDir, config: Config, ports: Sequence[int]) -> tuple[list[Command], Command, Command]:
@@ -225,11 +227,16 @@ class Supervisor:
         waiting = self._waiting_for() if self.phase is Phase.STARTING else ()
         notes, self._notes = tuple(self._notes), []
         try:
-            self.on_tick(Status(phase=self.phase, waiting_for=waiting, notes=notes))
+            self.on_tick(Status(phase=self.phase, waiting_for=waiting, notes=notes, said=self._said(waiting)))
         except (OSError, SystemExit):
             # The terminal is gone (a hang-up, `| head`): the run goes on, or drains, unseen.
             self.on_tick = lambda _: None
         time.sleep(_TICK_S)
+
+    def _said(self, waiting: tuple[str, ...]) -> str:
+        slow = next((child for child in self.servers if child.name in waiting and child.pid is not None), None)
+        said = "".join(slow.last_lines(1)).strip() if slow is not None else ""
+        return "".join(filter(str.isprintable, said))
 
     # --- the end ------------------------------------------------------------------------------------------------
 

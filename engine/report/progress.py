@@ -19,6 +19,7 @@ from engine.supervise import Phase, Status
 
 _LINE_S = 10.0
 _LIVE_S = 1.0
+_SAID_CHARACTERS = 100
 _PHASES = {
     "starting": "starting",
     "heldout_before": "measuring held-out tasks, before",
@@ -59,7 +60,8 @@ class Progress:
         self._due, self._shown = now + (_LINE_S if self._live is None else _LIVE_S), stage
         if status.phase is Phase.STARTING:
             waiting = ", ".join(status.waiting_for) or "the engine"
-            self._show(Text(f"{_clock(now - self._begun)}  starting: waiting for {waiting}"))
+            said = f"  | {status.said[:_SAID_CHARACTERS]}" if status.said else ""
+            self._show(Text(f"{_clock(now - self._begun)}  starting: waiting for {waiting}{said}"))
             return
         gauges = read_gauges(self._run, self._config)
         if gauges.phase == "done":

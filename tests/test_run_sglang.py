@@ -1,0 +1,41 @@
+"""The main job against the real, unmodified SGLang on the CPU: started, fed with adapters, and audited."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from engine.rundir import RunDir, read_json, read_lines
+from tests.sglang_environment import needs_sglang
+
+SETTINGS = {
+    "run.steps": 3,
+    "eval.every": 0,
+    "eval.heldout_tasks": 24,
+    "policy.launch": "sglang",
+    "policy.device": "cpu",
+    "stream.low_water_mb": 0,
+}
+
+
+@pytest.mark.slow
+@needs_sglang
+def test_three_steps_against_sglang(tmp_path):
+    """Adapters are swapped under load; nothing is aborted, paused or mixed; the learner agrees with the server."""
+    settings = {**SETTINGS, "run.dir": tmp_path}
+    sets = [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]
+    argv = [sys.executable, "-m", "engine.cli", "run", "--config", "tiny", "--plain", *sets]
+    done = subprocess.run(argv, cwd=Path(__file__).parent.parent, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-4000:]
+    run = RunDir(tmp_path / "tiny")
+    summary = read_json(run.summary)
+    assert summary["steps"] == summary["swaps"] == 3
+    zeros = ("episodes_mixed_versions", "episodes_lost", "episodes_trained_twice")
+    assert [summary[key] for key in (*zeros, "requests_aborted_by_swap", "requests_paused_by_swap")] == [0] * 5
+    assert summary["broken_promises"] == {}
+    assert summary["heldout_after"]["episodes"] == 24
+    rows = list(read_lines(run.learner / "metrics.jsonl"))
+    # Log-probabilities of base (version 0) and adapters, learner against server, in nats.
+    assert max(row["learner/mismatch_abs_max_nats"] for row in rows) < 1e-4
+    assert rows[-1]["learner/base_k3_nats"] > 1e-5 > rows[-1]["learner/mismatch_k3_nats"]
