@@ -9,6 +9,11 @@ import pytest
 from blockbuster import BlockBuster, blockbuster_ctx
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """The environment that the tests against the real SGLang run it from."""
+    parser.addoption("--sglang", metavar="PYTHON", help="interpreter of an environment that SGLang is installed in")
+
+
 @pytest.fixture(scope="session")
 def anyio_backend() -> str:
     """Run async tests on asyncio, the loop the product runs on."""
