@@ -207,9 +207,9 @@ async def test_the_context_bounds_a_completion():
     """What is left of the model's context is asked for; with nothing left the episode has reached its limit."""
     server = recording()
     async with serving(server) as url, policy_of(CHAT, url) as (policy, _):
-        await policy.complete(turn(CHAT, ids=[5] * (CHAT.context_length - 21)))
+        await policy.complete(turn(CHAT, ids=[5] * (CHAT.context_length - 27)))
         with pytest.raises(LimitReached) as limit:
-            await policy.complete(turn(CHAT, ids=[5] * (CHAT.context_length - 1)))
+            await policy.complete(turn(CHAT, ids=[5] * (CHAT.context_length - 7)))
     assert server.bodies[0]["sampling_params"]["max_new_tokens"] == 20
     assert limit.value.stop is StopReason.TOKENS
 

@@ -1,7 +1,8 @@
 """Names of adapters, who uses them, and loading and unloading while requests run. Lives in the event loop.
 
 A name is bound to a load id when a request arrives, so that an unload (or a later load under the same name) never
-changes a request in flight.
+changes a request in flight. Loads and unloads happen one after the other, as in SGLang: while an unload waits for its
+users, the next load waits too.
 """
 
 from __future__ import annotations
@@ -49,8 +50,8 @@ class Adapters:
         self._worker = worker
         self.limits = limits
         self._by_name: dict[str, LoadedAdapter] = {}
-        self._loading: set[str] = set()
-        self._draining = 0
+        self._changing = anyio.Lock()
+        self._leaving = 0
         self._load_ids = itertools.count(BASE + 1)
 
     @property
@@ -60,8 +61,8 @@ class Adapters:
 
     @property
     def slots_used(self) -> int:
-        """Adapters that hold memory: loaded, being loaded, or unloaded but still in use."""
-        return len(self._by_name) + len(self._loading) + self._draining
+        """Adapters that hold memory: loaded, or unloaded but still in use."""
+        return len(self._by_name) + self._leaving
 
     async def load_below_root(self, name: str, path: str) -> None:
         """Load over HTTP: only from below the adapter root."""
@@ -77,34 +78,28 @@ class Adapters:
         """Read an adapter in a worker thread and serve it; requests in flight are not disturbed."""
         if not name or ":" in name:
             raise AdapterError(f"{name!r} is not an adapter name; use one without a colon")
-        if name in self._by_name or name in self._loading:
-            raise AdapterError(f"LoRA adapter with name {name} is already loaded; a new version needs a new name")
-        if self.slots_used >= self.limits.max_adapters:
-            raise AdapterError(f"all {self.limits.max_adapters} adapter slots are in use; unload one (--max-loras)")
-        self._loading.add(name)
-        try:
+        async with self._changing:
+            if name in self._by_name:
+                raise AdapterError(f"LoRA adapter with name {name} is already loaded; a new version needs a new name")
+            if self.slots_used >= self.limits.max_adapters:
+                raise AdapterError(f"all {self.limits.max_adapters} adapter slots are in use; unload one (--max-loras)")
             read = partial(read_adapter, path, self._decoder.shape, self._decoder.weights, self.limits.max_rank)
             adapter = await run_sync(read)
-        finally:
-            self._loading.discard(name)
-        load_id = next(self._load_ids)
-        self._by_name[name] = LoadedAdapter(name=name, path=path, load_id=load_id)
-        self._worker.submit(lambda scheduler: scheduler.install(load_id, adapter))
+            load_id = next(self._load_ids)
+            self._by_name[name] = LoadedAdapter(name=name, path=path, load_id=load_id)
+            self._worker.submit(lambda scheduler: scheduler.install(load_id, adapter))
 
     async def unload(self, name: str) -> None:
         """Unregister at once, then wait for the adapter's requests in flight."""
-        entry = self._by_name.pop(name, None)
-        if entry is None:
-            raise AdapterError(f"LoRA adapter with name {name} does not exist; loaded: {sorted(self._by_name)}")
-        self._draining += 1
-        try:
-            # Shielded: a client that gives up must not leave the adapter's memory behind.
-            with anyio.CancelScope(shield=True):
-                if entry.users:
-                    await entry.idle.wait()
-                self._worker.submit(lambda scheduler: scheduler.remove(entry.load_id))
-        finally:
-            self._draining -= 1
+        async with self._changing:
+            entry = self._by_name.pop(name, None)
+            if entry is None:
+                raise AdapterError(f"LoRA adapter with name {name} does not exist; loaded: {sorted(self._by_name)}")
+            self._leaving += 1
+            if not entry.users:
+                self._forget(entry)
+            # A client that gives up here leaves nothing behind: the last user's end forgets the adapter.
+            await entry.idle.wait()
 
     def acquire(self, name: str | None) -> LoadedAdapter | None:
         """Bind a request to the adapter now loaded under a name; None = the base model."""
@@ -125,4 +120,10 @@ class Adapters:
             return
         entry.users -= 1
         if entry.users == 0 and self._by_name.get(entry.name) is not entry:
-            entry.idle.set()
+            self._forget(entry)
+
+    def _forget(self, entry: LoadedAdapter) -> None:
+        """Give back what an unloaded adapter holds; nobody uses it any more."""
+        self._leaving -= 1
+        self._worker.submit(lambda scheduler: scheduler.remove(entry.load_id))
+        entry.idle.set()

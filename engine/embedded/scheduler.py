@@ -47,6 +47,7 @@ class Gauges:
     running: int = 0
     waiting: int = 0
     used_tokens: int = 0
+    """Tokens of running requests alone: what is cached gives way to them."""
     generated_tokens: int = 0
     prompt_tokens: int = 0
     cached_tokens: int = 0
@@ -250,16 +251,16 @@ class Scheduler:
         self.gauges.generated_tokens += len(drawing)
 
     def _finish(self, sequence: Sequence, token: int) -> Finish | None:
-        """Length before stop tokens before stop strings: SGLang's order."""
+        """Stop strings before stop tokens before the length: SGLang's order."""
         params = sequence.params
-        if len(sequence.logprobs) >= params.max_new_tokens:
-            return Finish(kind=FinishKind.LENGTH)
-        if token in sequence.stop_ids:
-            return Finish(kind=FinishKind.STOP, matched=token)
         if params.stop:
             matched = self._text.find_stop(sequence.output(), params.stop)
             if matched is not None:
                 return Finish(kind=FinishKind.STOP, matched=matched)
+        if token in sequence.stop_ids:
+            return Finish(kind=FinishKind.STOP, matched=token)
+        if len(sequence.logprobs) >= params.max_new_tokens:
+            return Finish(kind=FinishKind.LENGTH)
         return None
 
     def _share_prompt(self, sequence: Sequence) -> None:
@@ -290,4 +291,4 @@ class Scheduler:
     def _measure(self) -> None:
         self.gauges.running = len(self._running)
         self.gauges.waiting = len(self._waiting)
-        self.gauges.used_tokens = self._pool.used
+        self.gauges.used_tokens = sum(s.row.length for s in self._running if s.row is not None)

@@ -29,14 +29,14 @@ class Text:
         return ids
 
     def decode(self, output: list[int], params: SamplingParams, finish: Finish | None) -> str:
-        """The text of an output; what stopped it is cut off unless `no_stop_trim`."""
-        trims = finish is not None and finish.kind is FinishKind.STOP and not params.no_stop_trim
-        if trims and finish is not None and isinstance(finish.matched, int):
+        """The text of an output without what stopped it, or with it but nothing behind it (`no_stop_trim`)."""
+        matched = finish.matched if finish is not None and finish.kind is FinishKind.STOP else None
+        if isinstance(matched, int) and not params.no_stop_trim:
             output = output[:-1]
         text: str = self._tokenizer.decode(output, skip_special_tokens=params.skip_special_tokens)
-        if trims and finish is not None and isinstance(finish.matched, str):
-            at = text.find(finish.matched)
-            text = text if at < 0 else text[:at]
+        if isinstance(matched, str) and matched in text:
+            before, _, _ = text.partition(matched)
+            text = before + matched if params.no_stop_trim else before
         return text
 
     def find_stop(self, output: list[int], stops: tuple[str, ...]) -> str | None:

@@ -32,6 +32,8 @@ from engine.policy.servers import Servers
 from engine.types import Completion, StopReason, Turn
 
 _BACKOFF_S, _LONGEST_BACKOFF_S = 0.2, 5.0
+_CONTEXT_SPARE_TOKENS = 7
+"""SGLang refuses a prompt that leaves fewer of the context, and cuts a completion two tokens short of its end."""
 
 
 class Vocabulary(Protocol):
@@ -136,8 +138,8 @@ class HttpPolicy:
         return self._completion(server.url, turn, rid, reply)
 
     def _room(self, turn: Turn) -> int:
-        """Tokens that fit into the model's context behind this prompt, with one to spare."""
-        return self._chat.context_length - len(turn.ids) - 1
+        """Tokens that SGLang lets a completion have behind this prompt."""
+        return self._chat.context_length - len(turn.ids) - _CONTEXT_SPARE_TOKENS
 
     def _request(self, turn: Turn, rid: str) -> bytes:
         sampling = turn.sampling

@@ -24,7 +24,8 @@ LORA_MODULES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", 
 """What the learner's adapters change (learner.model.TARGET_MODULES)."""
 _CPU_TOKENS = 200_000
 """KV cache without a GPU; SGLang's own choice takes most of the memory and a minute to allocate (SGLANG_CPU.md)."""
-_SPARE_TOKENS = 16
+SPARE_TOKENS = 16
+"""Context beyond an episode's limit: SGLang keeps the last seven tokens for itself."""
 
 
 def environment_directory(*, cpu: bool) -> Path:
@@ -89,7 +90,7 @@ def server_flags(config: Config, *, port: int, index: int, cpu: bool) -> tuple[s
     flags = [
         *("--model-path", config.model.path, "--host", "127.0.0.1", "--port", str(port)),
         *("--random-seed", str(config.run.seed + index), "--log-level-http", "warning"),
-        *("--context-length", str(config.limits.tokens + _SPARE_TOKENS)),
+        *("--context-length", str(config.limits.tokens + SPARE_TOKENS)),
         *("--max-running-requests", str(policy.max_running)),
         *("--enable-lora", "--max-lora-rank", str(config.learner.rank), "--lora-target-modules", *LORA_MODULES),
         *("--max-loras-per-batch", slots, "--max-loaded-loras", slots),
