@@ -81,14 +81,3 @@ def test_what_is_remembered_is_bounded():
         if number % 100 == 0:
             assert routing.route("used") is a
     assert routing.route("ended") is b
-
-
-async def test_a_server_that_is_cut_off_owes_nothing():
-    """Every request in flight is cancelled, and remembered for when it can be told."""
-    server = Server(url=A, healthy=True)
-    server.flying["one"], control = anyio.CancelScope(), anyio.CancelScope()
-    server.asked.add(control)
-    server.cut()
-    assert server.flying["one"].cancel_called
-    assert control.cancel_called
-    assert server.orphans == {"one"}

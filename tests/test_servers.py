@@ -119,6 +119,26 @@ async def test_a_load_waits_for_a_server_that_is_away(adapter):
             await until(lambda: ADAPTER in back.adapters)
 
 
+async def test_swaps_do_not_wait_for_a_server_that_is_away(adapter):
+    """One of two: the other gets the load and the unload now, it gets both before its traffic."""
+    old = f"{RUN_ID}-v00002"
+    first, second, order = mock(), mock(), []
+    async with serving(first) as a, serving(second) as b, policy_of(CHAT, a, b, events=order) as (_, servers):
+        await servers.load(old, adapter)
+        away = servers.all[1]
+        servers.suspect(away)
+        await servers.load(ADAPTER, adapter)
+        await servers.unload(old)
+        assert (set(first.adapters), set(second.adapters)) == ({ADAPTER}, {old})
+        order.clear()
+        async with anyio.create_task_group() as tg:
+            tg.start_soon(servers.watch)
+            await until(lambda: away.healthy)
+            tg.cancel_scope.cancel()
+        assert set(second.adapters) == {ADAPTER}
+    assert [(row["event"], row["server"]) for row in order] == [("unload", b), ("load", b), ("restart", b)]
+
+
 async def test_resync_leaves_exactly_the_named_adapters_of_this_run(adapter):
     """Versions of an earlier engine are unloaded, the named ones loaded, other runs' adapters not touched."""
     server = mock(adapters={f"{RUN_ID}-v00001": "v00001", "other-00000000-v00001": "v00001"})

@@ -33,8 +33,8 @@ Process = tuple[str, subprocess.Popen]
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch):
-    """A second of silence is enough."""
-    monkeypatch.setattr(control, "SILENT_S", 1.0)
+    """Half of the silence is enough."""
+    monkeypatch.setattr(control, "SILENT_S", 1.5)
 
 
 @pytest.fixture

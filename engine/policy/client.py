@@ -49,7 +49,9 @@ class Vocabulary(Protocol):
 
 
 class RetryError(Exception):
-    """One attempt failed in a way that another may not; `event` is its word in swaps.jsonl."""
+    """One attempt failed in a way that another may not; `event` is its word in swaps.jsonl.
+
+    An attempt that was not aborted, and is followed by one on another server, is `moved` there."""
 
     event = "retry"
 

@@ -49,12 +49,6 @@ class Server:
         """What a new group is weighed against."""
         return len(self.flying) + self.reported
 
-    def cut(self) -> None:
-        """Stop waiting for its answers: each request in flight fails now, and may go elsewhere."""
-        self.orphans.update(self.flying)
-        for scope in (*self.flying.values(), *self.asked):
-            scope.cancel()
-
 
 class Routing:
     """Remembers which server each group is on."""
