@@ -16,6 +16,7 @@ from engine.commands.doctor import command as doctor
 from engine.commands.install_sglang import command as install_sglang
 from engine.config.load import validate
 from engine.errors import ConfigError, RunError
+from engine.manifest import model_directory
 from engine.rundir import RunDir
 from engine.serving import install as install_module
 from engine.serving import sglang
@@ -25,7 +26,8 @@ from engine.serving.install import installed, look
 
 def config_of(**policy):
     """A configuration whose policy is served by SGLang on the CPU."""
-    return validate({"policy": {"launch": "sglang", "device": "cpu", **policy}}, {})
+    model = {"path": str(model_directory("tiny"))}
+    return validate({"policy": {"launch": "sglang", "device": "cpu", **policy}, "model": model}, {})
 
 
 @pytest.fixture
@@ -54,7 +56,7 @@ def test_the_server_is_given_what_the_run_needs(fake_environment, tmp_path):
         },
         {},
     )
-    command = sglang.server_command(RunDir(tmp_path), config, port=31_000, index=1)
+    command = sglang.server_commands(RunDir(tmp_path), config, [30_000, 31_000])[1]
     assert command.argv[:3] == (str(fake_environment / "bin/python"), "-m", "sglang.launch_server")
     assert command.name == "server-1"
     assert value_after(command.argv, "--port") == "31000"
@@ -67,26 +69,49 @@ def test_the_server_is_given_what_the_run_needs(fake_environment, tmp_path):
     assert command.environment["OMP_NUM_THREADS"] == "1"
 
 
-def test_on_a_gpu_sglang_chooses_its_own_backends(fake_environment, tmp_path):
-    """No flag of the CPU path, no stand-in, and no KV size unless one is set."""
-    config = config_of(device="cuda", sglang=str(fake_environment))
-    command = sglang.server_command(RunDir(tmp_path), config, port=1, index=0)
-    assert not {"--device", "--attention-backend", "--lora-backend", "--max-total-tokens"} & set(command.argv)
-    assert command.environment.get("PYTHONPATH") != str(sglang.STAND_INS)
-    sized = config_of(device="cuda", sglang=str(fake_environment), kv_tokens=50_000)
-    assert value_after(sglang.server_flags(sized, port=1, index=0, cpu=False), "--max-total-tokens") == "50000"
+@pytest.fixture
+def driver(tmp_path, monkeypatch):
+    """A program called nvidia-smi that prints a table, or fails; no other program is found."""
+
+    def install(body: str) -> None:
+        program = tmp_path / "bin" / "nvidia-smi"
+        program.parent.mkdir(exist_ok=True)
+        program.write_text(f"#!/bin/sh\n{body}\n")
+        program.chmod(program.stat().st_mode | stat.S_IXUSR)
+        monkeypatch.setenv("PATH", str(program.parent))
+
+    return install
 
 
-def test_the_users_flags_come_last():
+TWO_GPUS = "echo '0, NVIDIA H100, 81559, 80000'; echo '1, NVIDIA H100, 81559, 80000'"
+
+
+def test_on_gpus_sglang_chooses_its_own_backends(driver, fake_environment, tmp_path):
+    """No flag of the CPU path, no stand-in, no KV size unless one is set, and each server sees its GPU alone."""
+    driver(TWO_GPUS)
+    config = config_of(device="auto", sglang=str(fake_environment), servers=2)
+    first, second = sglang.server_commands(RunDir(tmp_path), config, [1, 2])
+    assert [command.environment["CUDA_VISIBLE_DEVICES"] for command in (first, second)] == ["0", "1"]
+    assert not {"--device", "--attention-backend", "--lora-backend", "--max-total-tokens"} & set(first.argv)
+    assert first.environment.get("PYTHONPATH") != str(sglang.STAND_INS)
+    sized = config_of(device="cuda", sglang=str(fake_environment), kv_tokens=50_000, tensor_parallel=2)
+    [wide] = sglang.server_commands(RunDir(tmp_path), sized, [1])
+    assert value_after(wide.argv, "--max-total-tokens") == "50000"
+    assert value_after(wide.argv, "--tensor-parallel-size") == "2"
+    assert wide.environment["CUDA_VISIBLE_DEVICES"] == "0,1"
+
+
+def test_the_users_flags_come_last(fake_environment, tmp_path):
     """So that they win."""
-    flags = sglang.server_flags(config_of(flags="--dtype bfloat16 --max-lora-rank 64"), port=1, index=0, cpu=True)
-    assert value_after(flags, "--dtype") == "bfloat16"
-    assert value_after(flags, "--max-lora-rank") == "64"
+    config = config_of(sglang=str(fake_environment), flags="--dtype bfloat16 --max-lora-rank 64")
+    [command] = sglang.server_commands(RunDir(tmp_path), config, [1])
+    assert value_after(command.argv, "--dtype") == "bfloat16"
+    assert value_after(command.argv, "--max-lora-rank") == "64"
 
 
 def test_a_command_can_start_sglang(tmp_path):
     """For containers: our flags are appended."""
-    command = sglang.server_command(RunDir(tmp_path), config_of(sglang="env A=1 true"), port=1, index=0)
+    [command] = sglang.server_commands(RunDir(tmp_path), config_of(sglang="env A=1 true"), [1])
     assert command.argv[:4] == ("env", "A=1", "true", "--model-path")
 
 
@@ -104,20 +129,6 @@ def test_an_sglang_that_cannot_be_started_is_named(named, sentence, monkeypatch,
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
     with pytest.raises(ConfigError, match=sentence):
         sglang.launcher(config_of(sglang=named))
-
-
-@pytest.fixture
-def driver(tmp_path, monkeypatch):
-    """A program called nvidia-smi that prints a table, or fails; no other program is found."""
-
-    def install(body: str) -> None:
-        program = tmp_path / "bin" / "nvidia-smi"
-        program.parent.mkdir(exist_ok=True)
-        program.write_text(f"#!/bin/sh\n{body}\n")
-        program.chmod(program.stat().st_mode | stat.S_IXUSR)
-        monkeypatch.setenv("PATH", str(program.parent))
-
-    return install
 
 
 def test_gpus_are_what_the_driver_shows(driver):

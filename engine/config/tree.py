@@ -92,6 +92,16 @@ class PolicySection(Section):
     device: Literal["auto", "cuda", "cpu"] = key(
         "auto", "Where SGLang computes; auto: on the GPUs if there are any", only_if=SGLANG, resumable=True
     )
+    gpus: tuple[Annotated[int, Field(ge=0)], ...] = key(
+        (), "GPUs that serve, by index; empty: all that do not train", only_if=SGLANG, resumable=True
+    )
+    tensor_parallel: int = key(1, "GPUs of each server", ge=1, only_if=SGLANG, resumable=True)
+    memory_fraction: Annotated[float, Field(gt=0, lt=1)] | Literal["auto"] = key(
+        "auto",
+        "Share of a GPU's memory for weights and KV cache; auto: SGLang's choice, or what a learner on it leaves",
+        only_if=SGLANG,
+        resumable=True,
+    )
     flags: str = key("", "More flags for sglang.launch_server; they win over ours", only_if=SGLANG, resumable=True)
     script: str = key(
         "engine.scripted:GoldPolicy",
@@ -220,6 +230,9 @@ class LearnerSection(Section):
     micro_batch_tokens: int = key(
         8192, "Padded tokens of one micro-batch; at least limits.tokens", ge=64, only_if=GRPO, resumable=True
     )
+    gpus: tuple[Annotated[int, Field(ge=0)], ...] = key(
+        (), "GPUs that train, one rank on each; empty: the CPU", only_if=GRPO, resumable=True
+    )
     threads: int = key(1, "Torch threads", ge=1, only_if=GRPO, resumable=True)
     warm_start: str = key("", "Directory of an adapter to start from; empty starts at zero", only_if=GRPO)
 
@@ -276,6 +289,11 @@ class Config(Section):
     def max_live(self) -> int:
         """Most training episodes that can be live at once."""
         return self.group_budget * self.schedule.group_size
+
+    @property
+    def adapter_slots(self) -> int:
+        """Adapters that a server has room for: max_staleness + 4 versions and a spare, so that none is evicted."""
+        return self.schedule.max_staleness + 5
 
     @property
     def started_servers(self) -> int:

@@ -20,18 +20,23 @@ def server_commands(
 
     Raises ConfigError if SGLang is wanted and not installed."""
     if config.policy.launch == "sglang":
-        return [sglang.server_command(run, config, port=port, index=index) for index, port in enumerate(ports)]
+        return sglang.server_commands(run, config, ports)
     root = adapter_root or run.path
     return [_embedded(run, config, port, index, root) for index, port in enumerate(ports)]
 
 
 def _embedded(run: RunDir, config: Config, port: int, index: int, adapter_root: Path) -> Command:
     policy, name = config.policy, f"server-{index}"
-    # One slot each for max_staleness + 4 loaded versions, and a spare, so that the server never has to evict.
-    slots = str(config.schedule.max_staleness + 5)
     argv = (
         *(sys.executable, "-m", "engine.embedded", "--model", config.model.path, "--port", str(port)),
-        *("--adapter-root", str(adapter_root), "--max-loras", slots, "--max-lora-rank", str(config.learner.rank)),
+        *(
+            "--adapter-root",
+            str(adapter_root),
+            "--max-loras",
+            str(config.adapter_slots),
+            "--max-lora-rank",
+            str(config.learner.rank),
+        ),
         *("--max-running", str(policy.max_running), "--threads", str(policy.threads)),
         *("--seed", str(config.run.seed + index), "--parent-pid", str(os.getpid())),
         *(() if policy.kv_tokens == "auto" else ("--max-total-tokens", str(policy.kv_tokens))),

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import shlex
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 from engine.config import ASSETS, Config, child_environment, environment
@@ -16,6 +17,8 @@ from engine.errors import ConfigError
 from engine.processes import Command, torch_environment
 from engine.rundir import RunDir
 from engine.serving.gpus import gpus
+from engine.serving.placement import memory_share, needs, place
+from engine.serving.shape import ModelShape
 
 VERSION = "0.5.23"
 """The release whose HTTP contract the client speaks, and which the conformance tests run against."""
@@ -83,37 +86,61 @@ def server_environment(*, cpu: bool, threads: int) -> dict[str, str]:
     return {**torch_environment(threads), **offline, "SGLANG_USE_CPU_ENGINE": "1", "PYTHONPATH": str(STAND_INS)}
 
 
-def server_flags(config: Config, *, port: int, index: int, cpu: bool) -> tuple[str, ...]:
-    """`sglang.launch_server`'s flags for a run; what policy.flags says comes last and wins."""
-    # One slot each for max_staleness + 4 loaded versions and the base, so that the server never has to evict.
-    slots, policy = str(config.schedule.max_staleness + 5), config.policy
-    flags = [
-        *("--model-path", config.model.path, "--host", "127.0.0.1", "--port", str(port)),
-        *("--random-seed", str(config.run.seed + index), "--log-level-http", "warning"),
+def server_commands(run: RunDir, config: Config, ports: Sequence[int]) -> list[Command]:
+    """SGLang as the servers of a run, one on each port.
+
+    Raises ConfigError if it is not installed, or the GPUs are not there or too small."""
+    start, cpu, flags = launcher(config), on_cpu(config), _flags(config)
+    environment = server_environment(cpu=cpu, threads=config.policy.threads)
+    places: list[tuple[list[str], dict[str, str]]] = (
+        [(_cpu_flags(config), {})] * len(ports) if cpu else _on_gpus(config)
+    )
+    commands = []
+    for index, (port, (more, variables)) in enumerate(zip(ports, places, strict=True)):
+        own = ("--port", str(port), "--random-seed", str(config.run.seed + index))
+        commands.append(
+            Command(
+                name=f"server-{index}",
+                # What the user says comes last and wins.
+                argv=(*start, *flags, *own, *more, *shlex.split(config.policy.flags)),
+                log=run.path / f"server-{index}.log",
+                environment={**environment, **variables},
+                leashed=True,
+            )
+        )
+    return commands
+
+
+def _flags(config: Config) -> list[str]:
+    """`sglang.launch_server`'s flags that every server of a run has."""
+    slots = str(config.adapter_slots)
+    return [
+        *("--model-path", config.model.path, "--host", "127.0.0.1", "--log-level-http", "warning"),
         *("--context-length", str(config.limits.tokens + SPARE_TOKENS)),
-        *("--max-running-requests", str(policy.max_running)),
+        *("--max-running-requests", str(config.policy.max_running)),
         *("--enable-lora", "--max-lora-rank", str(config.learner.rank), "--lora-target-modules", *LORA_MODULES),
         *("--max-loras-per-batch", slots, "--max-loaded-loras", slots),
     ]
-    tokens = policy.kv_tokens
-    if cpu:
-        flags += ["--device", "cpu", "--dtype", "float32", "--attention-backend", "torch_native"]
-        flags += ["--lora-backend", "torch_native", "--disable-overlap-schedule", "--sleep-on-idle"]
-        tokens = max(_CPU_TOKENS, config.limits.tokens) if tokens == "auto" else tokens
-    if tokens != "auto":
-        flags += ["--max-total-tokens", str(tokens)]
-    return (*flags, *shlex.split(policy.flags))
 
 
-def server_command(run: RunDir, config: Config, *, port: int, index: int) -> Command:
-    """SGLang as server number `index` of a run.
+def _cpu_flags(config: Config) -> list[str]:
+    tokens = config.policy.kv_tokens
+    return [
+        *("--device", "cpu", "--dtype", "float32", "--attention-backend", "torch_native"),
+        *("--lora-backend", "torch_native", "--disable-overlap-schedule", "--sleep-on-idle"),
+        *("--max-total-tokens", str(max(_CPU_TOKENS, config.limits.tokens) if tokens == "auto" else tokens)),
+    ]
 
-    Raises ConfigError if it is not installed."""
-    cpu = on_cpu(config)
-    return Command(
-        name=f"server-{index}",
-        argv=(*launcher(config), *server_flags(config, port=port, index=index, cpu=cpu)),
-        log=run.path / f"server-{index}.log",
-        environment=server_environment(cpu=cpu, threads=config.policy.threads),
-        leashed=True,
-    )
+
+def _on_gpus(config: Config) -> list[tuple[list[str], dict[str, str]]]:
+    """Flags and variables of each server on its GPUs."""
+    here, shape, flags = gpus(), ModelShape.read(Path(config.model.path)), []
+    placement = place(config, here)
+    needs(config, placement, shape, here)
+    if (share := memory_share(config, placement, shape, here)) is not None:
+        flags += ["--mem-fraction-static", str(share)]
+    if config.policy.kv_tokens != "auto":
+        flags += ["--max-total-tokens", str(config.policy.kv_tokens)]
+    if config.policy.tensor_parallel > 1:
+        flags += ["--tensor-parallel-size", str(config.policy.tensor_parallel)]
+    return [(flags, {"CUDA_VISIBLE_DEVICES": ",".join(map(str, members))}) for members in placement.servers]

@@ -22,7 +22,7 @@ from safetensors.torch import load_file, save_file
 from engine.config.load import validate
 from engine.processes import Child
 from engine.rundir import RunDir
-from engine.serving.sglang import SPARE_TOKENS, server_command
+from engine.serving.sglang import SPARE_TOKENS, server_commands
 from engine.supervise import free_ports, server_is_ready
 from tests.conformance.differences import EMBEDDED, SGLANG, Differences
 from tests.embedded_models import make_adapter, make_model
@@ -116,7 +116,7 @@ def sglang(files: Files) -> Iterator[Subject]:
         {},
     )
     [port] = free_ports(1)
-    url, child = f"http://127.0.0.1:{port}", Child(server_command(RunDir(files.outside), config, port=port, index=0))
+    url, child = f"http://127.0.0.1:{port}", Child(server_commands(RunDir(files.outside), config, [port])[0])
     child.start(0)
     try:
         deadline = time.monotonic() + _START_S
