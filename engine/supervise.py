@@ -78,20 +78,32 @@ class Status:
 def commands(run: RunDir, config: Config, ports: Sequence[int]) -> tuple[list[Command], Command, Command]:
     """What a run starts: a server on each of `ports`, learner, engine."""
     servers = server_commands(run, config, ports)
-    simulated = config.learner.kind == "simulated"
-    learner = Command(
-        name="learner",
-        argv=_module(*(("engine.scripted", "learner") if simulated else ("learner",)), run=run),
-        log=run.path / "learner.log",
-        environment=child_environment() if simulated else torch_environment(config.learner.threads),
-    )
     engine = Command(
         name="engine",
         argv=_module("engine.run", run=run),
         log=run.path / "engine.log",
         environment=child_environment(),
     )
-    return servers, learner, engine
+    return servers, _learner(run, config), engine
+
+
+def _learner(run: RunDir, config: Config) -> Command:
+    log, learner, ranks = run.path / "learner.log", config.learner, config.learner_ranks
+    if learner.kind == "simulated":
+        argv = _module("engine.scripted", "learner", run=run)
+        return Command(name="learner", argv=argv, log=log, environment=child_environment())
+    environment = torch_environment(learner.threads)
+    if learner.gpus:
+        # As nvidia-smi counts them; rank r computes on the r-th of these.
+        visible = ",".join(map(str, learner.gpus))
+        environment |= {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "CUDA_VISIBLE_DEVICES": visible}
+    if ranks == 1:
+        return Command(name="learner", argv=_module("learner", run=run), log=log, environment=environment)
+    argv = (
+        *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--local-addr", "127.0.0.1"),
+        *("--nproc-per-node", str(ranks), "--log-dir", str(run.learner / "torchrun"), "-m", "learner", str(run.path)),
+    )
+    return Command(name="learner", argv=argv, log=log, environment=environment, leashed=True)
 
 
 class Supervisor:

@@ -79,6 +79,11 @@ class OpenStep:
     all_high: int = 0
     """Zero-variance groups with rewards of one half or more."""
 
+    @property
+    def episodes(self) -> list[TrainedEpisode]:
+        """What the step trains on, in arrival order."""
+        return [episode for usable in self.usable for episode in usable.episodes]
+
     def take(self, tg: TaskGroup, rules: FormingRules, advantage: Advantage) -> DropReason | None:
         """Decide about the next group of the stream; returns the reason if it is dropped.
 

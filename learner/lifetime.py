@@ -26,6 +26,14 @@ class Lifetime:
         if parent_pid is not None:
             threading.Thread(target=self._watch, args=(parent_pid,), name="parent-watch", daemon=True).start()
 
+    def install_rank(self, *, leads: bool) -> None:
+        """The same for one of several ranks, which torchrun started and signals: rank 0 alone decides when to stop.
+
+        If torchrun is gone, it was killed, and so is this process: others may already be starting in its place."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._on_signal if leads else signal.SIG_IGN)
+        threading.Thread(target=_end_with, args=(os.getppid(),), name="parent-watch", daemon=True).start()
+
     @property
     def stopping(self) -> bool:
         """Whether a stop was asked for."""
@@ -49,3 +57,9 @@ class Lifetime:
             if os.getppid() != parent_pid:
                 self.stop()
             time.sleep(_POLL_S)
+
+
+def _end_with(parent_pid: int) -> None:
+    while os.getppid() == parent_pid:
+        time.sleep(_POLL_S)
+    os._exit(1)

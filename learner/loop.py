@@ -23,18 +23,18 @@ from engine.rundir import RunDir, remove_staged, write_json
 from engine.stream.reader import StreamReader
 from engine.types import TaskGroup
 from learner import health, records
-from learner.advantage import find_advantage
+from learner.advantage import Advantage, find_advantage
 from learner.checkpoint import Checkpoint, config_sha256, latest, rng_state
 from learner.forming import FormingRules, OpenStep
 from learner.lifetime import Lifetime
-from learner.loss import Clip
 from learner.metrics import Clock, Row, metrics_row, staleness_tokens
-from learner.model import LoraPolicy, LoraSettings, load_policy
+from learner.model import LoraPolicy
 from learner.probe import probe
 from learner.progress import Counters, State, write_progress
 from learner.publish import publish
+from learner.ranks import Order, Ranks
 from learner.schedule import Schedule
-from learner.step import GrpoStep, NotFiniteError, StepResult, StepSettings
+from learner.step import GrpoStep, NotFiniteError, StepResult
 
 _READ_TIMEOUT_S = 0.2
 """How long a stop may go unnoticed while waiting for groups."""
@@ -43,18 +43,18 @@ log = structlog.get_logger("learner")
 
 
 class Learner:
-    """Trains the policy of one run directory."""
+    """Trains the policy of one run directory; with several ranks, this is rank 0 and learner.follow the others."""
 
-    def __init__(self, run: RunDir, config: Config, lifetime: Lifetime) -> None:
-        self.run, self.config, self.lifetime = run, config, lifetime
+    def __init__(self, run: RunDir, config: Config, lifetime: Lifetime, ranks: Ranks | None = None) -> None:
+        self.run, self.config, self.lifetime, self.ranks = run, config, lifetime, ranks or Ranks()
         self.rules = FormingRules.of(config)
-        self.advantage = find_advantage(config.learner.advantage)
         self.schedule = Schedule.of(config)
         self.config_hash = config_sha256(config)
         self.counters = Counters()
         self.opened = OpenStep(version=0)
         self.rows: list[Row] = []
         self.wait_s = self.read_s = self.step_s = self.publish_s = 0.0
+        self.advantage: Advantage
         self.grpo: GrpoStep
 
     @property
@@ -66,7 +66,7 @@ class Learner:
         """Train until the last step, the end of the stream, or a stop.
 
         `flush` trains the groups left over at the end of a closed stream as one smaller step. Raises ConfigError and
-        RunError with one sentence; AbandonedError if a stop cut a step."""
+        RunError with one sentence; AbandonedError if a stop cut a step; RankLostError if another rank ended."""
         self._begin()
         steps, closed = self.config.run.steps, False
         with StreamReader(self.run.trajectories, cursor=self.counters.cursor) as reader:
@@ -77,6 +77,7 @@ class Learner:
                 if closed:
                     closed = reader.closed
                     break
+        self.ranks.order(None)
         if closed or self.counters.step >= steps:
             self._progress(State.DONE)
 
@@ -99,21 +100,18 @@ class Learner:
             self.opened = OpenStep(version=self.counters.version)
         self._progress(State.STARTING)
         learner = self.config.learner
-        lora = LoraSettings(rank=learner.rank, alpha=learner.alpha)
+        self.advantage = find_advantage(learner.advantage)
         warm_start = Path(learner.warm_start) if learner.warm_start and checkpoint is None else None
-        policy = load_policy(Path(self.config.model.path), lora, seed=self.config.run.seed, warm_start=warm_start)
-        clip = Clip(low=learner.clip_low, high=learner.clip_high, cap=learner.ratio_cap)
-        settings = StepSettings(clip=clip, grad_clip=learner.grad_clip, micro_batch_tokens=learner.micro_batch_tokens)
-        self.grpo = GrpoStep(policy, settings)
+        self.grpo = GrpoStep.of(self.config, self.ranks, warm_start)
         if checkpoint is None:
-            checkpoint = self._checkpoint(self.counters, {"max_abs": _max_abs(policy)}, None, None)
+            checkpoint = self._checkpoint(self.counters, {"max_abs": _max_abs(self.policy)}, None, None)
             checkpoint.write(self.run)
         else:
-            policy.load(checkpoint.adapter, "the checkpoint")
-            self.grpo.restore(self.counters.step, checkpoint.moments)
+            self.grpo.resume(checkpoint)
             torch.set_rng_state(checkpoint.rng)
         self.rows = records.repair(self.run, checkpoint)
-        publish(self.run, policy, checkpoint.adapter, checkpoint.published)
+        publish(self.run, self.policy, checkpoint.adapter, checkpoint.published)
+        self.ranks.begin(self.counters.step)
         self._progress(State.RUNNING)
         log.info("learner started", step=self.counters.step, cursor=self.counters.cursor)
 
@@ -139,7 +137,8 @@ class Learner:
     def _train(self, cursor: tuple[int, int], *, flushed: bool) -> None:
         started = time.perf_counter()
         step = self.counters.step + 1
-        episodes = [episode for usable in self.opened.usable for episode in usable.episodes]
+        self.ranks.order(Order(cursor=cursor, step=step))
+        episodes = self.opened.episodes
         mismatch = probe(self.run, self.policy, episodes)
         probed = time.perf_counter()
         try:

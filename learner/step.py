@@ -1,7 +1,8 @@
 """One GRPO step: gradients over micro-batches, checks, one Adam update.
 
-Micro-batches add plain sums divided by the step's own number of policy tokens, so their cut does not change the
-gradient. Nothing non-finite ever reaches the adapter: loss, gradient norm and every updated tensor are checked.
+Micro-batches add plain sums divided by the step's own number of policy tokens, so neither their cut nor their share
+among ranks changes the gradient; every rank then makes the same update. Nothing non-finite ever reaches the adapter:
+loss, gradient norm and every updated tensor are checked.
 """
 
 from __future__ import annotations
@@ -9,16 +10,21 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from engine.config import Config
 from engine.errors import RunError
+from learner.checkpoint import Checkpoint
 from learner.forward import policy_logprobs
 from learner.loss import Clip, TokenLoss, ppo_token_loss
-from learner.model import LoraPolicy
+from learner.model import LoraPolicy, LoraSettings, load_policy
+from learner.ranks import Ranks, deal, even_budget
 from learner.rows import MicroBatch, TrainedEpisode, micro_batches
 
 BETAS = (0.9, 0.95)
@@ -46,6 +52,13 @@ class StepSettings:
     clip: Clip
     grad_clip: float
     micro_batch_tokens: int
+
+    @classmethod
+    def of(cls, config: Config) -> Self:
+        """The numbers in a configuration."""
+        learner = config.learner
+        clip = Clip(low=learner.clip_low, high=learner.clip_high, cap=learner.ratio_cap)
+        return cls(clip=clip, grad_clip=learner.grad_clip, micro_batch_tokens=learner.micro_batch_tokens)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -84,20 +97,34 @@ class StepResult:
 
 
 class GrpoStep:
-    """Trains one policy, step after step."""
+    """Trains one policy, step after step; with several ranks, all of them call the same methods in the same order."""
 
-    def __init__(self, policy: LoraPolicy, settings: StepSettings) -> None:
-        self.policy, self.settings = policy, settings
+    def __init__(self, policy: LoraPolicy, settings: StepSettings, ranks: Ranks | None = None) -> None:
+        self.policy, self.settings, self.ranks = policy, settings, ranks or Ranks()
         self.optimizer = torch.optim.Adam(policy.parameters.values(), lr=0.0, betas=BETAS, eps=1e-8)
+
+    @classmethod
+    def of(cls, config: Config, ranks: Ranks, warm_start: Path | None = None) -> Self:
+        """With the model and the settings of a configuration.
+
+        Raises ConfigError for a model or a warm start that cannot be used."""
+        lora = LoraSettings(rank=config.learner.rank, alpha=config.learner.alpha)
+        policy = load_policy(Path(config.model.path), lora, seed=config.run.seed, warm_start=warm_start)
+        return cls(policy, StepSettings.of(config), ranks)
+
+    def resume(self, checkpoint: Checkpoint) -> None:
+        """Continue after the step of a checkpoint."""
+        self.policy.load(checkpoint.adapter, "the checkpoint")
+        self.restore(checkpoint.counters.step, checkpoint.moments)
 
     def run(
         self, episodes: Sequence[TrainedEpisode], lr: float, abandon: Callable[[], bool] = lambda: False
     ) -> StepResult:
         """Train on `episodes` once.
 
-        Raises NotFiniteError naming the first bad tensor, and AbandonedError when `abandon` says so between two
-        micro-batches; the policy's tensors are unchanged then."""
-        batches = micro_batches(episodes, self.settings.micro_batch_tokens)
+        Raises NotFiniteError naming the first bad tensor, and AbandonedError when `abandon` of any rank says so between
+        two micro-batches; the policy's tensors are unchanged then. Raises RankLostError if another rank ended."""
+        batches = self._cut(episodes)
         sums = self.gradients(batches, abandon)
         started = time.perf_counter()
         before = self.policy.snapshot()
@@ -115,23 +142,31 @@ class GrpoStep:
             update_norm=float(torch.stack([change.norm() for change in changes]).norm()),
             max_abs=max(float(tensor.abs().max()) for tensor in after),
             lr=lr,
-            tokens=_policy_tokens(sums.parts),
+            tokens=self._policy_tokens(batches, sums.parts),
             computed_tokens=sum(batch.ids_T.numel() for batch in batches),
             forward_s=sums.forward_s,
             backward_s=sums.backward_s,
             optimizer_s=time.perf_counter() - started,
         )
 
+    def _cut(self, episodes: Sequence[TrainedEpisode]) -> list[MicroBatch]:
+        budget, count = self.settings.micro_batch_tokens, self.ranks.count
+        batches = micro_batches(episodes, budget)
+        if count == 1 or not batches:
+            return batches
+        return micro_batches(episodes, even_budget(sum(batch.ids_T.numel() for batch in batches), budget, count))
+
     def gradients(self, batches: Sequence[MicroBatch], abandon: Callable[[], bool] = lambda: False) -> GradientSums:
-        """Fill the parameters' gradients from zero; see `run` for what it raises."""
+        """Fill the parameters' gradients from zero, those of all ranks; see `run` for what it raises."""
         total = sum(batch.target_P.numel() for batch in batches)
         if total == 0:
             raise NotFiniteError("the step has no policy token: every completion is empty")
         self.optimizer.zero_grad(set_to_none=True)
-        sums = GradientSums()
-        for batch in batches:
-            if abandon():
-                raise AbandonedError("the process has to end; the step is repeated after a resume")
+        sums, given_up = GradientSums(), False
+        for index in deal(batches, self.ranks.count)[self.ranks.rank]:
+            if given_up := abandon():
+                break
+            batch = batches[index]
             started = time.perf_counter()
             logprob_P, entropy_P = policy_logprobs(self.policy, batch)
             terms = ppo_token_loss(logprob_P, batch.behaviour_P, batch.advantage_P, self.settings.clip)
@@ -139,10 +174,50 @@ class GrpoStep:
             forwarded = time.perf_counter()
             loss.backward()
             sums.loss += float(loss.detach())
-            sums.parts.append((batch, replace(terms, loss_P=terms.loss_P.detach()), entropy_P))
+            sums.parts[index] = (replace(terms, loss_P=terms.loss_P.detach()), entropy_P)
             sums.forward_s += forwarded - started
             sums.backward_s += time.perf_counter() - forwarded
+        self._add_ranks(sums, given_up=given_up)
         return sums
+
+    def _add_ranks(self, sums: GradientSums, *, given_up: bool) -> None:
+        """Add up loss and gradients over the ranks; a rank that was dealt nothing adds zeros."""
+        started = time.perf_counter()
+        told = self.ranks.add(torch.tensor([float(given_up), sums.loss], dtype=torch.float64))
+        if told[0]:
+            raise AbandonedError("the process has to end; the step is repeated after a resume")
+        sums.loss = float(told[1])
+        if self.ranks.count > 1:
+            parameters = list(self.policy.parameters.values())
+            grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
+            flat = self.ranks.add(torch.cat([grad.flatten() for grad in grads]))
+            for parameter, part in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):
+                parameter.grad = part.view_as(parameter)
+        # Waiting for the slowest rank is part of a step's passes, as the time of computing alone is elsewhere.
+        sums.backward_s += time.perf_counter() - started
+
+    def _policy_tokens(self, batches: Sequence[MicroBatch], parts: Mapping[int, Part]) -> PolicyTokens:
+        """Every rank fills in what it saw in its own micro-batches; the sum is the table of the step."""
+        counts = [batch.target_P.numel() for batch in batches]
+        table = torch.zeros(5, sum(counts), dtype=torch.float64)
+        for index, seen in enumerate(table.split(counts, dim=1)):
+            if index in parts:
+                terms, entropy_P = parts[index]
+                columns = (terms.log_ratio_P, entropy_P, terms.low_P, terms.high_P, terms.cap_P)
+                seen.copy_(torch.stack([column.double() for column in columns]))
+        log_ratio_P, entropy_P, low_P, high_P, cap_P = self.ranks.add(table)
+        counts_B = np.array([len(episode.target_P) for batch in batches for episode in batch.episodes])
+        starts_B = np.cumsum(counts_B) - counts_B
+        return PolicyTokens(
+            log_ratio_P=log_ratio_P.numpy(),
+            mean_log_ratio_B=np.add.reduceat(log_ratio_P.numpy(), starts_B) / counts_B,
+            entropy_P=entropy_P.numpy(),
+            version_P=torch.cat([batch.version_P for batch in batches]).long().numpy(),
+            finite_P=torch.isfinite(torch.cat([batch.behaviour_P for batch in batches])).numpy(),
+            low_P=low_P.bool().numpy(),
+            high_P=high_P.bool().numpy(),
+            cap_P=cap_P.bool().numpy(),
+        )
 
     def _update(self, lr: float) -> float:
         parameters = list(self.policy.parameters.values())
@@ -184,28 +259,16 @@ class GrpoStep:
             }
 
 
+Part = tuple[TokenLoss, Tensor]
+"""Of one micro-batch: its loss terms (detached) and the entropy of its policy tokens."""
+
+
 @dataclass(slots=True, eq=False)
 class GradientSums:
     """What adds up over the micro-batches of a step, beside the gradients."""
 
     loss: float = 0.0
-    parts: list[tuple[MicroBatch, TokenLoss, Tensor]] = field(default_factory=list)
-    """Per micro-batch its rows, its loss terms (detached) and the entropy of its policy tokens."""
+    parts: dict[int, Part] = field(default_factory=dict)
+    """By index, those that this rank computed."""
     forward_s: float = 0.0
     backward_s: float = 0.0
-
-
-def _policy_tokens(parts: Sequence[tuple[MicroBatch, TokenLoss, Tensor]]) -> PolicyTokens:
-    log_ratio_P = torch.cat([terms.log_ratio_P for _, terms, _ in parts]).double().numpy()
-    counts_B = np.array([len(episode.target_P) for batch, _, _ in parts for episode in batch.episodes])
-    starts_B = np.cumsum(counts_B) - counts_B
-    return PolicyTokens(
-        log_ratio_P=log_ratio_P,
-        mean_log_ratio_B=np.add.reduceat(log_ratio_P, starts_B) / counts_B,
-        entropy_P=torch.cat([entropy_P for _, _, entropy_P in parts]).double().numpy(),
-        version_P=torch.cat([batch.version_P for batch, _, _ in parts]).long().numpy(),
-        finite_P=torch.cat([terms.finite_P for _, terms, _ in parts]).numpy(),
-        low_P=torch.cat([terms.low_P for _, terms, _ in parts]).numpy(),
-        high_P=torch.cat([terms.high_P for _, terms, _ in parts]).numpy(),
-        cap_P=torch.cat([terms.cap_P for _, terms, _ in parts]).numpy(),
-    )

@@ -98,6 +98,7 @@ def test_a_text_override_is_a_string():
         (["schedule.group_size=1"], "a group of one has no advantage"),
         (["limits.tokens=9000"], "cannot hold an episode of limits.tokens = 9000"),
         (["policy.system=be nice"], "must contain {rules}"),
+        (["learner.gpus=[0, 1]", "learner.ranks=2"], "one rank on each of learner.gpus"),
     ],
 )
 def test_contradictions_are_refused(overrides, words):

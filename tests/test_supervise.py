@@ -372,3 +372,20 @@ def test_commands_carry_thread_and_allocator_settings(run):
     for option, values in (("--port", ["1234", "1235"]), ("--seed", ["5", "6"])):
         assert [command.argv[command.argv.index(option) + 1] for command in servers] == values
     assert all(str(os.getpid()) == command.argv[-1] for command in (*servers, learner, engine))
+
+
+def test_several_ranks_are_started_by_torchrun(run):
+    """One rank on each GPU, counted as nvidia-smi does; the kernel ends torchrun with its supervisor."""
+    cpu = load("tiny", ["learner.ranks=3", "learner.threads=2"]).config
+    gpu = load("tiny", ["learner.gpus=[5, 2]"]).config
+    for config, count in ((cpu, "3"), (gpu, "2")):
+        learner = supervise.commands(run, config, [])[1]
+        assert learner.argv[1:3] == ("-m", "torch.distributed.run")
+        assert learner.argv[learner.argv.index("--nproc-per-node") + 1] == count
+        assert learner.argv[-3:] == ("-m", "learner", str(run.path))
+        assert learner.leashed
+    assert supervise.commands(run, cpu, [])[1].environment["OMP_NUM_THREADS"] == "2"
+    assert learner.environment["CUDA_VISIBLE_DEVICES"] == "5,2"
+    one = supervise.commands(run, load("tiny", ["learner.gpus=[5]"]).config, [])[1]
+    assert one.argv[1:3] == ("-m", "learner")
+    assert one.environment["CUDA_VISIBLE_DEVICES"] == "5"

@@ -233,7 +233,10 @@ class LearnerSection(Section):
     gpus: tuple[Annotated[int, Field(ge=0)], ...] = key(
         (), "GPUs that train, one rank on each; empty: the CPU", only_if=GRPO, resumable=True
     )
-    threads: int = key(1, "Torch threads", ge=1, only_if=GRPO, resumable=True)
+    ranks: int = key(
+        1, "Processes that share each step on the CPU; any number trains the same", ge=1, only_if=GRPO, resumable=True
+    )
+    threads: int = key(1, "Torch threads of each rank", ge=1, only_if=GRPO, resumable=True)
     warm_start: str = key("", "Directory of an adapter to start from; empty starts at zero", only_if=GRPO)
 
 
@@ -276,6 +279,8 @@ class Config(Section):
                 f"learner.micro_batch_tokens = {self.learner.micro_batch_tokens} cannot hold an episode of "
                 f"limits.tokens = {self.limits.tokens}: raise the first or lower the second"
             )
+        if self.learner.gpus and self.learner.ranks > 1:
+            raise ValueError("learner.ranks is for the CPU: there is one rank on each of learner.gpus; remove it")
         if "{rules}" not in self.policy.system:
             raise ValueError("policy.system must contain {rules}, or the agent never sees its task's rules")
         return self
@@ -304,6 +309,11 @@ class Config(Section):
     def sampling(self) -> Sampling:
         """How episodes are sampled."""
         return Sampling(temperature=self.policy.temperature)
+
+    @property
+    def learner_ranks(self) -> int:
+        """Processes that train."""
+        return len(self.learner.gpus) or self.learner.ranks
 
     @property
     def min_group_size(self) -> int:
