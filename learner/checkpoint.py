@@ -3,7 +3,8 @@
 ::
 
     learner/checkpoint-NNNNN/state.json            step, version, cursor, counters, the rows of that step
-                             tensors.safetensors   adapter `p.NAME`, Adam `m.NAME` and `v.NAME`, `rng`
+                             tensors.safetensors   adapter `p.NAME` as published, its float32 masters `w.NAME` where
+                                                   that is rounded, Adam `m.NAME` and `v.NAME`, `rng`
 
 The cursor is the end of the step's last group, so a resume neither repeats nor skips a group. The step's rows of
 steps.jsonl and metrics.jsonl are in the checkpoint too: a kill between the files is repaired from it. The last two are
@@ -49,7 +50,7 @@ class Checkpoint:
     """The step's row of metrics.jsonl; None for step 0."""
     adapter: Mapping[str, Tensor]
     moments: Mapping[str, Tensor]
-    """`m.NAME` and `v.NAME`."""
+    """`m.NAME` and `v.NAME`, and the masters `w.NAME` where the adapter is rounded."""
     rng: Tensor
 
     def write(self, run: RunDir) -> None:
@@ -92,7 +93,7 @@ def latest(run: RunDir) -> Checkpoint | None:
         step_row=state["step_row"],
         metrics_row=state["metrics_row"],
         adapter={name[2:]: tensor for name, tensor in tensors.items() if name.startswith("p.")},
-        moments={name: tensor for name, tensor in tensors.items() if name.startswith(("m.", "v."))},
+        moments={name: tensor for name, tensor in tensors.items() if name.startswith(("m.", "v.", "w."))},
         rng=tensors["rng"],
     )
 

@@ -203,7 +203,7 @@ class Learner:
             published=published,
             step_row=step_row,
             metrics_row=row,
-            adapter=self.policy.snapshot(),
+            adapter=self.policy.applied(),
             moments=self.grpo.optimizer_state(),
             rng=rng_state(),
         )

@@ -50,7 +50,8 @@ def _forward(self: PeftLinear, x: Tensor, *_: Any, **__: Any) -> Tensor:
     if self.disable_adapters:
         result: Tensor = base(x)
         return result
-    a, b = self.lora_A[ADAPTER].weight, self.lora_B[ADAPTER].weight
+    # What servers compute with is the adapter in the base's dtype; the gradients arrive in the masters', float32.
+    a, b = self.lora_A[ADAPTER].weight.to(x.dtype), self.lora_B[ADAPTER].weight.to(x.dtype)
     y_T: Tensor = _LoraLinear.apply(x.reshape(-1, x.shape[-1]), base, a, b, self.scaling[ADAPTER])
     return y_T.view(*x.shape[:-1], -1)
 

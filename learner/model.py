@@ -1,4 +1,7 @@
-"""The policy being trained: a frozen transformers decoder with a peft LoRA adapter, everything in float32.
+"""The policy being trained: a frozen transformers decoder with a peft LoRA adapter.
+
+The adapter's masters are float32. The base is what the servers run: float32 on the CPU, bfloat16 on GPUs; there the
+forward pass uses the masters rounded to bfloat16, and those rounded tensors are what is published.
 
 Only what the serving side applies exactly is trained: scaling alpha / r, all seven projections of every layer, no
 dropout, no bias, no extra modules (SGLang silently ignores the rest of a peft configuration). The adapter starts at
@@ -103,6 +106,16 @@ class LoraPolicy:
     """``base_model.model.model.layers.{i}...lora_{A|B}.weight`` -> parameter, sorted by name."""
 
     @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        return self.head.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the base, and so of the adapter that is applied and published."""
+        return self.head.dtype
+
+    @property
     def decoder(self) -> Any:
         """The decoder without its head: ids -> hidden states."""
         return self.model.get_base_model().model
@@ -118,8 +131,14 @@ class LoraPolicy:
         return hashlib.sha256((self.base_path / "config.json").read_bytes()).hexdigest()
 
     def snapshot(self) -> dict[str, Tensor]:
-        """A copy of the adapter's tensors."""
+        """A copy of the adapter's masters."""
         return {name: parameter.detach().clone() for name, parameter in self.parameters.items()}
+
+    def applied(self) -> dict[str, Tensor]:
+        """A copy, on the CPU, of the adapter as the forward pass applies it: what is published."""
+        return {
+            name: parameter.detach().to("cpu", self.dtype, copy=True) for name, parameter in self.parameters.items()
+        }
 
     @torch.no_grad()
     def load(self, tensors: Mapping[str, Tensor], where: str) -> None:
@@ -146,16 +165,25 @@ class LoraPolicy:
             self.load(current, "the trained adapter")
 
 
-def load_policy(base_path: Path, lora: LoraSettings, *, seed: int, warm_start: Path | None = None) -> LoraPolicy:
+def load_policy(
+    base_path: Path,
+    lora: LoraSettings,
+    *,
+    seed: int,
+    warm_start: Path | None = None,
+    placed: tuple[torch.device, torch.dtype] = (torch.device("cpu"), torch.float32),
+) -> LoraPolicy:
     """Load the base from a directory and put a fresh (seeded) or warm-started adapter on it.
 
-    Raises ConfigError naming the path for a base or adapter that cannot be used."""
+    `placed` is the device of both, and the dtype of the base alone: the adapter's masters are always float32. Raises
+    ConfigError naming the path for a base or adapter that cannot be used."""
     if not (base_path / "config.json").exists():
         raise ConfigError(f"{base_path}: no config.json: not a Hugging Face model directory")
     disable_progress_bar()
     torch.manual_seed(seed)
     check_architecture(base_path)
-    base = AutoModelForCausalLM.from_pretrained(base_path, dtype=torch.float32, attn_implementation=attention.NAME)
+    device, dtype = placed
+    base = AutoModelForCausalLM.from_pretrained(base_path, dtype=dtype, attn_implementation=attention.NAME)
     base.config.use_cache = False
     config = LoraConfig(
         r=lora.rank, lora_alpha=lora.alpha, target_modules=list(TARGET_MODULES), lora_dropout=0.0, bias="none"
@@ -163,7 +191,7 @@ def load_policy(base_path: Path, lora: LoraSettings, *, seed: int, warm_start: P
     with warnings.catch_warnings():
         # peft 0.21 reads an attribute that transformers 5.23 has renamed; neither concerns us.
         warnings.simplefilter("ignore", FutureWarning)
-        model = get_peft_model(base, config)
+        model = get_peft_model(base, config).to(device)
     fuse(model)
     model.train()
     marker = f".{ADAPTER}.weight"

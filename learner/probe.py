@@ -68,6 +68,6 @@ def probe(run: RunDir, policy: LoraPolicy, episodes: Sequence[TrainedEpisode]) -
 
 def _log_ratio(policy: LoraPolicy, episode: TrainedEpisode) -> NDArray[np.float64]:
     [batch] = micro_batches([episode], len(episode.ids_T))
-    logprob_P, _ = policy_logprobs(policy, batch)
+    logprob_P, _ = policy_logprobs(policy, batch.to(policy.device))
     # Clamped as in the loss: one wild token must not make the metric infinite.
-    return np.clip(logprob_P.double().numpy() - episode.behaviour_P, -LOG_RATIO_BOUND, LOG_RATIO_BOUND)
+    return np.clip(logprob_P.double().cpu().numpy() - episode.behaviour_P, -LOG_RATIO_BOUND, LOG_RATIO_BOUND)

@@ -2,7 +2,7 @@
 
 ::
 
-    adapters/v00012/adapter_model.safetensors   float32, under peft's names, sorted: equal weights, equal bytes
+    adapters/v00012/adapter_model.safetensors   the base's dtype, peft's names, sorted: equal weights, equal bytes
                     adapter_config.json         what peft and the servers read
                     meta.json                   version, step, hashes, norms
 
@@ -50,7 +50,7 @@ def publish(run: RunDir, policy: LoraPolicy, tensors: Mapping[str, Tensor], step
         "base_config_sha256": policy.base_config_sha256(),
         "adapter_sha256": digest,
         "bytes": len(weights),
-        "dtype": "float32",
+        "dtype": str(next(iter(tensors.values())).dtype).removeprefix("torch."),
         "r": policy.lora.rank,
         "alpha": policy.lora.alpha,
         "target_modules": TARGET_MODULES,

@@ -14,7 +14,7 @@ from lengths, never from an id.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -85,6 +85,20 @@ class MicroBatch:
     version_P: Tensor
     episodes: tuple[TrainedEpisode, ...]
     """In the order of their policy tokens."""
+
+    def to(self, device: torch.device) -> MicroBatch:
+        """The same with its tensors on `device`."""
+        return replace(
+            self,
+            ids_T=self.ids_T.to(device),
+            position_T=self.position_T.to(device),
+            before_P=self.before_P.to(device),
+            target_P=self.target_P.to(device),
+            behaviour_P=self.behaviour_P.to(device),
+            advantage_P=self.advantage_P.to(device),
+            temperature_P=self.temperature_P.to(device),
+            version_P=self.version_P.to(device),
+        )
 
 
 def trained_episode(episode: Episode, group_id: str, *, advantage: float, temperature: float) -> TrainedEpisode | None:

@@ -21,6 +21,7 @@ from torch import Tensor
 from engine.config import Config
 from engine.errors import RunError
 from learner.checkpoint import Checkpoint
+from learner.device import placed
 from learner.forward import policy_logprobs
 from learner.loss import Clip, TokenLoss, ppo_token_loss
 from learner.model import LoraPolicy, LoraSettings, load_policy
@@ -109,7 +110,13 @@ class GrpoStep:
 
         Raises ConfigError for a model or a warm start that cannot be used."""
         lora = LoraSettings(rank=config.learner.rank, alpha=config.learner.alpha)
-        policy = load_policy(Path(config.model.path), lora, seed=config.run.seed, warm_start=warm_start)
+        policy = load_policy(
+            Path(config.model.path),
+            lora,
+            seed=config.run.seed,
+            warm_start=warm_start,
+            placed=placed(config, ranks.rank),
+        )
         return cls(policy, StepSettings.of(config), ranks)
 
     def resume(self, checkpoint: Checkpoint) -> None:
@@ -166,14 +173,15 @@ class GrpoStep:
         for index in deal(batches, self.ranks.count)[self.ranks.rank]:
             if given_up := abandon():
                 break
-            batch = batches[index]
+            batch = batches[index].to(self.policy.device)
             started = time.perf_counter()
             logprob_P, entropy_P = policy_logprobs(self.policy, batch)
             terms = ppo_token_loss(logprob_P, batch.behaviour_P, batch.advantage_P, self.settings.clip)
             loss = terms.loss_P.sum() / total
+            # On a GPU this waits for the forward pass, so that the clock sees it.
+            sums.loss += float(loss.detach())
             forwarded = time.perf_counter()
             loss.backward()
-            sums.loss += float(loss.detach())
             sums.parts[index] = (replace(terms, loss_P=terms.loss_P.detach()), entropy_P)
             sums.forward_s += forwarded - started
             sums.backward_s += time.perf_counter() - forwarded
@@ -241,21 +249,26 @@ class GrpoStep:
                 raise NotFiniteError(f"{name} is not finite after the update", tensor=name, **told)
 
     def optimizer_state(self) -> dict[str, Tensor]:
-        """Adam's moments as `m.NAME` and `v.NAME`; zeros before the first step."""
+        """Adam's moments as `m.NAME` and `v.NAME`, zeros before the first step, and the masters as `w.NAME` where the
+        adapter that is published is not those; on the CPU."""
         state = {}
         for name, parameter in self.policy.parameters.items():
             moments = self.optimizer.state[parameter]
-            state[f"m.{name}"] = moments.get("exp_avg", torch.zeros_like(parameter))
-            state[f"v.{name}"] = moments.get("exp_avg_sq", torch.zeros_like(parameter))
+            state[f"m.{name}"] = moments.get("exp_avg", torch.zeros_like(parameter)).cpu()
+            state[f"v.{name}"] = moments.get("exp_avg_sq", torch.zeros_like(parameter)).cpu()
+            if parameter.dtype != self.policy.dtype:
+                state[f"w.{name}"] = parameter.detach().to("cpu", copy=True)
         return state
 
+    @torch.no_grad()
     def restore(self, step: int, state: Mapping[str, Tensor]) -> None:
-        """Continue after `step` updates with the moments of `optimizer_state`."""
+        """Continue after `step` updates with what `optimizer_state` told."""
         for name, parameter in self.policy.parameters.items():
+            parameter.copy_(state.get(f"w.{name}", parameter))
             self.optimizer.state[parameter] = {
                 "step": torch.tensor(float(step)),
-                "exp_avg": state[f"m.{name}"].clone(),
-                "exp_avg_sq": state[f"v.{name}"].clone(),
+                "exp_avg": state[f"m.{name}"].to(parameter.device, copy=True),
+                "exp_avg_sq": state[f"v.{name}"].to(parameter.device, copy=True),
             }
 
 

@@ -101,6 +101,7 @@ def whole_logprobs_with_gradient(policy: LoraPolicy, ids: Sequence[int] | NDArra
     """The same as a tensor that carries the gradient to the adapter."""
     ids_T = torch.as_tensor(np.asarray(ids, dtype=np.int64))
     logits_TV: Tensor = policy.model(input_ids=ids_T[None]).logits[0]
+    logits_TV = logits_TV.to(torch.promote_types(logits_TV.dtype, torch.float32))
     return logits_TV.log_softmax(-1)[:-1].gather(-1, ids_T[1:, None])[:, 0]
 
 

@@ -1,9 +1,11 @@
 """bench: the benches that there are, and how `python -m bench` ends."""
 
+import json
 import re
 from pathlib import Path
 
 import pytest
+import torch
 
 import bench.__main__ as entry
 
@@ -26,3 +28,25 @@ def test_the_exit_code_of_a_bench_is_kept(monkeypatch, returned, code):
     monkeypatch.setattr(entry.importlib, "import_module", lambda _name: Bench)
     monkeypatch.setattr(entry.sys, "argv", ["bench", "core"])
     assert entry.main() == code
+
+
+def test_the_bench_of_the_learner_on_a_gpu_runs(tmp_path, monkeypatch, capsys):
+    """Every line of it, on the CPU with a tiny shape: bfloat16 near float32, packed rows equal to whole ones."""
+    from bench import learner_gpu, report  # noqa: PLC0415 - loads torch
+
+    monkeypatch.setattr(report, "RESULTS", tmp_path)
+    assert learner_gpu.main(["--device", "cpu", "--shape", "smoke", "--steps", "1"]) == 0
+    measured = json.loads((tmp_path / "learner_gpu.json").read_text())["measured"]
+    assert 0 < measured["k3_bf16_f32"] < 1e-3
+    assert measured["packed_alone_abs_max_f32"] < 1e-5
+    assert measured["tokens_per_s"] > 0
+    assert "k3_bf16_f32" in capsys.readouterr().out
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU, which the bench would use")
+def test_without_a_gpu_it_measures_nothing(capsys):
+    """And says so."""
+    from bench import learner_gpu  # noqa: PLC0415 - loads torch
+
+    assert learner_gpu.main([]) == 0
+    assert "no GPU here" in capsys.readouterr().out

@@ -1,0 +1,25 @@
+"""Where the learner computes, and in which dtype its base is."""
+
+from __future__ import annotations
+
+import torch
+
+from engine.config import Config
+from engine.errors import ConfigError
+
+
+def placed(config: Config, rank: int) -> tuple[torch.device, torch.dtype]:
+    """Device and dtype of the base for a rank: the CPU in float32, or GPU number `rank` of those that torch sees.
+
+    On a GPU the base is bfloat16, as SGLang serves it there; float32 where the embedded server samples, which is that.
+    Raises ConfigError if torch sees no such GPU."""
+    if not config.learner.gpus:
+        return torch.device("cpu"), torch.float32
+    if (seen := torch.cuda.device_count()) <= rank:
+        raise ConfigError(
+            f"learner.gpus = {list(config.learner.gpus)} needs a torch that sees {rank + 1} GPUs, and this one sees "
+            f"{seen}: install torch for CUDA (`synth-engine doctor` tells more), or set learner.gpus = []"
+        )
+    device = torch.device("cuda", rank)
+    torch.cuda.set_device(device)
+    return device, torch.float32 if config.policy.launch == "embedded" else torch.bfloat16
