@@ -79,7 +79,70 @@ def test_an_unclosed_call_is_malformed_beside_good_ones():
     assert found.calls == (ToolCall(name="find", arguments={"at": "x"}), Malformed(reason="</tool_call> is missing"))
 
 
-@given(st.lists(st.sampled_from(["<tool_call>", "</tool_call>", "<question>", "</answer>", CALL, "{", "é", "\n", '"'])))
+BODY = '{"name": "find", "arguments": {"at": "x"}}'
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"```json\n{BODY}\n```",
+        f"I will look it up.\n\n```\n{BODY}\n```\nOne moment.",
+        f"```tool_call {BODY}```",
+        f"```json\n{BODY}",
+        f"```python\nprint(1)\n```\n```json\n{BODY}\n```",
+    ],
+)
+def test_a_call_in_a_fence_is_malformed_and_shown_the_right_form(text):
+    """Whatever the fence is called and whatever stands around it, closed or cut; it is not run."""
+    (call,) = parse(text).calls
+    assert isinstance(call, Malformed)
+    assert "code fence; write the same JSON between <tool_call> and </tool_call>" in call.observation
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '```json\n{"name": "find"}\n```',
+        '```json\n{"origin": "Oslo", "date": "2023-01-01"}\n```',
+        "```json\n[1, 2]\n```",
+        "```json\nnot json\n```",
+        f"```json\nnothing\n``` {BODY} ```\nx\n```",
+        "```",
+    ],
+)
+def test_a_fence_that_holds_no_call_is_said(text):
+    """Data, code and broken JSON in a fence are words to the user."""
+    assert parse(text) == Said(text=text)
+
+
+def test_a_tag_decides_before_a_fence():
+    """A fence inside a question or answer, or beside a call, is text."""
+    fence = f"```json\n{BODY}\n```"
+    assert parse(f"<answer>{fence}</answer>") == Answer(text=fence)
+    assert parse(f"{fence} <question>Where?</question>") == Question(text="Where?")
+    assert parse(f"{fence}{CALL}") == Calls(calls=(ToolCall(name="find", arguments={"at": "x"}),))
+
+
+@pytest.mark.parametrize("opening", ["<think>\n", ""])
+def test_thoughts_are_no_action(opening):
+    """Tags, calls and words in a thought do nothing, whether the template or the completion opened it."""
+    thought = f"{opening}They want x. {CALL} or <answer>no</answer>? Ask: <question>Which?\n</think>\n\n"
+    assert parse(f"{thought}{CALL}") == Calls(calls=(ToolCall(name="find", arguments={"at": "x"}),))
+    assert parse(f"{thought}<question>When?</question>") == Question(text="When?")
+    assert parse(f"{thought}Good morning.") == Said(text="Good morning.")
+    assert parse("<think>\n\n</think>\n\n<answer>47</answer>") == Answer(text="47")
+
+
+def test_a_thought_that_is_not_closed_is_malformed():
+    """A length stop inside a thought says nothing to the user and does nothing."""
+    for text in (f"<think>I call {CALL}", "<think>so</think> <think>and <answer>47</answer>"):
+        assert parse(text) == Calls(calls=(Malformed(reason="</think> is missing"),))
+
+
+PIECES = ["<tool_call>", "</tool_call>", "<question>", "</answer>", "<think>", "</think>", CALL, BODY, "```", *'{é\n"']
+
+
+@given(st.lists(st.sampled_from(PIECES)))
 def test_any_text_is_read(parts):
     """No completion makes the parser raise, and every call is a call or a reason."""
     found = parse("".join(parts))

@@ -2,6 +2,13 @@
 
 The first tag decides the kind; after calls, anything that is not a call is ignored. JSON is read strictly: a call
 that is not `{"name": ..., "arguments": {...}}` is :class:`Malformed`, which the agent sees as an observation.
+
+Small models write their calls into a code fence. Such a call is malformed too, never run: its observation shows the
+right form, so that a policy which learns at all learns it, and nothing that a policy shows the user in a fence can act.
+A fence with anything else in it is text.
+
+Thoughts are no action: what stands before `</think>` is skipped, tags and all, and said to nobody, whether the
+completion or the template opened it. A thought that is not closed leaves no action and is malformed.
 """
 
 from __future__ import annotations
@@ -18,6 +25,8 @@ _DEPTH = 32
 """Levels to which arguments may nest: far above any tool's, and far below what a frame can hold."""
 _OPENING = re.compile(r"<(tool_call|question|answer)>")
 _CALL = re.compile(r"<tool_call>(.*?)(</tool_call>|$)", re.DOTALL)
+_LANGUAGE = re.compile(r"\w*\s*")
+_FENCED = "it is in a code fence; write the same JSON between <tool_call> and </tool_call> instead"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,15 +72,24 @@ class Said:
 def parse(text: str) -> Calls | Question | Answer | Said:
     """Read the action of one completion; never raises.
 
-    A question or answer that is not closed is what is there; a call that is not closed is malformed."""
+    A question or answer that is not closed is what is there; a call or thought that is not closed is malformed."""
+    text = text.rpartition("</think>")[2].strip()
+    if text.startswith("<think>"):
+        return Calls(calls=(Malformed(reason="</think> is missing"),))
     opening = _OPENING.search(text)
     if opening is None:
-        return Said(text=text.strip())
+        return Calls(calls=(Malformed(reason=_FENCED),)) if _fenced_call(text) else Said(text=text)
     kind = opening.group(1)
     if kind == "tool_call":
         return Calls(calls=tuple(_call(body, closed=bool(end)) for body, end in _CALL.findall(text, opening.start())))
     inner = text[opening.end() :].partition(f"</{kind}>")[0].strip()
     return Question(text=inner) if kind == "question" else Answer(text=inner)
+
+
+def _fenced_call(text: str) -> bool:
+    """Whether a code fence holds what would be a call between tags."""
+    fences = (_LANGUAGE.sub("", fence, count=1) for fence in text.split("```")[1::2])
+    return any(isinstance(_call(body, closed=True), ToolCall) for body in fences)
 
 
 def _call(body: str, *, closed: bool) -> ToolCall | Malformed:
