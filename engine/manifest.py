@@ -21,9 +21,9 @@ import zstandard
 
 from engine.config import Config, asset, dump, load, refuse_changes
 from engine.errors import ConfigError
-from engine.models import Model, find_model, model_revision, sha256
+from engine.models import Model, download, find_model, model_revision, sha256
 from engine.policy.chat_format import ChatFormat
-from engine.rundir import RunDir, new_run_id, point_link, write_atomic, write_json
+from engine.rundir import RunDir, new_run_id, point_link, read_json, write_atomic, write_json
 from engine.task import Split
 from engine.world.tasks import load_pack
 
@@ -76,13 +76,24 @@ def _absolute(path: str) -> str:
 def reopen(run: RunDir, overrides: tuple[str, ...]) -> Config:
     """The configuration of an existing run with `overrides`, which is then its configuration.
 
-    Raises ConfigError if an override changes what a resumed run may not change."""
+    Raises ConfigError if an override changes what a resumed run may not change, or the base model is gone."""
     before = load(run.config).config
     after = load(run.config, overrides).config
     refuse_changes(before, after)
+    base_model(run, after)
     if after != before:
         write_atomic(run.config, dump(after).encode())
     return after
+
+
+def base_model(run: RunDir, config: Config) -> Path:
+    """The directory of a run's base model; a hub model that is gone from the cache is downloaded again.
+
+    Raises ConfigError if there is none."""
+    manifest, path = read_json(run.manifest) or {}, Path(config.model.path)
+    if not path.is_dir() and manifest.get("hub_id"):
+        return download(manifest["hub_id"], manifest["hub_commit"]).path
+    return find_model(config.model.path).path
 
 
 def copy_pack(source: Path, target: Path) -> None:

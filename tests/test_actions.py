@@ -88,15 +88,20 @@ BODY = '{"name": "find", "arguments": {"at": "x"}}'
         f"```json\n{BODY}\n```",
         f"I will look it up.\n\n```\n{BODY}\n```\nOne moment.",
         f"```tool_call {BODY}```",
-        f"```json\n{BODY}",
-        f"```python\nprint(1)\n```\n```json\n{BODY}\n```",
+        f"```python\nprint(1)\n```\n```json\n  {BODY}\n```",
+        BODY,
+        f"{BODY}\n\nI have looked it up.",
+        f'{BODY}, "response": "found"',
+        f"I look it up:\n{BODY}",
+        BODY[:35],
+        BODY.replace("name", "function").replace(" ", "\n"),
     ],
 )
-def test_a_call_in_a_fence_is_malformed_and_shown_the_right_form(text):
-    """Whatever the fence is called and whatever stands around it, closed or cut; it is not run."""
+def test_a_call_without_tags_is_malformed_and_told_the_right_form(text):
+    """Bare or in a fence, whatever stands around it, whole or cut, and nearly in shape; it is neither run nor said."""
     (call,) = parse(text).calls
     assert isinstance(call, Malformed)
-    assert "code fence; write the same JSON between <tool_call> and </tool_call>" in call.observation
+    assert "between <tool_call> and </tool_call>" in call.observation
 
 
 @pytest.mark.parametrize(
@@ -104,18 +109,18 @@ def test_a_call_in_a_fence_is_malformed_and_shown_the_right_form(text):
     [
         '```json\n{"name": "find"}\n```',
         '```json\n{"origin": "Oslo", "date": "2023-01-01"}\n```',
+        '{"name": "Ann", "age": 47, "arguments": "none"}',
         "```json\n[1, 2]\n```",
-        "```json\nnot json\n```",
-        f"```json\nnothing\n``` {BODY} ```\nx\n```",
+        f"You could send me {BODY}, for example.",
         "```",
     ],
 )
-def test_a_fence_that_holds_no_call_is_said(text):
-    """Data, code and broken JSON in a fence are words to the user."""
+def test_what_does_not_begin_as_a_call_is_said(text):
+    """Data, code and JSON within a sentence are words to the user."""
     assert parse(text) == Said(text=text)
 
 
-def test_a_tag_decides_before_a_fence():
+def test_a_tag_decides_before_a_call_without_tags():
     """A fence inside a question or answer, or beside a call, is text."""
     fence = f"```json\n{BODY}\n```"
     assert parse(f"<answer>{fence}</answer>") == Answer(text=fence)

@@ -130,14 +130,17 @@ def test_a_model_without_safetensors_is_refused(served):
 
 
 def test_a_run_records_id_commit_and_the_path_that_they_became(served, tmp_path):
-    """manifest.json pins, run.toml has the directory; both are of a process whose hub is set as users set it."""
+    """manifest.json pins, run.toml has the directory, which a resumed run finds again even if the cache was cleared.
+
+    In a process whose hub is set as users set it."""
     script = """
-import json, sys
+import json, shutil, sys
 from engine.config import load
-from engine.manifest import create
+from engine.manifest import create, reopen
 from engine.rundir import read_json
 run = create(load("dry", [f"run.dir={sys.argv[1]}", "model.path=acme/tiny@main"]).config)
-print(json.dumps([read_json(run.manifest), load(run.config).config.model_dump()]))
+shutil.rmtree(load(run.config).config.model.path)
+print(json.dumps([read_json(run.manifest), reopen(run, ()).model_dump()]))
 """
     environment = {**os.environ, "HF_ENDPOINT": served.url, "HF_HOME": str(tmp_path / "home")}
     argv = [sys.executable, "-c", script, str(tmp_path / "runs")]
@@ -147,4 +150,5 @@ print(json.dumps([read_json(run.manifest), load(run.config).config.model_dump()]
     assert manifest["model_revision"] == model_revision(ASSETS / "tiny-model")
     assert config["model"]["path"] == manifest["model_path"]
     assert Path(manifest["model_path"]).parent.parent.parent == tmp_path / "home" / "hub"
+    assert {path.name for path in Path(manifest["model_path"]).iterdir()} == set(TINY)
     assert config["policy"]["system"] == "{rules}"

@@ -14,7 +14,7 @@ import orjson
 
 from engine.config import load
 from engine.errors import ConfigError, RunError
-from engine.models import find_model
+from engine.manifest import base_model
 from engine.processes import torch_environment
 from engine.rundir import RunDir, find_run
 from engine.stream.reader import iter_groups, iter_headers
@@ -193,7 +193,7 @@ def write_merged(run: RunDir, path: Path, adapter: str | None) -> str:
     Raises ConfigError if there is no such adapter or the base is gone, RunError if the merge failed."""
     source = chosen_adapter(run, adapter)
     config = load(run.config).config
-    model = find_model(config.model.path).path
+    model = base_model(run, config)
     argv = [sys.executable, "-m", "learner.merge", str(model), str(source), str(path)]
     done = subprocess.run(argv, env=torch_environment(1), capture_output=True, text=True, check=False)
     if done.returncode != 0:

@@ -3,9 +3,10 @@
 The first tag decides the kind; after calls, anything that is not a call is ignored. JSON is read strictly: a call
 that is not `{"name": ..., "arguments": {...}}` is :class:`Malformed`, which the agent sees as an observation.
 
-Small models write their calls into a code fence. Such a call is malformed too, never run: its observation shows the
-right form, so that a policy which learns at all learns it, and nothing that a policy shows the user in a fence can act.
-A fence with anything else in it is text.
+Small models write their calls without the tags, bare or in a code fence: a completion without a tag in which a line or
+a fence begins as a call does is malformed too. It is not run, or text shown to the user could act; nor is it said, or a
+dump of parameters would pass for a question about each of them. Its observation names the tags, so that a policy can
+learn them. A fence with anything else in it is text.
 
 Thoughts are no action: what stands before `</think>` is skipped, tags and all, and said to nobody, whether the
 completion or the template opened it. A thought that is not closed leaves no action and is malformed.
@@ -25,8 +26,9 @@ _DEPTH = 32
 """Levels to which arguments may nest: far above any tool's, and far below what a frame can hold."""
 _OPENING = re.compile(r"<(tool_call|question|answer)>")
 _CALL = re.compile(r"<tool_call>(.*?)(</tool_call>|$)", re.DOTALL)
-_LANGUAGE = re.compile(r"\w*\s*")
-_FENCED = "it is in a code fence; write the same JSON between <tool_call> and </tool_call> instead"
+_UNTAGGED = re.compile(
+    r"""^[ \t]*(?:```\w*[ \t]*)?\{\s*"(?:name|function)"\s*:\s*"[^"]*"\s*,\s*"arguments"\s*:""", re.MULTILINE
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,19 +79,15 @@ def parse(text: str) -> Calls | Question | Answer | Said:
     if text.startswith("<think>"):
         return Calls(calls=(Malformed(reason="</think> is missing"),))
     opening = _OPENING.search(text)
+    if opening is None and _UNTAGGED.search(text):
+        return Calls(calls=(Malformed(reason="write the JSON of a call between <tool_call> and </tool_call>"),))
     if opening is None:
-        return Calls(calls=(Malformed(reason=_FENCED),)) if _fenced_call(text) else Said(text=text)
+        return Said(text=text)
     kind = opening.group(1)
     if kind == "tool_call":
         return Calls(calls=tuple(_call(body, closed=bool(end)) for body, end in _CALL.findall(text, opening.start())))
     inner = text[opening.end() :].partition(f"</{kind}>")[0].strip()
     return Question(text=inner) if kind == "question" else Answer(text=inner)
-
-
-def _fenced_call(text: str) -> bool:
-    """Whether a code fence holds what would be a call between tags."""
-    fences = (_LANGUAGE.sub("", fence, count=1) for fence in text.split("```")[1::2])
-    return any(isinstance(_call(body, closed=True), ToolCall) for body in fences)
 
 
 def _call(body: str, *, closed: bool) -> ToolCall | Malformed:
