@@ -89,19 +89,43 @@ BODY = '{"name": "find", "arguments": {"at": "x"}}'
         f"I will look it up.\n\n```\n{BODY}\n```\nOne moment.",
         f"```tool_call {BODY}```",
         f"```python\nprint(1)\n```\n```json\n  {BODY}\n```",
+        f"```json\n{BODY}",
         BODY,
+        BODY.replace(" ", "\n"),
         f"{BODY}\n\nI have looked it up.",
-        f'{BODY}, "response": "found"',
+        f'{BODY}, "response": "found"}}',
         f"I look it up:\n{BODY}",
-        BODY[:35],
-        BODY.replace("name", "function").replace(" ", "\n"),
     ],
 )
-def test_a_call_without_tags_is_malformed_and_told_the_right_form(text):
-    """Bare or in a fence, whatever stands around it, whole or cut, and nearly in shape; it is neither run nor said."""
-    (call,) = parse(text).calls
-    assert isinstance(call, Malformed)
-    assert "between <tool_call> and </tool_call>" in call.observation
+def test_a_call_may_stand_without_its_tags(text):
+    """Bare or in a fence, whatever stands around it."""
+    assert parse(text) == Calls(calls=(ToolCall(name="find", arguments={"at": "x"}),))
+
+
+def test_calls_without_tags_run_in_order_and_what_is_inside_one_is_not_another():
+    """A line of a call's own arguments is part of them."""
+    inside = f'{{"name": "keep", "arguments": {{"a":\n{BODY}\n}}}}'
+    keep = ToolCall(name="keep", arguments={"a": {"name": "find", "arguments": {"at": "x"}}})
+    assert parse(f"{inside}\n{BODY}").calls == (keep, ToolCall(name="find", arguments={"at": "x"}))
+
+
+def test_malformed_calls_without_tags_say_why():
+    """They are read as strictly as others, and never said to the user."""
+    bodies = {
+        BODY[:35]: "not JSON",
+        BODY.replace('"x"', "NaN"): "not JSON",
+        BODY.replace('"x"', "1" * 5000): "not JSON",
+        BODY.replace('"x"', nested(100_000)): "not JSON",
+        BODY.replace('"x"', nested(33)): "arguments nest deeper than 32 levels",
+        BODY.replace('{"at": "x"}', '"x"'): "arguments must be an object",
+        BODY.replace("name", "function"): "name must be a string",
+        BODY.replace("arguments", "parameters"): "arguments must be an object",
+    }
+    for body, reason in bodies.items():
+        for text in (body, f"```json\n{body}\n```"):
+            (call,) = parse(text).calls
+            assert isinstance(call, Malformed)
+            assert call.reason.startswith(reason)
 
 
 @pytest.mark.parametrize(
