@@ -90,13 +90,17 @@ def announce(console: Console, run: RunDir, config: Config, *, measured: bool) -
     learner = "GRPO learner" if config.learner.kind == "grpo" else "simulated learner"
     per_step = schedule.groups_per_step * schedule.group_size
     live = f"at most {config.max_live} live = ({schedule.max_staleness} + 1) x {schedule.groups_per_step} groups x "
+    manifest = read_json(run.manifest) or {}
+    model = Path(config.model.path).name
+    if manifest.get("hub_id"):
+        model = f"{manifest['hub_id']} at commit {manifest['hub_commit'][:7]}"
     rows = {
         "run": f"{run.path.name}  (seed {config.run.seed})",
-        "model": Path(config.model.path).name + f"  ({config.model.path})",
+        "model": f"{model}  ({config.model.path})",
         "tasks": config.tasks.pack,
         "training": f"{config.run.steps} steps x {schedule.groups_per_step} groups x {schedule.group_size} episodes = "
         f"{config.run.steps * per_step:,} episodes or more; {live}{schedule.group_size}",
-        "measuring": _measuring(config, (read_json(run.manifest) or {})["tasks"]),
+        "measuring": _measuring(config, manifest["tasks"]),
         "processes": f"{count}{server[config.policy.launch]}, {learner}, engine; logs and all else in {run.path}",
         "time": _MEASURED if measured else "unknown until the first steps; then the ETA shows it",
         "to stop": "Ctrl-C once drains and saves, twice stops at once",
