@@ -24,6 +24,7 @@ from engine.errors import ConfigError
 from engine.models import Model, download, find_model, model_revision, sha256
 from engine.policy.chat_format import ChatFormat
 from engine.rundir import RunDir, new_run_id, point_link, read_json, write_atomic, write_json
+from engine.serving.placement import check_placement
 from engine.task import Split
 from engine.world.tasks import load_pack
 
@@ -44,13 +45,15 @@ def pack_file(name: str) -> Path:
 def create(config: Config) -> RunDir:
     """A fresh run directory for `config`, and `latest` beside it; a name that is taken gets a number (tiny-2).
 
-    Raises ConfigError, and makes nothing, if the model or the pack cannot be found or cannot be used."""
+    Raises ConfigError, and makes nothing, if the model or the pack cannot be found or used, or the GPUs cannot
+    hold them."""
     pack = pack_file(config.tasks.pack)
     splits = Counter(str(task.split) for task in load_pack(pack).tasks)
     if not splits[Split.TRAIN]:
         raise ConfigError(f"tasks.pack: {pack} has no task with split = train: there is nothing to train on")
     model = find_model(config.model.path)
     chat = ChatFormat.load(model.path, config.policy.system)
+    check_placement(config, model.path)
     run = RunDir(_fresh(Path(config.run.dir).resolve(), config.run.name))
     run.create()
     resolved = config.model_copy(
