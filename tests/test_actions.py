@@ -120,6 +120,7 @@ def test_malformed_calls_without_tags_say_why():
         BODY.replace('{"at": "x"}', '"x"'): "arguments must be an object",
         BODY.replace("name", "function"): "name must be a string",
         BODY.replace("arguments", "parameters"): "arguments must be an object",
+        BODY.replace("arguments", "args"): "arguments must be an object",
     }
     for body, reason in bodies.items():
         for text in (body, f"```json\n{body}\n```"):

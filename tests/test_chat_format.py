@@ -165,7 +165,8 @@ def test_the_system_message_fits_the_model(tmp_path):
     model = without_action_tokens(changed(tmp_path, TEMPLATES["qwen2.5"]))
     chat = ChatFormat.load(model)
     text = chat.decode(chat.opening(TASK)[1])
-    assert [text.count(word) for word in ("<question>", "<answer>", TASK.rules, '<tool_call>\n{"name"')] == [1, 1, 1, 1]
+    assert all(word in text for word in ("<question>", "<answer>", TASK.rules))
+    assert text.count('<tool_call>\n{"name"') == 1
     assert "Never guess" in text
     assert ChatFormat.load(model, "Obey: {rules}").opening(TASK)[0][0]["content"] == f"Obey: {TASK.rules}"
 

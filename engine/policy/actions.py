@@ -4,7 +4,7 @@ The first tag decides the kind; after calls, anything that is not a call is igno
 that is not `{"name": ..., "arguments": {...}}` is :class:`Malformed`, which the agent sees as an observation.
 
 In a completion without a tag, a line or a code fence that begins as a call does is a call, read just as strictly. Some
-models can write no other: in Qwen2.5-Coder-0.5B the tokens `<tool_call>` and `</tool_call>` are untrained (they have the
+models write no other: in Qwen2.5-Coder-0.5B the tokens `<tool_call>` and `</tool_call>` are untrained (they have the
 embedding of the unused ones, and log-probability -22), so that neither an error observation nor a LoRA adapter could
 teach them. To say such a line to the user would let a dump of parameters pass for a question about each of them. A
 fence with anything else in it is text.
@@ -30,7 +30,7 @@ _DEPTH = 32
 _OPENING = re.compile(r"<(tool_call|question|answer)>")
 _CALL = re.compile(r"<tool_call>(.*?)(</tool_call>|$)", re.DOTALL)
 _BARE = re.compile(
-    r"""^[ \t]*(?:```\w*[ \t]*)?(?=\{\s*"(?:name|function)"\s*:\s*"[^"]*"\s*,\s*"(?:arguments|parameters)"\s*:)""",
+    r"""^[ \t]*(?:```\w*[ \t]*)?(?=\{\s*"(?:name|function)"\s*:\s*"[^"]*"\s*,\s*"(?:arguments|parameters|args)"\s*:)""",
     re.MULTILINE,
 )
 _JSON = json.JSONDecoder()

@@ -39,13 +39,15 @@ _ACTION_TAGS = ("<question>", "<answer>")
 _EXPLAINED = """\
 {rules}
 
-In each of your messages do one of three things:
-- call tools;
-- ask the user for something that only the user knows: <question>your question</question>
-- when everything is done, finish with what the user wanted to know: <answer>your answer</answer>
+The user may not have told you every value that you need. Never guess or make up a value: ask for it first. Reply with \
+one of:
+<question>Which ... do you want?</question> to ask the user for a value
+a tool call, once the user has told you every value that it needs
+<answer>...</answer> when everything is done, to tell the user what they wanted to know
 
-Never guess or make up a value. If the user has not told you a value that a tool needs, ask for it first."""
-"""The system message for a model that was not made for these actions."""
+Begin your reply with <question> as long as the user has not told you every value."""
+"""The system message for a model that was not made for these actions. The last line counts most: with it a model of
+0.5 B begins an underspecified task by asking with probability 0.3, without it with 0.01."""
 _MARK = "Qj7xWz"
 """Stands for a completion in a rendered conversation."""
 _SAID = "Kv3pYb"
