@@ -21,7 +21,7 @@ import orjson
 
 from bench._processes import prepared, serving, simulated_learner
 from bench.report import report
-from engine.manifest import model_directory
+from engine.models import find_model
 from engine.rundir import RunDir
 
 GOAL = {
@@ -41,7 +41,7 @@ def arm(name: str, url: str, live: int, turns: int, run: RunDir) -> dict[str, An
 
 def served_arm(name: str, live: int, turns: int, base: Path) -> dict[str, Any]:
     """One arm against a fresh mock server, and a fresh run directory."""
-    model = model_directory("tiny")
+    model = find_model("tiny").path
     with serving("engine.scripted", "server", "--model", str(model), "--slots", "64") as url:
         run = prepared(base / f"{name}-{live}", url, live)
         with simulated_learner(run):

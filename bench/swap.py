@@ -25,7 +25,7 @@ from engine.adapters import Adapters
 from engine.config import load
 from engine.core.versions import Versions
 from engine.errors import EpisodeError
-from engine.manifest import model_directory
+from engine.models import find_model
 from engine.policy.chat_format import ChatFormat
 from engine.policy.client import HttpPolicy
 from engine.policy.servers import Servers
@@ -203,7 +203,7 @@ def main(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(prog="python -m bench swap", description=__doc__)
     parser.add_argument("--swaps", type=int, default=20)
     options = parser.parse_args(arguments)
-    model = model_directory("tiny")
+    model = find_model("tiny").path
     with tempfile.TemporaryDirectory() as folder:
         root = str(Path(folder).resolve())
         command = ("engine.embedded", "--model", str(model), "--adapter-root", root, "--max-loras", "6")

@@ -20,7 +20,7 @@ import psutil
 
 from engine.config import Config
 from engine.errors import ConfigError, RunError
-from engine.manifest import model_directory
+from engine.models import find_model
 from engine.parts import UVLOOP, descriptors_needed, raise_descriptor_limit
 from engine.serving.gpus import gpus
 from engine.serving.install import look
@@ -148,7 +148,7 @@ def _gpus(_: Config) -> Finding:
 
 
 def _model(config: Config) -> Finding:
-    return _told("model", lambda: str(model_directory(config.model.path)))
+    return _told("model", lambda: str(find_model(config.model.path).path))
 
 
 def _sglang(config: Config) -> Finding:

@@ -1,13 +1,12 @@
 """Making a run directory: the resolved configuration, a copy of the pack, and manifest.json.
 
 manifest.json holds what must not change over the life of a run, and what a reader needs to trust its files: run id,
-seed, versions of the packages, hashes of pack, base model, tokenizer and chat template, tasks per split, git commit,
-socket path.
+seed, versions of the packages, hashes of pack, base model, tokenizer and chat template, the commit of a hub model,
+tasks per split, git commit, socket path.
 """
 
 from __future__ import annotations
 
-import hashlib
 import importlib.metadata
 import platform
 import shutil
@@ -18,12 +17,14 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import orjson
 import zstandard
 
-from engine.config import ASSETS, Config, asset, dump, load, refuse_changes
+from engine.config import Config, asset, dump, load, refuse_changes
 from engine.errors import ConfigError
-from engine.rundir import RunDir, new_run_id, point_link, write_atomic, write_json
+from engine.models import Model, download, find_model, model_revision, sha256
+from engine.policy.chat_format import ChatFormat
+from engine.rundir import RunDir, new_run_id, point_link, read_json, write_atomic, write_json
+from engine.serving.placement import check_placement
 from engine.task import Split
 from engine.world.tasks import load_pack
 
@@ -31,21 +32,7 @@ _PACKAGES = (
     "synth-engine", "torch", "transformers", "peft", "tokenizers", "numpy", "aiohttp", "anyio", "orjson", "pydantic",
     "safetensors", "zstandard",
 )  # fmt: skip
-_CHUNK_BYTES = 1 << 20
 _NAME_CHARACTERS = 36  # leaves room for a number within the pattern of run.name
-
-
-def model_directory(name: str) -> Path:
-    """The base model: `tiny` is the shipped one, anything else a directory in Hugging Face format.
-
-    Raises ConfigError if there is no model."""
-    path = ASSETS / "tiny-model" if name == "tiny" else Path(name)
-    if not (path / "config.json").is_file():
-        raise ConfigError(
-            f"model.path: {path} is no model directory (it has no config.json); "
-            "download the model first, for example with `hf download`, and give its path"
-        )
-    return path.resolve()
 
 
 def pack_file(name: str) -> Path:
@@ -58,24 +45,29 @@ def pack_file(name: str) -> Path:
 def create(config: Config) -> RunDir:
     """A fresh run directory for `config`, and `latest` beside it; a name that is taken gets a number (tiny-2).
 
-    Raises ConfigError, and makes nothing, if the model or the pack cannot be found or the pack cannot be used."""
-    model, pack = model_directory(config.model.path), pack_file(config.tasks.pack)
+    Raises ConfigError, and makes nothing, if the model or the pack cannot be found or used, or the GPUs cannot
+    hold them."""
+    pack = pack_file(config.tasks.pack)
     splits = Counter(str(task.split) for task in load_pack(pack).tasks)
     if not splits[Split.TRAIN]:
         raise ConfigError(f"tasks.pack: {pack} has no task with split = train: there is nothing to train on")
+    model = find_model(config.model.path)
+    chat = ChatFormat.load(model.path, config.policy.system)
+    check_placement(config, model.path)
     run = RunDir(_fresh(Path(config.run.dir).resolve(), config.run.name))
     run.create()
     resolved = config.model_copy(
         update={
             "run": config.run.model_copy(update={"name": run.path.name, "dir": str(run.path.parent)}),
-            "model": config.model.model_copy(update={"path": str(model)}),
+            "model": config.model.model_copy(update={"path": str(model.path)}),
+            "policy": config.policy.model_copy(update={"system": chat.system}),
             "tasks": config.tasks.model_copy(update={"pack": str(pack)}),
             "learner": config.learner.model_copy(update={"warm_start": _absolute(config.learner.warm_start)}),
         }
     )
     copy_pack(pack, run.pack)
     write_atomic(run.config, dump(resolved).encode())
-    _write_manifest(run, resolved, splits)
+    _write_manifest(run, resolved, {"tasks": splits, **_described(model, chat)})
     point_latest(run)
     return run
 
@@ -87,13 +79,24 @@ def _absolute(path: str) -> str:
 def reopen(run: RunDir, overrides: tuple[str, ...]) -> Config:
     """The configuration of an existing run with `overrides`, which is then its configuration.
 
-    Raises ConfigError if an override changes what a resumed run may not change."""
+    Raises ConfigError if an override changes what a resumed run may not change, or the base model is gone."""
     before = load(run.config).config
     after = load(run.config, overrides).config
     refuse_changes(before, after)
+    base_model(run, after)
     if after != before:
         write_atomic(run.config, dump(after).encode())
     return after
+
+
+def base_model(run: RunDir, config: Config) -> Path:
+    """The directory of a run's base model; a hub model that is gone from the cache is downloaded again.
+
+    Raises ConfigError if there is none."""
+    manifest, path = read_json(run.manifest) or {}, Path(config.model.path)
+    if not path.is_dir() and manifest.get("hub_id"):
+        return download(manifest["hub_id"], manifest["hub_commit"]).path
+    return find_model(config.model.path).path
 
 
 def copy_pack(source: Path, target: Path) -> None:
@@ -104,54 +107,28 @@ def copy_pack(source: Path, target: Path) -> None:
         target.write_bytes(zstandard.ZstdCompressor(level=10).compress(source.read_bytes()))
 
 
-def sha256(path: Path) -> str:
-    """Hex digest of a file's content."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(_CHUNK_BYTES):
-            digest.update(chunk)
-    return digest.hexdigest()
+def _described(model: Model, chat: ChatFormat) -> dict[str, Any]:
+    """What the manifest says of the base model."""
+    return {
+        "model_path": str(model.path),
+        "hub_id": model.hub_id,
+        "hub_commit": model.hub_commit,
+        "model_revision": model_revision(model.path),
+        "vocab_size": chat.vocab_size,
+        "tokenizer_sha256": chat.tokenizer_sha256,
+        "template_sha256": chat.template_sha256,
+    }
 
 
-def model_revision(model: Path) -> str:
-    """sha256 over the names and contents of configuration and weights: one id for exactly these weights."""
-    digest = hashlib.sha256()
-    for path in _model_files(model):
-        digest.update(f"{path.name}:{sha256(path)}\n".encode())
-    return digest.hexdigest()
-
-
-def _model_files(model: Path) -> Iterator[Path]:
-    yield model / "config.json"
-    yield from sorted(model.glob("*.safetensors"))
-
-
-def _template_sha256(model: Path) -> str:
-    file = model / "chat_template.jinja"
-    if file.exists():
-        return sha256(file)
-    config = model / "tokenizer_config.json"
-    template = orjson.loads(config.read_bytes()).get("chat_template", "") if config.exists() else ""
-    return hashlib.sha256(orjson.dumps(template)).hexdigest()
-
-
-def _write_manifest(run: RunDir, config: Config, splits: Mapping[str, int]) -> None:
-    model = Path(config.model.path)
-    shape = orjson.loads((model / "config.json").read_bytes())
-    tokenizer = model / "tokenizer.json"
+def _write_manifest(run: RunDir, config: Config, facts: Mapping[str, Any]) -> None:
     manifest: dict[str, Any] = {
         "run_id": new_run_id(config.run.name),
         "name": config.run.name,
         "created_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "seed": config.run.seed,
-        "model_path": str(model),
-        "model_revision": model_revision(model),
-        "vocab_size": shape.get("vocab_size"),
-        "tokenizer_sha256": sha256(tokenizer) if tokenizer.exists() else None,
-        "template_sha256": _template_sha256(model),
+        **facts,
         "pack_path": config.tasks.pack,
         "pack_sha256": sha256(run.pack),
-        "tasks": splits,
         "versions": {"python": platform.python_version(), **dict(_versions())},
         "platform": platform.platform(),
         "git_commit": _git_commit(),

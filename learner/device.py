@@ -11,7 +11,7 @@ from engine.errors import ConfigError
 def placed(config: Config, rank: int) -> tuple[torch.device, torch.dtype]:
     """Device and dtype of the base for a rank: the CPU in float32, or GPU number `rank` of those that torch sees.
 
-    On a GPU the base is bfloat16, as SGLang serves it there; float32 where the embedded server samples, which is that.
+    On a GPU the base is bfloat16, as SGLang serves it there, and float32 where the servers compute on the CPU.
     Raises ConfigError if torch sees no such GPU."""
     if not config.learner.gpus:
         return torch.device("cpu"), torch.float32
@@ -22,4 +22,5 @@ def placed(config: Config, rank: int) -> tuple[torch.device, torch.dtype]:
         )
     device = torch.device("cuda", rank)
     torch.cuda.set_device(device)
-    return device, torch.float32 if config.policy.launch == "embedded" else torch.bfloat16
+    served_on_cpu = config.policy.launch == "embedded" or config.policy.device == "cpu"
+    return device, torch.float32 if served_on_cpu else torch.bfloat16

@@ -9,6 +9,17 @@ import pytest
 from blockbuster import BlockBuster, blockbuster_ctx
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Where models are that are too large to ship."""
+    parser.addoption(
+        "--qwen-models",
+        metavar="DIR",
+        type=Path,
+        help="a directory with `qwen2.5` and `qwen3`: real models in Hugging Face format, of which only config.json, "
+        "tokenizer and chat template are read",
+    )
+
+
 @pytest.fixture(scope="session")
 def anyio_backend() -> str:
     """Run async tests on asyncio, the loop the product runs on."""

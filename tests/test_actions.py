@@ -79,7 +79,100 @@ def test_an_unclosed_call_is_malformed_beside_good_ones():
     assert found.calls == (ToolCall(name="find", arguments={"at": "x"}), Malformed(reason="</tool_call> is missing"))
 
 
-@given(st.lists(st.sampled_from(["<tool_call>", "</tool_call>", "<question>", "</answer>", CALL, "{", "é", "\n", '"'])))
+BODY = '{"name": "find", "arguments": {"at": "x"}}'
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"```json\n{BODY}\n```",
+        f"I will look it up.\n\n```\n{BODY}\n```\nOne moment.",
+        f"```tool_call {BODY}```",
+        f"```python\nprint(1)\n```\n```json\n  {BODY}\n```",
+        f"```json\n{BODY}",
+        BODY,
+        BODY.replace(" ", "\n"),
+        f"{BODY}\n\nI have looked it up.",
+        f'{BODY}, "response": "found"}}',
+        f"I look it up:\n{BODY}",
+    ],
+)
+def test_a_call_may_stand_without_its_tags(text):
+    """Bare or in a fence, whatever stands around it."""
+    assert parse(text) == Calls(calls=(ToolCall(name="find", arguments={"at": "x"}),))
+
+
+def test_calls_without_tags_run_in_order_and_what_is_inside_one_is_not_another():
+    """A line of a call's own arguments is part of them."""
+    inside = f'{{"name": "keep", "arguments": {{"a":\n{BODY}\n}}}}'
+    keep = ToolCall(name="keep", arguments={"a": {"name": "find", "arguments": {"at": "x"}}})
+    assert parse(f"{inside}\n{BODY}").calls == (keep, ToolCall(name="find", arguments={"at": "x"}))
+
+
+def test_malformed_calls_without_tags_say_why():
+    """They are read as strictly as others, and never said to the user."""
+    bodies = {
+        BODY[:35]: "not JSON",
+        BODY.replace('"x"', "NaN"): "not JSON",
+        BODY.replace('"x"', "1" * 5000): "not JSON",
+        BODY.replace('"x"', nested(100_000)): "not JSON",
+        BODY.replace('"x"', nested(33)): "arguments nest deeper than 32 levels",
+        BODY.replace('{"at": "x"}', '"x"'): "arguments must be an object",
+        BODY.replace("name", "function"): "name must be a string",
+        BODY.replace("arguments", "parameters"): "arguments must be an object",
+        BODY.replace("arguments", "args"): "arguments must be an object",
+    }
+    for body, reason in bodies.items():
+        for text in (body, f"```json\n{body}\n```"):
+            (call,) = parse(text).calls
+            assert isinstance(call, Malformed)
+            assert call.reason.startswith(reason)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '```json\n{"name": "find"}\n```',
+        '```json\n{"origin": "Oslo", "date": "2023-01-01"}\n```',
+        '{"name": "Ann", "age": 47, "arguments": "none"}',
+        "```json\n[1, 2]\n```",
+        f"You could send me {BODY}, for example.",
+        "```",
+    ],
+)
+def test_what_does_not_begin_as_a_call_is_said(text):
+    """Data, code and JSON within a sentence are words to the user."""
+    assert parse(text) == Said(text=text)
+
+
+def test_a_tag_decides_before_a_call_without_tags():
+    """A fence inside a question or answer, or beside a call, is text."""
+    fence = f"```json\n{BODY}\n```"
+    assert parse(f"<answer>{fence}</answer>") == Answer(text=fence)
+    assert parse(f"{fence} <question>Where?</question>") == Question(text="Where?")
+    assert parse(f"{fence}{CALL}") == Calls(calls=(ToolCall(name="find", arguments={"at": "x"}),))
+
+
+@pytest.mark.parametrize("opening", ["<think>\n", ""])
+def test_thoughts_are_no_action(opening):
+    """Tags, calls and words in a thought do nothing, whether the template or the completion opened it."""
+    thought = f"{opening}They want x. {CALL} or <answer>no</answer>? Ask: <question>Which?\n</think>\n\n"
+    assert parse(f"{thought}{CALL}") == Calls(calls=(ToolCall(name="find", arguments={"at": "x"}),))
+    assert parse(f"{thought}<question>When?</question>") == Question(text="When?")
+    assert parse(f"{thought}Good morning.") == Said(text="Good morning.")
+    assert parse("<think>\n\n</think>\n\n<answer>47</answer>") == Answer(text="47")
+
+
+def test_a_thought_that_is_not_closed_is_malformed():
+    """A length stop inside a thought says nothing to the user and does nothing."""
+    for text in (f"<think>I call {CALL}", "<think>so</think> <think>and <answer>47</answer>"):
+        assert parse(text) == Calls(calls=(Malformed(reason="</think> is missing"),))
+
+
+PIECES = ["<tool_call>", "</tool_call>", "<question>", "</answer>", "<think>", "</think>", CALL, BODY, "```", *'{é\n"']
+
+
+@given(st.lists(st.sampled_from(PIECES)))
 def test_any_text_is_read(parts):
     """No completion makes the parser raise, and every call is a call or a reason."""
     found = parse("".join(parts))

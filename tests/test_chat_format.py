@@ -133,14 +133,16 @@ def changed(tmp_path: Path, template: str) -> Path:
 
 BODY = "{{ '<|im_start|>' + message.role + '\n' + message.content + '<|im_end|>\n' }}"
 PROMPT = "{{ '<|im_start|>assistant\n' }}"
+TEMPLATES = {
+    path.stem: path.read_text(encoding="utf-8") for path in (Path(__file__).parent / "templates").glob("*.jinja")
+}
 
 
 @pytest.mark.parametrize("name", ["qwen2.5", "qwen3"])
 @pytest.mark.parametrize("observation", OBSERVATIONS)
 def test_the_templates_of_qwen_are_applied_turn_by_turn(tmp_path, name, observation):
     """Opening and suffix are those of transformers, thinking off; Qwen3 may rewrite the turns before."""
-    template = (Path(__file__).parent / "templates" / f"{name}.jinja").read_text(encoding="utf-8")
-    model = changed(tmp_path, template)
+    model = changed(tmp_path, TEMPLATES[name])
     chat, reference = ChatFormat.load(model), AutoTokenizer.from_pretrained(model)
     messages, ids, tools = chat.opening(TASK)
     options = {"tools": tools, "add_generation_prompt": True, "tokenize": False, "enable_thinking": False}
@@ -153,6 +155,71 @@ def test_the_templates_of_qwen_are_applied_turn_by_turn(tmp_path, name, observat
     ]
     suffix = reference.apply_chat_template([*history, *observation], **options).rpartition(CALL)[2]
     assert chat.decode(chat.observation(observation, False)) == suffix
+
+
+def test_the_system_message_fits_the_model(tmp_path):
+    """A model with tokens for the actions gets the rules alone; another is told how to ask and finish, once; an own
+    message is taken as it is."""
+    assert tiny_chat().system == "{rules}"
+    assert tiny_chat().opening(TASK)[0][0]["content"] == TASK.rules
+    model = without_action_tokens(changed(tmp_path, TEMPLATES["qwen2.5"]))
+    chat = ChatFormat.load(model)
+    text = chat.decode(chat.opening(TASK)[1])
+    assert all(word in text for word in ("<question>", "<answer>", TASK.rules))
+    assert text.count('<tool_call>\n{"name"') == 1
+    assert "Never guess" in text
+    assert ChatFormat.load(model, "Obey: {rules}").opening(TASK)[0][0]["content"] == f"Obey: {TASK.rules}"
+
+
+def without_action_tokens(model: Path) -> Path:
+    """The model, whose tokenizer spells `<question>` and `<answer>` in pieces."""
+    path = model / "tokenizer.json"
+    tokenizer = orjson.loads(path.read_bytes())
+    tokens = tokenizer["added_tokens"]
+    tokenizer["added_tokens"] = [
+        {**token, "content": token["content"].replace("question", "qu").replace("answer", "an")} for token in tokens
+    ]
+    path.write_bytes(orjson.dumps(tokenizer))
+    return model
+
+
+@pytest.fixture(params=["qwen2.5", "qwen3"])
+def real(request):
+    """A real Qwen directory."""
+    models = request.config.getoption("--qwen-models")
+    if models is None:
+        pytest.skip("real tokenizers are not shipped: give their directory with --qwen-models")
+    return models / request.param
+
+
+def test_real_qwens_have_the_templates_that_are_tested_here(real):
+    """What is proved with the committed templates is proved of the models."""
+    assert ChatFormat.load(real).template.source.strip() == TEMPLATES[real.name].partition("\n")[2].strip()
+
+
+@pytest.mark.parametrize("observation", OBSERVATIONS)
+def test_real_qwens_are_applied_turn_by_turn_id_by_id(real, observation):
+    """Opening and observations are the ids that transformers makes of the whole conversation, thinking off."""
+    chat, reference = ChatFormat.load(real), AutoTokenizer.from_pretrained(real)
+    messages, ids, tools = chat.opening(TASK)
+    options = {"tools": tools, "add_generation_prompt": True, "tokenize": False, "enable_thinking": False}
+    encoded = reference.encode(reference.apply_chat_template(list(messages), **options), add_special_tokens=False)
+    assert list(ids) == encoded
+    history = [*messages, {"role": "assistant", "content": CALL}, *observation]
+    suffix = reference.apply_chat_template(history, **options).rpartition(CALL)[2]
+    assert list(chat.observation(observation, False)) == reference.encode(suffix, add_special_tokens=False)
+    assert list(chat.observation(observation, True)) == list(chat.observation(observation, False))[1:]
+
+
+def test_real_qwens_do_not_think(real):
+    """The generation prompt of a model that could think brings an empty thought, after every observation."""
+    chat = ChatFormat.load(real)
+    prompts = [
+        chat.decode(chat.opening(TASK)[1]),
+        *(chat.decode(chat.observation(each, True)) for each in OBSERVATIONS),
+    ]
+    thought = "<think>\n\n</think>\n\n" if real.name == "qwen3" else ""
+    assert all(prompt.endswith(f"<|im_start|>assistant\n{thought}") for prompt in prompts)
 
 
 def test_a_template_whose_suffix_depends_on_the_history_is_refused(tmp_path):
@@ -214,4 +281,7 @@ def test_missing_parts_of_a_model_are_named(tmp_path):
     config = orjson.loads((model / "config.json").read_bytes())
     (model / "config.json").write_bytes(orjson.dumps({**config, "eos_token_id": None}))
     with pytest.raises(ConfigError, match="no end-of-turn token"):
+        ChatFormat.load(model)
+    (model / "tokenizer.json").unlink()
+    with pytest.raises(ConfigError, match=r"no tokenizer\.json"):
         ChatFormat.load(model)

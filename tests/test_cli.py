@@ -19,7 +19,7 @@ from engine.commands import eval as eval_command
 from engine.commands import run as run_command
 from engine.config import fields
 from engine.errors import ConfigError, RunError
-from engine.manifest import model_directory
+from engine.models import find_model
 from engine.policy.chat_format import ChatFormat
 from engine.rundir import RunDir, read_json, read_lines
 from engine.scripted.server import MockServer
@@ -206,7 +206,7 @@ def test_an_evaluation_with_a_script(tmp_path):
 @pytest.fixture
 def mock():
     """A server that plays the tiny model."""
-    return MockServer(chat=ChatFormat.load(model_directory("tiny")), latency_s=0.0)
+    return MockServer(chat=ChatFormat.load(find_model("tiny").path), latency_s=0.0)
 
 
 @pytest.fixture
@@ -249,7 +249,7 @@ def test_an_adapter_of_any_rank_is_measured(tmp_path):
     """The embedded server makes room for what the adapter's own file says, not for learner.rank."""
     adapter = tmp_path / "wide"
     adapter.mkdir()
-    for name, content in zero_adapter(model_directory("tiny"), 24, 48).items():
+    for name, content in zero_adapter(find_model("tiny").path, 24, 48).items():
         (adapter / name).write_bytes(content)
     done = process("eval", "--adapter", adapter, "--tasks", "2")
     assert done.returncode == 0, done.stdout + done.stderr
@@ -277,7 +277,7 @@ def test_a_dry_run_tells_its_story(tmp_path):
 @pytest.mark.slow
 def test_a_finished_run_leaves_nothing_on_a_server(tmp_path):
     """A server of one's own has its adapter slots back, and the audit has nothing to say about that."""
-    with mock_server(model_directory("tiny")) as url:
+    with mock_server(find_model("tiny").path) as url:
         sets = (f'policy.urls=["{url}"]', "policy.launch=none", "run.steps=2", "learner.pace_s=0.2")
         done = process(*DRY, *(word for text in sets for word in ("--set", text)), "--dir", tmp_path)
         assert done.returncode == 0, done.stdout + done.stderr

@@ -106,6 +106,12 @@ def test_contradictions_are_refused(overrides, words):
     assert words in refused(None, *overrides)
 
 
+def test_the_system_message_is_the_models_own_matter_unless_it_is_given():
+    """`auto` needs no {rules}; one of the user's own does."""
+    assert load(None).config.policy.system == "auto"
+    assert load(None, ["policy.system=Obey: {rules}"]).config.policy.system == "Obey: {rules}"
+
+
 def test_overrides_win_and_are_remembered():
     """--set beats the file; the source of every key that was set is known."""
     loaded = load("tiny", ["run.steps=7", "policy.temperature=0.5"])

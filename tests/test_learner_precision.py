@@ -191,12 +191,14 @@ def test_the_published_adapter_serves_in_peft(tmp_path, model, groups, monkeypat
 
 
 def test_gpus_that_are_not_there_are_a_configuration_error(monkeypatch):
-    """The number that torch sees is told; with one, rank 0 computes there in bfloat16, or as the embedded server."""
+    """The number that torch sees is told; with one, rank 0 computes there in bfloat16, or as servers on the CPU do."""
     monkeypatch.setattr(device.torch.cuda, "device_count", lambda: 1)
     monkeypatch.setattr(device.torch.cuda, "set_device", lambda _: None)
     two = ["learner.gpus=[0, 1]"]
     served = [*two, "policy.launch=none", "policy.urls=['http://127.0.0.1:1']"]
     assert device.placed(load(None, served).config, 0) == (torch.device("cuda", 0), torch.bfloat16)
+    on_cpu = [*two, "policy.launch=sglang", "policy.device=cpu"]
+    assert device.placed(load(None, on_cpu).config, 0) == (torch.device("cuda", 0), torch.float32)
     assert device.placed(load(None, two).config, 0) == (torch.device("cuda", 0), torch.float32)
     assert device.placed(load(None).config, 0) == (torch.device("cpu"), torch.float32)
     with pytest.raises(

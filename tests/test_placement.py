@@ -5,7 +5,7 @@ import pytest
 
 from engine.config.load import validate
 from engine.errors import ConfigError
-from engine.manifest import model_directory
+from engine.models import find_model
 from engine.serving.gpus import Gpu
 from engine.serving.placement import memory_share, needs, place
 from engine.serving.shape import ModelShape
@@ -42,7 +42,7 @@ def test_sizes_are_those_of_the_models():
 
 def test_a_shape_is_read_from_a_model_directory():
     """The shipped one: 1.1 M parameters."""
-    shape = ModelShape.read(model_directory("tiny"))
+    shape = ModelShape.read(find_model("tiny").path)
     assert shape.layers == 4
     assert 1_000_000 < shape.parameters < 1_200_000
 

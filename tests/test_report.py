@@ -11,7 +11,8 @@ from rich.console import Console
 
 from engine.config import load
 from engine.errors import ConfigError
-from engine.manifest import create, model_revision, reopen, sha256
+from engine.manifest import create, reopen
+from engine.models import model_revision, sha256
 from engine.report.gauges import read_gauges
 from engine.report.progress import Progress, progress_line
 from engine.report.summary import bottleneck, summarize

@@ -12,12 +12,15 @@ import pytest
 
 from engine.rundir import RunDir, read_json, read_lines
 from engine.stream.reader import iter_groups, read_group_ids
+from tests.sglang_environment import needs_sglang
 
 STEPS = 5
 SETS = (
     *("run.name=killed", f"run.steps={STEPS}", "schedule.groups_per_step=4", "schedule.group_size=4"),
     *("eval.every=0", "eval.heldout_tasks=0", "run.drain_s=10", "learner.warmup_steps=0"),
 )
+
+CPU = {"embedded": (), "sglang": ("policy.device=cpu",)}
 
 
 @contextmanager
@@ -112,10 +115,12 @@ def test_a_machine_that_dies_is_resumed(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("lost_by", [signal.SIGKILL, signal.SIGSTOP])
-def test_one_of_two_servers_is_lost_and_comes_back(tmp_path, lost_by):
+@pytest.mark.parametrize("launch", ["embedded", pytest.param("sglang", marks=needs_sglang)])
+def test_one_of_two_servers_is_lost_and_comes_back(tmp_path, launch, lost_by):
     """Episodes go on at the other; it is restarted, or goes on, and has the adapters before it has requests again."""
-    run, last = RunDir(tmp_path / "killed"), 20
-    with started(tmp_path, *beginning(tmp_path, "policy.servers=2", f"run.steps={last}")) as process:
+    run = RunDir(tmp_path / "killed")
+    sets = (f"policy.launch={launch}", "policy.servers=2", "run.steps=5000", *CPU[launch])
+    with started(tmp_path, *beginning(tmp_path, *sets)) as process:
         wait_for(lambda: step(run) >= 1, process)
         lost, other = read_json(run.path / "servers.json")["urls"]
         pid = pid_of(run, "server-0")
@@ -124,16 +129,28 @@ def test_one_of_two_servers_is_lost_and_comes_back(tmp_path, lost_by):
         wait_for(lambda: step(run) >= before + 2, process)
         if lost_by is signal.SIGSTOP:
             os.kill(pid, signal.SIGCONT)
-        assert process.wait(280) == 0, (tmp_path / "out").read_text()
-    finished(run, (tmp_path / "out").read_text(), last)
+        wait_for(lambda: away_rows(run, lost), process)
+        back = step(run)
+        wait_for(lambda: step(run) >= back + 5, process)
+        process.terminate()
+        assert process.wait(120) == 128 + signal.SIGTERM, (tmp_path / "out").read_text()
+    audit = subprocess.run(
+        [sys.executable, "-m", "engine.cli", "audit", run.path], capture_output=True, text=True, check=False
+    )
+    assert audit.returncode == 0, audit.stdout
     swaps = list(read_lines(run.swaps))
-    [away] = [row for row in swaps if row["server"] == lost and row["event"] in ("restart", "down")]
+    [away] = away_rows(run, lost)
     assert away["ok"]
     assert away["event"] == ("restart" if lost_by is signal.SIGKILL else "down")
     assert {row["server"] for row in swaps if row["event"] == "moved"} <= {lost}
     _flips_went_on(swaps, away)
     _held_before_traffic(run, swaps, away)
     assert {episode.server for tg in iter_groups(run.trajectories) for episode in tg.episodes} == {lost, other}
+
+
+def away_rows(run, server):
+    """The times in which a server had no traffic."""
+    return [row for row in read_lines(run.swaps) if row["server"] == server and row["event"] in ("restart", "down")]
 
 
 def _flips_went_on(swaps, away):

@@ -16,7 +16,7 @@ from engine.commands.doctor import command as doctor
 from engine.commands.install_sglang import command as install_sglang
 from engine.config.load import validate
 from engine.errors import ConfigError, RunError
-from engine.manifest import model_directory
+from engine.models import find_model
 from engine.rundir import RunDir
 from engine.serving import install as install_module
 from engine.serving import sglang
@@ -26,7 +26,7 @@ from engine.serving.install import installed, look
 
 def config_of(**policy):
     """A configuration whose policy is served by SGLang on the CPU."""
-    model = {"path": str(model_directory("tiny"))}
+    model = {"path": str(find_model("tiny").path)}
     return validate({"policy": {"launch": "sglang", "device": "cpu", **policy}, "model": model}, {})
 
 

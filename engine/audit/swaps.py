@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.audit.check import Finding, Recorded, named
-from engine.manifest import sha256
+from engine.models import sha256
 from engine.rundir import read_json
 from engine.types import Episode, TaskGroup
 

@@ -20,7 +20,8 @@ from engine.commands.export import chosen_adapter
 from engine.config import Config, load, text_override
 from engine.errors import ConfigError, RunError
 from engine.evals.split import Evaluation, Suite, evaluate
-from engine.manifest import model_directory, pack_file
+from engine.manifest import pack_file
+from engine.models import find_model
 from engine.parts import UVLOOP, build_parts
 from engine.processes import Child
 from engine.report.console import wide_console
@@ -138,7 +139,7 @@ def _adapter(config: Config, run: RunDir | None, adapter: str | None) -> Path | 
 def _fitting(config: Config, adapter: Path | None) -> Config:
     """The configuration with its model found, and the LoRA rank of the adapter, for which our own server makes room."""
     sections: dict[str, Any] = {
-        "model": config.model.model_copy(update={"path": str(model_directory(config.model.path))})
+        "model": config.model.model_copy(update={"path": str(find_model(config.model.path).path)})
     }
     if adapter is not None:
         try:

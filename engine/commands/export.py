@@ -14,6 +14,7 @@ import orjson
 
 from engine.config import load
 from engine.errors import ConfigError, RunError
+from engine.manifest import base_model
 from engine.processes import torch_environment
 from engine.rundir import RunDir, find_run
 from engine.stream.reader import iter_groups, iter_headers
@@ -189,13 +190,14 @@ def _row(tg: TaskGroup, episode: Episode) -> dict[str, Any]:
 def write_merged(run: RunDir, path: Path, adapter: str | None) -> str:
     """Merge base and an adapter (default: the best by validation, else the last); returns the adapter's name.
 
-    Raises ConfigError if there is no such adapter, RunError if the merge failed."""
+    Raises ConfigError if there is no such adapter or the base is gone, RunError if the merge failed."""
     source = chosen_adapter(run, adapter)
     config = load(run.config).config
-    argv = [sys.executable, "-m", "learner.merge", config.model.path, str(source), str(path)]
+    model = base_model(run, config)
+    argv = [sys.executable, "-m", "learner.merge", str(model), str(source), str(path)]
     done = subprocess.run(argv, env=torch_environment(1), capture_output=True, text=True, check=False)
     if done.returncode != 0:
-        raise RunError(f"merging {source} into {config.model.path} failed: {done.stderr.strip()[-2000:]}")
+        raise RunError(f"merging {source} into {model} failed: {done.stderr.strip()[-2000:]}")
     return source.name
 
 

@@ -12,6 +12,7 @@ from rich.console import Console
 from engine.config import Config, load, text_override
 from engine.errors import ConfigError
 from engine.manifest import create, reopen
+from engine.models import find_model
 from engine.report.console import wide_console
 from engine.report.progress import Progress
 from engine.rundir import RunDir, find_run, read_json
@@ -24,6 +25,7 @@ synth-engine run                             the tiny model on this machine, in 
 synth-engine run --config dry                everything but the models, in seconds
 synth-engine run --set run.steps=20 --name short
 synth-engine run --resume                    the latest run, where it stopped
+synth-engine run --config mine.toml --plan   what it would start, and whether it fits
 """
 
 
@@ -41,6 +43,7 @@ synth-engine run --resume                    the latest run, where it stopped
     "--dir", "directory", metavar="DIR", help="Where runs live; the same as --set run.dir=DIR.  [default: runs]"
 )
 @click.option("--resume", is_flag=False, flag_value="", metavar="[RUN]", help="Go on with a run: the latest, or RUN.")
+@click.option("--plan", is_flag=True, help="Show placement, memory, commands and expected staleness; start nothing.")
 @click.option("--plain", is_flag=True, help="One line per ten seconds, even on a terminal.")
 def command(
     file: str | None,
@@ -48,7 +51,7 @@ def command(
     name: str | None,
     directory: str | None,
     resume: str | None,
-    plain: bool,  # noqa: FBT001 - click passes flags by name
+    **flags: bool,
 ) -> None:
     """Train a policy in mock worlds, end to end.
 
@@ -58,6 +61,11 @@ def command(
     Exit codes: 0 finished, 1 failed, 2 configuration, 130 or 143 stopped by Ctrl-C or SIGTERM.
     """
     console = wide_console()
+    if flags["plan"]:
+        if resume is not None:
+            raise ConfigError("--plan has no effect on a run that exists: `synth-engine show` tells what it is")
+        _plan(console, file, overrides)
+        return
     if resume is None:
         given = {"run.name": name, "run.dir": directory}
         named = [text_override(key, value) for key, value in given.items() if value is not None]
@@ -71,10 +79,19 @@ def command(
         with run.locked():
             config = reopen(run, overrides)
     announce(console, run, config, measured=resume is None and file in (None, "tiny") and not overrides)
-    with Progress(run, config, console, plain=plain or not console.is_terminal) as progress:
+    with Progress(run, config, console, plain=flags["plain"] or not console.is_terminal) as progress:
         ending = Supervisor(run, config, progress).run()
     _finish(console, run, ending)
     raise SystemExit(ending.code)
+
+
+def _plan(console: Console, file: str | None, overrides: tuple[str, ...]) -> None:
+    # Only this way needs the tables of a plan.
+    from engine.report.plan import show_plan  # noqa: PLC0415
+
+    config = load(file or "tiny", overrides).config
+    model = config.model.model_copy(update={"path": str(find_model(config.model.path).path)})
+    show_plan(console, config.model_copy(update={"model": model}))
 
 
 def announce(console: Console, run: RunDir, config: Config, *, measured: bool) -> None:
@@ -90,13 +107,17 @@ def announce(console: Console, run: RunDir, config: Config, *, measured: bool) -
     learner = "GRPO learner" if config.learner.kind == "grpo" else "simulated learner"
     per_step = schedule.groups_per_step * schedule.group_size
     live = f"at most {config.max_live} live = ({schedule.max_staleness} + 1) x {schedule.groups_per_step} groups x "
+    manifest = read_json(run.manifest) or {}
+    model = Path(config.model.path).name
+    if manifest.get("hub_id"):
+        model = f"{manifest['hub_id']} at commit {manifest['hub_commit'][:7]}"
     rows = {
         "run": f"{run.path.name}  (seed {config.run.seed})",
-        "model": Path(config.model.path).name + f"  ({config.model.path})",
+        "model": f"{model}  ({config.model.path})",
         "tasks": config.tasks.pack,
         "training": f"{config.run.steps} steps x {schedule.groups_per_step} groups x {schedule.group_size} episodes = "
         f"{config.run.steps * per_step:,} episodes or more; {live}{schedule.group_size}",
-        "measuring": _measuring(config, (read_json(run.manifest) or {})["tasks"]),
+        "measuring": _measuring(config, manifest["tasks"]),
         "processes": f"{count}{server[config.policy.launch]}, {learner}, engine; logs and all else in {run.path}",
         "time": _MEASURED if measured else "unknown until the first steps; then the ETA shows it",
         "to stop": "Ctrl-C once drains and saves, twice stops at once",

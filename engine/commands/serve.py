@@ -8,13 +8,17 @@ from pathlib import Path
 
 import click
 
-from engine.manifest import model_directory
+from engine.models import find_model
 from engine.processes import torch_environment
 
 
 @click.command()
 @click.option(
-    "--model", default="tiny", show_default=True, metavar="DIR", help="`tiny` (shipped), or a model directory."
+    "--model",
+    default="tiny",
+    show_default=True,
+    metavar="MODEL",
+    help="`tiny` (shipped), a model directory, or a model of the Hugging Face hub, such as Qwen/Qwen3-0.6B.",
 )
 @click.option(
     "--adapter", "adapters", multiple=True, metavar="NAME=DIR", help="An adapter to load at start; repeatable."
@@ -50,7 +54,7 @@ def command(
 
     Prints one JSON line with its URL when it is ready; Ctrl-C ends it. Select an adapter per request with "lora_path".
     """
-    argv = [sys.executable, "-m", "engine.embedded", "--model", str(model_directory(model))]
+    argv = [sys.executable, "-m", "engine.embedded", "--model", str(find_model(model).path)]
     argv += ["--threads", str(threads), "--max-loras", str(max(8, len(adapters)))]
     for name, value in options.items():
         argv += [] if value is None else ["--" + name.replace("_", "-"), str(value)]

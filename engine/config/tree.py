@@ -62,7 +62,11 @@ class TasksSection(Section):
 class ModelSection(Section):
     """The base model."""
 
-    path: str = key("tiny", "`tiny` (shipped), or a directory in Hugging Face format")
+    path: str = key(
+        "tiny",
+        "`tiny` (shipped), a directory in Hugging Face format, or a model of the Hugging Face hub by its id, such as "
+        "Qwen/Qwen3-4B or Qwen/Qwen3-4B@main (a branch, a tag or a commit)",
+    )
 
 
 SGLANG: Modes = {"policy.launch": "sglang"}
@@ -109,7 +113,11 @@ class PolicySection(Section):
         only_if={"policy.launch": "scripted"},
     )
     update: Literal["pin"] = key("pin", "pin: all tokens of an episode come from one adapter version")
-    system: str = key("{rules}", "The system message; {rules} is replaced by the task's rules")
+    system: str = key(
+        "auto",
+        "The system message; {rules} is replaced by the task's rules. auto: the rules alone for a model whose "
+        "tokenizer has tokens for <question> and <answer>, and how to ask and how to finish for any other",
+    )
     temperature: float = key(
         1.0, "Sampling temperature of training episodes and evaluations", gt=0, unless={"policy.launch": "scripted"}
     )
@@ -281,7 +289,7 @@ class Config(Section):
             )
         if self.learner.gpus and self.learner.ranks > 1:
             raise ValueError("learner.ranks is for the CPU: there is one rank on each of learner.gpus; remove it")
-        if "{rules}" not in self.policy.system:
+        if self.policy.system != "auto" and "{rules}" not in self.policy.system:
             raise ValueError("policy.system must contain {rules}, or the agent never sees its task's rules")
         return self
 

@@ -2,11 +2,22 @@
 
 The first tag decides the kind; after calls, anything that is not a call is ignored. JSON is read strictly: a call
 that is not `{"name": ..., "arguments": {...}}` is :class:`Malformed`, which the agent sees as an observation.
+
+In a completion without a tag, a line or a code fence that begins as a call does is a call, read just as strictly. Some
+models write no other: in Qwen2.5-Coder-0.5B the tokens `<tool_call>` and `</tool_call>` are untrained (they have the
+embedding of the unused ones, and log-probability -22), so that neither an error observation nor a LoRA adapter could
+teach them. To say such a line to the user would let a dump of parameters pass for a question about each of them. A
+fence with anything else in it is text.
+
+Thoughts are no action: what stands before `</think>` is skipped, tags and all, and said to nobody, whether the
+completion or the template opened it. A thought that is not closed leaves no action and is malformed.
 """
 
 from __future__ import annotations
 
+import json
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import orjson
@@ -18,6 +29,11 @@ _DEPTH = 32
 """Levels to which arguments may nest: far above any tool's, and far below what a frame can hold."""
 _OPENING = re.compile(r"<(tool_call|question|answer)>")
 _CALL = re.compile(r"<tool_call>(.*?)(</tool_call>|$)", re.DOTALL)
+_BARE = re.compile(
+    r"""^[ \t]*(?:```\w*[ \t]*)?(?=\{\s*"(?:name|function)"\s*:\s*"[^"]*"\s*,\s*"(?:arguments|parameters|args)"\s*:)""",
+    re.MULTILINE,
+)
+_JSON = json.JSONDecoder()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,15 +79,30 @@ class Said:
 def parse(text: str) -> Calls | Question | Answer | Said:
     """Read the action of one completion; never raises.
 
-    A question or answer that is not closed is what is there; a call that is not closed is malformed."""
+    A question or answer that is not closed is what is there; a call or thought that is not closed is malformed."""
+    text = text.rpartition("</think>")[2].strip()
+    if text.startswith("<think>"):
+        return Calls(calls=(Malformed(reason="</think> is missing"),))
     opening = _OPENING.search(text)
     if opening is None:
-        return Said(text=text.strip())
+        bare = tuple(_bare_calls(text))
+        return Calls(calls=bare) if bare else Said(text=text)
     kind = opening.group(1)
     if kind == "tool_call":
         return Calls(calls=tuple(_call(body, closed=bool(end)) for body, end in _CALL.findall(text, opening.start())))
     inner = text[opening.end() :].partition(f"</{kind}>")[0].strip()
     return Question(text=inner) if kind == "question" else Answer(text=inner)
+
+
+def _bare_calls(text: str) -> Iterator[ToolCall | Malformed]:
+    at = 0
+    while begin := _BARE.search(text, at):
+        start = begin.end()
+        try:
+            _, at = _JSON.raw_decode(text, start)
+        except (ValueError, RecursionError):
+            at = len(text)
+        yield _call(text[start:at], closed=True)
 
 
 def _call(body: str, *, closed: bool) -> ToolCall | Malformed:

@@ -1,7 +1,7 @@
 """Which GPUs serve and which train, checked before anything starts, with the memory that each will need.
 
-Pure: what the machine has is an argument. Sizes come from config.json (engine.serving.shape); the formulas are those of
-LEARNER.md section 4, for the learner as it is built (base in bfloat16, nothing recomputed).
+Sizes come from config.json (engine.serving.shape); the formulas are those of LEARNER.md section 4, for the learner as
+it is built (base in bfloat16, nothing recomputed). Only check_placement asks what this machine has.
 """
 
 from __future__ import annotations
@@ -9,10 +9,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from engine.config import Config
 from engine.errors import ConfigError
 from engine.serving.gpus import Gpu
+from engine.serving.gpus import gpus as all_gpus
 from engine.serving.shape import ModelShape
 
 _MIB = 2**20
@@ -27,6 +29,8 @@ _CONTEXT_MIB = 1_000
 """The same of a learner."""
 _SERVER_SHARE = 0.85
 """Of a GPU's memory that SGLang fills with weights and cache when it has the GPU to itself."""
+_SPARE_SHARE = 0.03
+"""Of a GPU that a server and a learner share, left free: neither allocator gives back all that it does not use."""
 _LEAST_EPISODES = 4
 """Episodes of limits.tokens that a server's cache should hold at least."""
 
@@ -60,19 +64,26 @@ class Need:
         return sum(self.parts.values())
 
 
+def without_gpu(config: Config, gpus: Sequence[Gpu]) -> bool:
+    """Whether the servers that a run starts compute on the CPU."""
+    device = config.policy.device if config.policy.launch == "sglang" else "cpu"
+    return device == "cpu" or (device == "auto" and not gpus)
+
+
 def place(config: Config, gpus: Sequence[Gpu]) -> Placement:
     """Who gets which GPU: what the configuration names, or for the servers whatever does not train.
 
     Raises ConfigError that names the key and the GPUs there are."""
     there, learner = {gpu.index for gpu in gpus}, tuple(config.learner.gpus)
     free = tuple(sorted(there - set(learner)))
-    serving = config.policy.gpus or free or learner
+    count = 0 if without_gpu(config, gpus) else config.started_servers
+    serving = (config.policy.gpus or free or learner) if count else ()
     for key, wanted in (("policy.gpus", serving), ("learner.gpus", learner)):
         if missing := sorted(set(wanted) - there):
             raise ConfigError(f"{key}: there is no GPU {missing[0]} here; nvidia-smi shows {sorted(there) or 'none'}")
         if len(set(wanted)) != len(wanted):
             raise ConfigError(f"{key} = {list(wanted)} names a GPU twice")
-    width, count = config.policy.tensor_parallel, config.policy.servers
+    width = config.policy.tensor_parallel
     if width * count > len(serving):
         raise ConfigError(
             f"policy.servers = {count} with policy.tensor_parallel = {width} need {width * count} GPUs, and "
@@ -82,6 +93,14 @@ def place(config: Config, gpus: Sequence[Gpu]) -> Placement:
     return Placement(servers=servers, learner=learner)
 
 
+def check_placement(config: Config, model: Path) -> None:
+    """Raise ConfigError if this machine lacks GPUs that the configuration wants, or their memory is too small."""
+    if not config.learner.gpus and config.policy.launch != "sglang":
+        return
+    here = all_gpus()
+    needs(config, place(config, here), ModelShape.read(model), here)
+
+
 def memory_share(config: Config, placement: Placement, shape: ModelShape, gpus: Sequence[Gpu]) -> float | None:
     """SGLang's --mem-fraction-static, or None where it may choose: set, or what a learner beside it leaves."""
     if config.policy.memory_fraction != "auto":
@@ -89,7 +108,7 @@ def memory_share(config: Config, placement: Placement, shape: ModelShape, gpus: 
     if not placement.shared:
         return None
     total = min(gpu.total_mib for gpu in gpus if gpu.index in placement.shared)
-    left = total - _learner(config, shape, 0).mib - _WORKSPACE_MIB
+    left = (1 - _SPARE_SHARE) * total - _learner(config, shape, 0).mib - _WORKSPACE_MIB
     return max(0.0, math.floor(100 * left / total) / 100)
 
 

@@ -17,7 +17,7 @@ from engine.errors import ConfigError
 from engine.processes import Command, torch_environment
 from engine.rundir import RunDir
 from engine.serving.gpus import gpus
-from engine.serving.placement import memory_share, needs, place
+from engine.serving.placement import memory_share, needs, place, without_gpu
 from engine.serving.shape import ModelShape
 
 VERSION = "0.5.23"
@@ -49,7 +49,7 @@ def started_from(directory: Path) -> tuple[str, ...]:
 
 def on_cpu(config: Config) -> bool:
     """Whether SGLang has to do without a GPU."""
-    return config.policy.device == "cpu" or (config.policy.device == "auto" and not gpus())
+    return without_gpu(config, gpus())
 
 
 def launcher(config: Config) -> tuple[str, ...]:
@@ -143,4 +143,6 @@ def _on_gpus(config: Config) -> list[tuple[list[str], dict[str, str]]]:
         flags += ["--max-total-tokens", str(config.policy.kv_tokens)]
     if config.policy.tensor_parallel > 1:
         flags += ["--tensor-parallel-size", str(config.policy.tensor_parallel)]
-    return [(flags, {"CUDA_VISIBLE_DEVICES": ",".join(map(str, members))}) for members in placement.servers]
+    # As nvidia-smi counts them.
+    order = {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
+    return [(flags, {**order, "CUDA_VISIBLE_DEVICES": ",".join(map(str, members))}) for members in placement.servers]
