@@ -21,8 +21,8 @@ from learner.step import GrpoStep
 _READ_TIMEOUT_S = 0.2
 
 
-def follow(run: RunDir, config: Config, ranks: Ranks) -> GrpoStep:
-    """Take part in rank 0's steps until it says stop; returns what was trained.
+def follow(run: RunDir, config: Config, ranks: Ranks) -> None:
+    """Take part in rank 0's steps until it says stop.
 
     Raises RankLostError if another rank ends, NotFiniteError and AbandonedError together with all of them, and RunError
     if the files are not those that rank 0 reads."""
@@ -40,7 +40,6 @@ def follow(run: RunDir, config: Config, ranks: Ranks) -> GrpoStep:
             _form(opened, reader, order.cursor, rules, advantage)
             grpo.run(opened.episodes, schedule.at(order.step))
             version += 1
-    return grpo
 
 
 def _form(opened: OpenStep, reader: StreamReader, cursor: Cursor, rules: FormingRules, advantage: Advantage) -> None:
