@@ -4,7 +4,7 @@ A Qwen3-shaped model of random weights is scored in float32, and what it scored 
 a server had sampled it. The learner reads that stream and trains with its base in bfloat16. Before its first update its
 log ratios are those of bfloat16 against float32 under one adapter, token by token. Needs no network and no run.
 
-    python -m bench learner_gpu [--shape 0.6b|1.7b|4b|8b] [--steps N] [--micro-batch-tokens N]
+    python -m bench learner_gpu [--shape 0.6b|1.7b|4b|8b] [--steps N] [--micro-batch-tokens N] [--recompute]
 
 Without a GPU it says so and measures nothing; `--device cpu --shape smoke` runs every line of it in seconds.
 """
@@ -100,12 +100,16 @@ def main(arguments: Sequence[str] = ()) -> int:
     parser.add_argument("--shape", choices=SIZES, default="0.6b")
     parser.add_argument("--steps", type=int, default=4, help="timed steps, after one that is not")
     parser.add_argument("--micro-batch-tokens", type=int, default=8192)
+    parser.add_argument("--recompute", action="store_true", help="as learner.recompute")
+    parser.add_argument("--opening", type=int, help="tokens of the shared opening, to make episodes longer")
     parser.add_argument("--device", default="cuda")
     options = parser.parse_args(arguments)
     if options.device == "cuda" and not torch.cuda.is_available():
         print("learner_gpu: torch sees no GPU here; nothing was measured")
         return 0
     size, device = SIZES[options.shape], torch.device(options.device)
+    if options.opening:
+        size = replace(size, opening=options.opening)
     torch.manual_seed(0)
     with tempfile.TemporaryDirectory(prefix="learner-gpu-") as folder:
         model, stream = Path(folder) / "model", Path(folder) / "trajectories"
@@ -113,12 +117,20 @@ def main(arguments: Sequence[str] = ()) -> int:
             Qwen3ForCausalLM(size.config()).bfloat16().save_pretrained(model)
         gap = _record(model, stream, size, device)
         policy = _policy(model, device, torch.bfloat16)
+        if options.recompute:
+            policy.recompute()
         step = GrpoStep(policy, StepSettings(clip=Clip(), grad_clip=1.0, micro_batch_tokens=options.micro_batch_tokens))
-        rows, figures = _train(step, _read(stream), options.steps, ModelShape.read(model))
+        rows, figures = _train(step, _read(stream), options.steps, ModelShape.read(model), recompute=options.recompute)
     figures["packed_alone_abs_max_f32"] = gap
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
     question = f"{(__doc__ or '').splitlines()[0]} ({options.shape}, {name}, torch {torch.__version__})"
-    report("learner_gpu", question, rows, figures, {key: GOAL[key] for key in GOAL if key in figures})
+    report(
+        f"learner_gpu-{options.shape}{'-recompute' if options.recompute else ''}",
+        question,
+        rows,
+        figures,
+        {key: GOAL[key] for key in GOAL if key in figures},
+    )
     return 0
 
 
@@ -228,7 +240,7 @@ def _read(stream: Path) -> list[TrainedEpisode]:
 
 
 def _train(
-    step: GrpoStep, episodes: Sequence[TrainedEpisode], steps: int, shape: ModelShape
+    step: GrpoStep, episodes: Sequence[TrainedEpisode], steps: int, shape: ModelShape, *, recompute: bool
 ) -> tuple[list[dict[str, object]], dict[str, float]]:
     """Rows of the table, one a step, and figures: the first step gives the distance, the others the time."""
     cuda = step.policy.device.type == "cuda"
@@ -271,7 +283,10 @@ def _train(
     }
     if cuda:
         flops = _flops(shape, mean_length, len(y_P) / results[0][0].computed_tokens)
-        peak, formula = float(torch.cuda.max_memory_allocated()), _formula_bytes(step, episodes, shape)
+        peak, formula = (
+            float(torch.cuda.max_memory_allocated()),
+            _formula_bytes(step, episodes, shape, recompute=recompute),
+        )
         figures |= {
             "mfu": speed * flops / PEAK_FLOPS,
             "peak_gib": peak / _GIB,
@@ -287,11 +302,13 @@ def _mean_length(episodes: Sequence[TrainedEpisode]) -> float:
     return float(np.square(lengths).sum() / lengths.sum())
 
 
-def _formula_bytes(step: GrpoStep, episodes: Sequence[TrainedEpisode], shape: ModelShape) -> float:
-    """LEARNER.md section 4, nothing recomputed: base, masters and Adam, activations of the largest pass, head."""
+def _formula_bytes(step: GrpoStep, episodes: Sequence[TrainedEpisode], shape: ModelShape, *, recompute: bool) -> float:
+    """LEARNER.md section 4: base, masters and Adam, activations of the largest pass, head."""
     largest = max(batch.ids_T.numel() for batch in micro_batches(list(episodes), step.settings.micro_batch_tokens))
     adapter = 18.0 * shape.lora_parameters(LORA.rank)
-    return 2.0 * shape.parameters + adapter + 2.0 * shape.activations * largest + _TILES * TILE_BYTES
+    return (
+        2.0 * shape.parameters + adapter + 2.0 * shape.activations(recompute=recompute) * largest + _TILES * TILE_BYTES
+    )
 
 
 def _flops(shape: ModelShape, mean_length: float, policy_share: float) -> float:

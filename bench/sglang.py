@@ -24,10 +24,11 @@ from bench._processes import prepared, process, simulated_learner
 from bench.report import report
 from engine.config import Config
 from engine.config.load import validate
+from engine.errors import ConfigError
 from engine.models import find_model
 from engine.processes import Child
 from engine.rundir import RunDir, read_lines
-from engine.serving.sglang import server_commands
+from engine.serving.sglang import launcher, server_commands
 from engine.supervise import free_ports, last_words, server_is_ready
 from engine.telemetry import engine_metrics as keys
 
@@ -124,6 +125,11 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--shape", choices=("tiny", *_SHAPES), default="tiny")
     parser.add_argument("--flags", default="", help="more flags of sglang.launch_server")
     options = parser.parse_args(arguments)
+    try:
+        launcher(validate({"policy": {"launch": "sglang"}}, {}))
+    except ConfigError as error:
+        print(f"nothing was measured: {error}")
+        return
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         base = Path(folder)

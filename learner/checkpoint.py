@@ -33,7 +33,7 @@ from learner.progress import Counters
 KEPT = 2
 _TENSORS, _STATE = "tensors.safetensors", "state.json"
 _SCHEDULE_KEYS = {"max_staleness", "group_size", "groups_per_step"}
-_FREE_KEYS = {"micro_batch_tokens", "threads", "ranks", "gpus"}
+_FREE_KEYS = {"micro_batch_tokens", "threads", "ranks", "gpus", "recompute"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -126,6 +126,10 @@ class LoraPolicy:
         weight: Tensor = self.model.get_base_model().lm_head.weight
         return weight
 
+    def recompute(self) -> None:
+        """Keep a layer's input alone from the forward pass, and compute the rest again in the backward pass."""
+        self.model.get_base_model().activation_checkpointing_enable({"use_reentrant": False})
+
     def base_config_sha256(self) -> str:
         """Hash of the base model's config.json."""
         return hashlib.sha256((self.base_path / "config.json").read_bytes()).hexdigest()

@@ -117,6 +117,8 @@ class GrpoStep:
             warm_start=warm_start,
             placed=placed(config, ranks.rank),
         )
+        if config.learner.recompute:
+            policy.recompute()
         return cls(policy, StepSettings.of(config), ranks)
 
     def resume(self, checkpoint: Checkpoint) -> None:

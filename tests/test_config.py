@@ -4,7 +4,7 @@ import tomllib
 
 import pytest
 
-from engine.config import Config, dump, fields, load, marks, refuse_changes, text_override, value_of
+from engine.config import ASSETS, Config, dump, fields, load, marks, refuse_changes, text_override, value_of
 from engine.errors import ConfigError
 
 
@@ -15,7 +15,7 @@ def refused(file=None, *overrides):
     return str(caught.value)
 
 
-@pytest.mark.parametrize("name", ["tiny", "dry"])
+@pytest.mark.parametrize("name", sorted(path.stem for path in (ASSETS / "configs").glob("*.toml")))
 def test_shipped_configurations_load(name):
     """By their bare name, and what dump writes of them loads to the same tree."""
     config = load(name).config

@@ -29,17 +29,17 @@ def plan(tmp_path, monkeypatch):
     python.parent.mkdir(parents=True)
     python.touch()
 
-    def run(gpus, *sets):
+    def run(gpus, *sets, config="tiny"):
         driver = tmp_path / "bin" / "nvidia-smi"
         driver.parent.mkdir(exist_ok=True)
         rows = "".join(f"echo '{index}, H100, 81559, 81000'\n" for index in range(gpus))
         driver.write_text(f"#!/bin/sh\n{rows}")
         driver.chmod(0o755)
         monkeypatch.setenv("PATH", f"{driver.parent}:/usr/bin:/bin")
-        fixed = ("model.path=model", "policy.launch=sglang", "policy.sglang=environment", "limits.tokens=4000")
+        fixed = ("model.path=model", "policy.launch=sglang", "policy.sglang=environment")
         words = [word for setting in (*fixed, *sets) for word in ("--set", setting)]
         before = sorted(tmp_path.rglob("*"))
-        result = CliRunner().invoke(cli, ["run", "--plan", *words])
+        result = CliRunner().invoke(cli, ["run", "--plan", "--config", config, *words])
         assert sorted(tmp_path.rglob("*")) == before
         return result
 
@@ -55,7 +55,7 @@ def row(output, *words):
 
 def test_a_plan_names_every_process(plan):
     """Its GPU, its memory and its command."""
-    result = plan(3, "policy.servers=2", "learner.gpus=[2]")
+    result = plan(3, "policy.servers=2", "learner.gpus=[2]", "limits.tokens=4000")
     assert result.exit_code == 0, result.output
     assert row(result.output, "learner")[:3] == ["2", "learner", "7.5"]
     assert row(result.output, "server-1")[0] == "1"
@@ -67,10 +67,19 @@ def test_a_plan_names_every_process(plan):
 
 def test_a_shared_gpu_is_added_up(plan):
     """And the server is told how much of it is left."""
-    result = plan(1, "learner.gpus=[0]")
+    result = plan(1, "learner.gpus=[0]", "limits.tokens=4000")
     assert result.exit_code == 0, result.output
     assert float(row(result.output, "together")[-2]) <= float(row(result.output, "together")[-1])
     assert "--mem-fraction-static 0." in result.output
+
+
+@pytest.mark.parametrize(("config", "gpus"), [("qwen3-8b-8gpu", 8), ("qwen3-4b-1gpu", 1)])
+def test_the_shipped_recipes_fit(plan, config, gpus):
+    """On as many GPUs of 80 GB as their names say; the model is a stand-in of 4B."""
+    result = plan(gpus, config=config)
+    assert result.exit_code == 0, result.output
+    assert "episodes of limits.tokens" in result.output
+    assert ("torch.distributed.run" in result.output) == (gpus == 8)
 
 
 def test_what_does_not_fit_is_refused(plan):

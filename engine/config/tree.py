@@ -244,6 +244,13 @@ class LearnerSection(Section):
     ranks: int = key(
         1, "Processes that share each step on the CPU; any number trains the same", ge=1, only_if=GRPO, resumable=True
     )
+    recompute: bool = key(
+        False,  # noqa: FBT003 - a default
+        "Compute each layer again in the backward pass instead of keeping its activations: about a third slower, in a "
+        "fraction of the memory",
+        only_if=GRPO,
+        resumable=True,
+    )
     threads: int = key(1, "Torch threads of each rank", ge=1, only_if=GRPO, resumable=True)
     warm_start: str = key("", "Directory of an adapter to start from; empty starts at zero", only_if=GRPO)
 

@@ -1,7 +1,7 @@
 """Which GPUs serve and which train, checked before anything starts, with the memory that each will need.
 
 Sizes come from config.json (engine.serving.shape); the formulas are those of LEARNER.md section 4, for the learner as
-it is built (base in bfloat16, nothing recomputed). Only check_placement asks what this machine has.
+it is built (base in bfloat16). Only check_placement asks what this machine has.
 """
 
 from __future__ import annotations
@@ -18,9 +18,11 @@ from engine.serving.gpus import gpus as all_gpus
 from engine.serving.shape import ModelShape
 
 _MIB = 2**20
-_HALF, _SINGLE = 2, 4
+_HALF = 2
 _OPTIMIZER_BYTES = 18
 """Of one LoRA parameter: master, gradient and two moments in float32, and the rounded copy of the forward pass."""
+_ACTIVATION_MARGIN = 1.25
+"""Over the formula, on an H200: 1.12 to 1.23 for 8B, 4B and 0.6B (`python -m bench learner_gpu`)."""
 _HEAD_TILES = 3
 _HEAD_TILE_MIB = 256
 _WORKSPACE_MIB = 2_500
@@ -130,17 +132,17 @@ def needs(config: Config, placement: Placement, shape: ModelShape, gpus: Sequenc
 
 
 _REMEDY = (
-    "Lower learner.micro_batch_tokens, limits.tokens or policy.memory_fraction, raise policy.tensor_parallel, or give "
-    "learner and servers GPUs of their own"
+    "Set learner.recompute = true, lower learner.micro_batch_tokens, limits.tokens or policy.memory_fraction, raise "
+    "policy.tensor_parallel, or give learner and servers GPUs of their own"
 )
 
 
 def _learner(config: Config, shape: ModelShape, gpu: int) -> Need:
-    lora = shape.lora_parameters(config.learner.rank)
+    lora, kept = shape.lora_parameters(config.learner.rank), shape.activations(recompute=config.learner.recompute)
     parts = {
         "weights": shape.parameters * _HALF / _MIB,
         "adapter and Adam": lora * _OPTIMIZER_BYTES / _MIB,
-        "activations": shape.activations * _HALF * config.learner.micro_batch_tokens / _MIB,
+        "activations": _ACTIVATION_MARGIN * kept * _HALF * config.learner.micro_batch_tokens / _MIB,
         "head": float(_HEAD_TILES * _HEAD_TILE_MIB),
         "CUDA": float(_CONTEXT_MIB),
     }

@@ -66,7 +66,7 @@ class ModelShape:
         """Numbers in the KV cache per token."""
         return self.layers * 2 * self.kv
 
-    @property
-    def activations(self) -> int:
-        """Numbers that a training pass keeps per token when nothing is recomputed (LEARNER.md section 4)."""
-        return self.layers * (6 * self.hidden + 3 * self.query + 4 * self.kv + 4 * self.intermediate)
+    def activations(self, *, recompute: bool) -> int:
+        """Numbers that a training pass keeps per token: of every layer, or its input and one layer at a time."""
+        layer = 6 * self.hidden + 3 * self.query + 4 * self.kv + 4 * self.intermediate
+        return self.layers * self.hidden + layer if recompute else self.layers * layer
