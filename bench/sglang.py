@@ -29,8 +29,10 @@ from engine.models import find_model
 from engine.processes import Child
 from engine.rundir import RunDir, read_lines
 from engine.serving.sglang import launcher, server_commands
+from engine.stream.reader import iter_groups
 from engine.supervise import free_ports, last_words, server_is_ready
 from engine.telemetry import engine_metrics as keys
+from engine.types import StopReason
 
 GOAL = {"aborted": "== 0", "failed": "== 0"}
 _STALENESS, _RANK = 3, 16
@@ -102,6 +104,7 @@ def row(run: RunDir, live: int) -> dict[str, Any]:
     wall_s = last[keys.RUN_S] - first[keys.RUN_S]
     swaps = list(read_lines(run.swaps))
     events = Counter(row["event"] for row in swaps)
+    ended = Counter(episode.stop for tg in iter_groups(run.trajectories) for episode in tg.episodes)
     loads = [row["end_s"] - row["start_s"] for row in swaps if row["event"] == "load"]
     return {
         "live": live,
@@ -113,7 +116,8 @@ def row(run: RunDir, live: int) -> dict[str, Any]:
         "load p50 s": round(sorted(loads)[len(loads) // 2], 3),
         "load worst s": round(max(loads), 3),
         "aborted": events["abort"],
-        "failed": events["retry"] + events["moved"] + last[keys.EPISODES_MASKED],
+        "stale": ended[StopReason.STALE],
+        "failed": events["retry"] + events["moved"] + ended[StopReason.POLICY_ERROR] + ended[StopReason.WALL_CLOCK],
     }
 
 

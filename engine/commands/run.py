@@ -30,7 +30,12 @@ synth-engine run --config mine.toml --plan   what it would start, and whether it
 
 
 @click.command(epilog=_EXAMPLES)
-@click.option("--config", "file", metavar="FILE", help="A TOML file, or a shipped name: tiny (default), dry.")
+@click.option(
+    "--config",
+    "file",
+    metavar="FILE",
+    help="A TOML file, or a shipped name: tiny (default), dry, qwen3-4b-1gpu, qwen3-8b-8gpu.",
+)
 @click.option(
     "--set",
     "overrides",

@@ -32,6 +32,8 @@ from engine.policy.servers import Servers
 from engine.types import Completion, StopReason, Turn
 
 _BACKOFF_S, _LONGEST_BACKOFF_S = 0.2, 5.0
+_IDLE_S = 3.0
+"""A connection that was idle for longer is not used again: SGLang closes it after five seconds, perhaps just then."""
 _CONTEXT_SPARE_TOKENS = 7
 """SGLang refuses a prompt that leaves fewer of the context, and cuts a completion two tokens short of its end."""
 
@@ -73,7 +75,7 @@ class HttpPolicy:
 
     async def __aenter__(self) -> Self:
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=self._connections, keepalive_timeout=60.0),
+            connector=aiohttp.TCPConnector(limit=self._connections, keepalive_timeout=_IDLE_S),
             timeout=aiohttp.ClientTimeout(total=None),
             cookie_jar=aiohttp.DummyCookieJar(),
             # Replies come as they are: nobody unpacks them here, and every header costs time on both sides.
