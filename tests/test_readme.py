@@ -21,7 +21,7 @@ SHORT = {
     "doctor": "--set policy.sglang=echo",
     "install-sglang": "--help",
 }
-PLAN = "--set model.path=tiny --set policy.sglang=echo --set policy.device=cpu"
+PLAN = "--set model.path=tiny --set policy.sglang=echo --set policy.device=cpu --set learner.gpus=[]"
 
 
 def commands():
