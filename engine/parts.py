@@ -13,7 +13,7 @@ from typing import Any
 import anyio
 
 from engine.adapters import AdapterServers
-from engine.config import Config, load_object
+from engine.config import Config, api_key, load_object
 from engine.errors import ConfigError, RunError
 from engine.policy.chat_format import ChatFormat
 from engine.policy.client import HttpPolicy
@@ -119,7 +119,7 @@ async def _http(
     listed = await anyio.to_thread.run_sync(read_json, run.path / "servers.json") or {"urls": []}
     run_id = await anyio.to_thread.run_sync(lambda: run.run_id)
     async with (
-        Servers(listed["urls"], run_id=run_id, clock=clock, on_event=on_event) as servers,
+        Servers(listed["urls"], run_id=run_id, clock=clock, on_event=on_event, api_key=api_key(config)) as servers,
         HttpPolicy(servers, chat, connections=_connections(config)) as policy,
     ):
         await servers.ready(ready_s)

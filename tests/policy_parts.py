@@ -101,13 +101,17 @@ async def serving(mock: MockServer, port: int = 0) -> AsyncIterator[str]:
 
 @asynccontextmanager
 async def policy_of(
-    chat: ChatFormat, *urls: str, connections: int = 64, events: list[Event] | None = None
+    chat: ChatFormat,
+    *urls: str,
+    connections: int = 64,
+    events: list[Event] | None = None,
+    api_key: str | None = None,
 ) -> AsyncIterator[tuple[HttpPolicy, Servers]]:
     """A client of these servers, ready."""
     heard = [] if events is None else events
     clock = iter(range(1_000_000)).__next__
     async with (
-        Servers(urls, run_id=RUN_ID, clock=lambda: float(clock()), on_event=heard.append) as servers,
+        Servers(urls, run_id=RUN_ID, clock=lambda: float(clock()), on_event=heard.append, api_key=api_key) as servers,
         HttpPolicy(servers, chat, connections=connections) as policy,
     ):
         await servers.ready(5.0)

@@ -4,7 +4,7 @@ import tomllib
 
 import pytest
 
-from engine.config import ASSETS, Config, dump, fields, load, marks, refuse_changes, text_override, value_of
+from engine.config import ASSETS, Config, api_key, dump, fields, load, marks, refuse_changes, text_override, value_of
 from engine.errors import ConfigError
 
 
@@ -152,3 +152,16 @@ def test_the_live_bound_is_the_product():
     sets = ["schedule.max_staleness=7", "schedule.groups_per_step=16", "schedule.group_size=16"]
     config = load(None, sets).config
     assert config.max_live == 2048
+
+
+def test_an_api_key_is_read_from_the_variable_that_is_named(monkeypatch):
+    """And is in no configuration; a variable that is not set is an error."""
+    servers = ("policy.launch=none", 'policy.urls=["http://127.0.0.1:1"]')
+    config = load(None, [*servers, "policy.api_key_env=POLICY_KEY"]).config
+    monkeypatch.setenv("POLICY_KEY", "sesame")
+    assert api_key(config) == "sesame"
+    assert "sesame" not in dump(config)
+    monkeypatch.delenv("POLICY_KEY")
+    with pytest.raises(ConfigError, match="the environment variable POLICY_KEY is not set"):
+        api_key(config)
+    assert api_key(load(None, servers).config) is None

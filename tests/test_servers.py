@@ -263,3 +263,38 @@ async def test_only_a_server_that_lost_something_has_restarted(adapter):
             await until(lambda: any(event["event"] == "restart" for event in events))
             tg.cancel_scope.cancel()
     assert [event["event"] for event in events if event["event"] in ("restart", "down")] == ["restart"]
+
+
+class Guarded(MockServer):
+    """Answers nothing but /ready without its key, as SGLang does when it is started with --api-key."""
+
+    KEY = "sesame"
+
+    def application(self):
+        """The routes, behind the key."""
+
+        @web.middleware
+        async def guard(request, handler):
+            if request.path != "/ready" and request.headers.get("Authorization") != f"Bearer {self.KEY}":
+                return web.json_response({"error": "Unauthorized"}, status=401)
+            return await handler(request)
+
+        app = super().application()
+        app.middlewares.append(guard)
+        return app
+
+
+async def test_a_key_opens_a_guarded_server(adapter):
+    """Control requests and generation carry it."""
+    async with serving(Guarded(chat=CHAT)) as url, policy_of(CHAT, url, api_key=Guarded.KEY) as (policy, servers):
+        await servers.load(ADAPTER, adapter)
+        completion = await policy.complete(turn(CHAT, adapter=ADAPTER))
+    assert completion.ids is not None
+
+
+async def test_a_guarded_server_is_named_with_the_remedy():
+    """Without the key, and without ever showing one."""
+    async with serving(Guarded(chat=CHAT)) as url, policy_of(CHAT, url, api_key="wrong-secret") as (_, servers):
+        with pytest.raises(RunError, match=r"it wants an API key: see policy\.api_key_env") as caught:
+            await servers.slots()
+    assert "wrong-secret" not in str(caught.value)

@@ -4,6 +4,7 @@ names (plugins)."""
 from engine.config.load import (
     ASSETS,
     Loaded,
+    api_key,
     asset,
     child_environment,
     dump,
@@ -22,6 +23,7 @@ __all__ = [
     "ASSETS",
     "Config",
     "Loaded",
+    "api_key",
     "asset",
     "child_environment",
     "dump",

@@ -35,6 +35,17 @@ def environment(name: str) -> str | None:
     return os.environ.get(name)
 
 
+def api_key(config: Config) -> str | None:
+    """The API key of the policy servers; it is in no file of a run.
+
+    Raises ConfigError if the variable that should hold it is not set."""
+    if not (name := config.policy.api_key_env):
+        return None
+    if not (value := environment(name)):
+        raise ConfigError(f"policy.api_key_env: the environment variable {name} is not set; export the API key in it")
+    return value
+
+
 def child_environment(**extra: str) -> dict[str, str]:
     """The environment of this process for a child, with `extra` on top."""
     return {**os.environ, **extra}

@@ -107,6 +107,12 @@ class PolicySection(Section):
         resumable=True,
     )
     flags: str = key("", "More flags for sglang.launch_server; they win over ours", only_if=SGLANG, resumable=True)
+    api_key_env: str = key(
+        "",
+        "Environment variable that holds the API key of the servers in `urls`; empty: none is sent",
+        only_if={"policy.launch": "none"},
+        resumable=True,
+    )
     script: str = key(
         "engine.scripted:GoldPolicy",
         "The scripted policy, as package:Object",

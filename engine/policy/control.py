@@ -34,9 +34,10 @@ class GoneError(ControlError):
 
 
 class Control:
-    """Asks servers; used with `async with`."""
+    """Asks servers, with `headers` on every request; used with `async with`."""
 
-    def __init__(self) -> None:
+    def __init__(self, headers: Mapping[str, str]) -> None:
+        self._headers = headers
         self._session: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> Self:
@@ -45,6 +46,7 @@ class Control:
             connector=aiohttp.TCPConnector(limit=0),
             timeout=aiohttp.ClientTimeout(total=None),
             cookie_jar=aiohttp.DummyCookieJar(),
+            headers=self._headers,
         )
         return self
 
@@ -108,6 +110,8 @@ class Control:
     ) -> dict[str, Any]:
         """One request whose answer is an object; 200 and 400 are answers."""
         status, text = await self._exchange(server, method, route, body, limit_s)
+        if status in (401, 403):
+            raise ControlError(f"{server.url}{route}: HTTP {status}: it wants an API key: see policy.api_key_env")
         if status not in (200, 400):
             raise ControlError(f"{server.url}{route}: HTTP {status}: {text[:200]!r}")
         try:
@@ -122,7 +126,7 @@ class Control:
         self, server: Server, method: str, route: str, body: Mapping[str, Any] | None, limit_s: float
     ) -> tuple[int, bytes]:
         """Status and content of one request, bounded in time."""
-        assert self._session is not None, "use `async with Control()`"
+        assert self._session is not None, "use `async with Control(...)`"
         content = None if body is None else orjson.dumps(body)
         headers = {"Content-Type": "application/json"}
         with anyio.move_on_after(limit_s) as scope:

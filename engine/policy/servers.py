@@ -66,10 +66,17 @@ class Servers:
     """All policy servers of a run.
 
     `run_id` is the prefix of this run's adapter names; `on_event` gets one object per load, unload, attempt of a turn
-    that failed, and time without traffic (down, restart), with start_s and end_s on `clock`."""
+    that failed, and time without traffic (down, restart), with start_s and end_s on `clock`. With an `api_key`, every
+    request carries it in `headers`; it is never logged."""
 
     def __init__(
-        self, urls: Sequence[str], *, run_id: str, clock: Callable[[], float], on_event: Callable[[Event], None]
+        self,
+        urls: Sequence[str],
+        *,
+        run_id: str,
+        clock: Callable[[], float],
+        on_event: Callable[[Event], None],
+        api_key: str | None = None,
     ) -> None:
         if not urls:
             raise RunError("no policy server: name at least one in policy.urls")
@@ -79,7 +86,8 @@ class Servers:
         self._prefix = f"{run_id}-v"
         self._wanted: dict[str, Path] = {}
         self._changed = anyio.Event()
-        self._control = Control()
+        self.headers: Mapping[str, str] = {} if api_key is None else {"Authorization": f"Bearer {api_key}"}
+        self._control = Control(self.headers)
 
     async def __aenter__(self) -> Self:
         await self._control.__aenter__()
