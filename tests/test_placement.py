@@ -10,8 +10,12 @@ from engine.serving.gpus import Gpu
 from engine.serving.placement import memory_share, needs, place
 from engine.serving.shape import ModelShape
 
-QWEN3_4B = ModelShape(layers=36, hidden=2560, query=4096, kv=1024, intermediate=9728, vocabulary=151_936, tied=True)
-QWEN3_8B = ModelShape(layers=36, hidden=4096, query=4096, kv=1024, intermediate=12_288, vocabulary=151_936, tied=False)
+QWEN3_4B = ModelShape(
+    layers=36, hidden=2560, query=4096, kv=1024, intermediate=9728, vocabulary=151_936, tied=True, context=40_960
+)
+QWEN3_8B = ModelShape(
+    layers=36, hidden=4096, query=4096, kv=1024, intermediate=12_288, vocabulary=151_936, tied=False, context=40_960
+)
 
 
 def gpus(count, mib=81_559):

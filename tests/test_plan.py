@@ -16,6 +16,7 @@ QWEN3_4B = {
     "intermediate_size": 9728,
     "vocab_size": 151_936,
     "tie_word_embeddings": True,
+    "max_position_embeddings": 40_960,
 }
 
 

@@ -48,6 +48,7 @@ def test_the_server_is_given_what_the_run_needs(fake_environment, tmp_path):
     """Rank, slots for every version that can be loaded and the base, room for an episode, and a seed of its own."""
     config = validate(
         {
+            "model": {"path": str(find_model("tiny").path)},
             "run": {"seed": 5},
             "policy": {"launch": "sglang", "device": "cpu", "sglang": str(fake_environment)},
             "limits": {"tokens": 2000},
@@ -92,6 +93,7 @@ def test_on_gpus_sglang_chooses_its_own_backends(driver, fake_environment, tmp_p
     config = config_of(device="auto", sglang=str(fake_environment), servers=2)
     first, second = sglang.server_commands(RunDir(tmp_path), config, [1, 2])
     assert [command.environment["CUDA_VISIBLE_DEVICES"] for command in (first, second)] == ["0", "1"]
+    assert value_after(first.argv, "--dtype") == "bfloat16"
     assert not {"--device", "--attention-backend", "--lora-backend", "--max-total-tokens"} & set(first.argv)
     assert first.environment.get("PYTHONPATH") != str(sglang.STAND_INS)
     sized = config_of(device="cuda", sglang=str(fake_environment), kv_tokens=50_000, tensor_parallel=2)
@@ -99,6 +101,16 @@ def test_on_gpus_sglang_chooses_its_own_backends(driver, fake_environment, tmp_p
     assert value_after(wide.argv, "--max-total-tokens") == "50000"
     assert value_after(wide.argv, "--tensor-parallel-size") == "2"
     assert wide.environment["CUDA_VISIBLE_DEVICES"] == "0,1"
+
+
+def test_a_context_is_never_longer_than_the_models(fake_environment, tmp_path):
+    """SGLang would not start."""
+    model = {"path": str(find_model("tiny").path)}
+    policy = {"launch": "sglang", "device": "cpu", "sglang": str(fake_environment)}
+    limits, learner = {"tokens": 32_768}, {"micro_batch_tokens": 32_768}
+    config = validate({"model": model, "policy": policy, "limits": limits, "learner": learner}, {})
+    [command] = sglang.server_commands(RunDir(tmp_path), config, [1])
+    assert value_after(command.argv, "--context-length") == "32768"
 
 
 def test_the_users_flags_come_last(fake_environment, tmp_path):

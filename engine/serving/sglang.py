@@ -90,10 +90,11 @@ def server_commands(run: RunDir, config: Config, ports: Sequence[int]) -> list[C
     """SGLang as the servers of a run, one on each port.
 
     Raises ConfigError if it is not installed, or the GPUs are not there or too small."""
-    start, cpu, flags = launcher(config), on_cpu(config), _flags(config)
+    start, cpu, shape = launcher(config), on_cpu(config), ModelShape.read(Path(config.model.path))
+    flags = _flags(config, shape)
     environment = server_environment(cpu=cpu, threads=config.policy.threads)
     places: list[tuple[list[str], dict[str, str]]] = (
-        [(_cpu_flags(config), {})] * len(ports) if cpu else _on_gpus(config)
+        [(_cpu_flags(config), {})] * len(ports) if cpu else _on_gpus(config, shape)
     )
     commands = []
     for index, (port, (more, variables)) in enumerate(zip(ports, places, strict=True)):
@@ -111,12 +112,12 @@ def server_commands(run: RunDir, config: Config, ports: Sequence[int]) -> list[C
     return commands
 
 
-def _flags(config: Config) -> list[str]:
+def _flags(config: Config, shape: ModelShape) -> list[str]:
     """`sglang.launch_server`'s flags that every server of a run has."""
     slots = str(config.adapter_slots)
     return [
         *("--model-path", config.model.path, "--host", "127.0.0.1", "--log-level-http", "warning"),
-        *("--context-length", str(config.limits.tokens + SPARE_TOKENS)),
+        *("--context-length", str(min(config.limits.tokens + SPARE_TOKENS, shape.context))),
         *("--max-running-requests", str(config.policy.max_running)),
         *("--enable-lora", "--max-lora-rank", str(config.learner.rank), "--lora-target-modules", *LORA_MODULES),
         *("--max-loras-per-batch", slots, "--max-loaded-loras", slots),
@@ -132,9 +133,10 @@ def _cpu_flags(config: Config) -> list[str]:
     ]
 
 
-def _on_gpus(config: Config) -> list[tuple[list[str], dict[str, str]]]:
+def _on_gpus(config: Config, shape: ModelShape) -> list[tuple[list[str], dict[str, str]]]:
     """Flags and variables of each server on its GPUs."""
-    here, shape, flags = gpus(), ModelShape.read(Path(config.model.path)), []
+    # The learner's base has the same type there (learner.device), whatever the checkpoint's is.
+    here, flags = gpus(), ["--dtype", "bfloat16"]
     placement = place(config, here)
     needs(config, placement, shape, here)
     if (share := memory_share(config, placement, shape, here)) is not None:

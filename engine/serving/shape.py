@@ -24,6 +24,8 @@ class ModelShape:
     vocabulary: int
     tied: bool
     """Whether the head is the embedding."""
+    context: int
+    """Positions that the model knows."""
 
     @classmethod
     def read(cls, model: Path) -> ModelShape:
@@ -42,6 +44,7 @@ class ModelShape:
                 intermediate=int(config["intermediate_size"]),
                 vocabulary=int(config["vocab_size"]),
                 tied=bool(config.get("tie_word_embeddings", False)),
+                context=int(config["max_position_embeddings"]),
             )
         except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
             raise ConfigError(f"{model / 'config.json'}: no usable sizes of a decoder in it: {error!r}") from error
