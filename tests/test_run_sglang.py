@@ -38,4 +38,5 @@ def test_three_steps_against_sglang(tmp_path):
     rows = list(read_lines(run.learner / "metrics.jsonl"))
     # Log-probabilities of base (version 0) and adapters, learner against server, in nats.
     assert max(row["learner/mismatch_abs_max_nats"] for row in rows) < 1e-4
-    assert rows[-1]["learner/base_k3_nats"] > 1e-5 > rows[-1]["learner/mismatch_k3_nats"]
+    # The last step's tokens come from an adapter, if an early one: had the base sampled them, both would be alike.
+    assert rows[-1]["learner/base_k3_nats"] > 1e3 * rows[-1]["learner/mismatch_k3_nats"]
