@@ -12,8 +12,6 @@ import argparse
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +24,9 @@ from engine.config import Config
 from engine.config.load import validate
 from engine.errors import ConfigError
 from engine.models import find_model
-from engine.processes import Child
 from engine.rundir import RunDir, read_lines
-from engine.serving.sglang import launcher, server_commands
+from engine.serving.served import served
 from engine.stream.reader import iter_groups
-from engine.supervise import free_ports, last_words, server_is_ready
 from engine.telemetry import engine_metrics as keys
 from engine.types import StopReason
 
@@ -57,31 +53,17 @@ def make_model(shape: str, directory: Path) -> Path:
     return directory
 
 
-@contextmanager
-def served(base: Path, model: Path, live: int, flags: str) -> Iterator[str]:
-    """SGLang for `live` episodes at once; gives its URL."""
-    policy = {"launch": "sglang", "max_running": live, "flags": flags}
-    config: Config = validate(
+def configured(model: Path, live: int, flags: str) -> Config:
+    """SGLang for `live` episodes at once."""
+    return validate(
         {
             "model": {"path": str(model)},
-            "policy": policy,
+            "policy": {"launch": "sglang", "max_running": live, "flags": flags},
             "schedule": {"max_staleness": _STALENESS},
             "learner": {"rank": _RANK},
         },
         {},
     )
-    [port] = free_ports(1)
-    url, child = f"http://127.0.0.1:{port}", Child(server_commands(RunDir(base), config, [port])[0])
-    child.start(0)
-    try:
-        deadline = time.monotonic() + _START_S
-        while not server_is_ready(url):
-            if child.ended() is not None or time.monotonic() > deadline:
-                raise SystemExit(last_words(child, "SGLang did not start"))
-            time.sleep(0.5)
-        yield url
-    finally:
-        child.stop()
 
 
 def played(run: RunDir, seconds: float) -> None:
@@ -121,24 +103,15 @@ def row(run: RunDir, live: int) -> dict[str, Any]:
     }
 
 
-def main(arguments: list[str]) -> None:
-    """Run the bench."""
-    parser = argparse.ArgumentParser(prog="python -m bench sglang", description=__doc__)
-    parser.add_argument("--live", type=int, nargs="+", default=[1, 8, 64, 256, 1024])
-    parser.add_argument("--seconds", type=float, default=30.0, help="for each number of live episodes")
-    parser.add_argument("--shape", choices=("tiny", *_SHAPES), default="tiny")
-    parser.add_argument("--flags", default="", help="more flags of sglang.launch_server")
-    options = parser.parse_args(arguments)
-    try:
-        launcher(validate({"policy": {"launch": "sglang"}}, {}))
-    except ConfigError as error:
-        print(f"nothing was measured: {error}")
-        return
+def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
+    """The lines of the table.
+
+    Raises ConfigError if there is no SGLang to start."""
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         base = Path(folder)
         model = find_model("tiny").path if options.shape == "tiny" else make_model(options.shape, base / "model")
-        with served(base, model, max(options.live), options.flags) as url:
+        with served(RunDir(base), configured(model, max(options.live), options.flags), _START_S) as [url]:
             for live in options.live:
                 groups = max(1, live // 16)
                 schedule = {"group_size": 8, "groups_per_step": groups, "max_staleness": _STALENESS, "live_slots": live}
@@ -153,6 +126,22 @@ def main(arguments: list[str]) -> None:
                 )
                 played(run, options.seconds)
                 rows.append(row(run, live))
+    return rows
+
+
+def main(arguments: list[str]) -> None:
+    """Run the bench."""
+    parser = argparse.ArgumentParser(prog="python -m bench sglang", description=__doc__)
+    parser.add_argument("--live", type=int, nargs="+", default=[1, 8, 64, 256, 1024])
+    parser.add_argument("--seconds", type=float, default=30.0, help="for each number of live episodes")
+    parser.add_argument("--shape", choices=("tiny", *_SHAPES), default="tiny")
+    parser.add_argument("--flags", default="", help="more flags of sglang.launch_server")
+    options = parser.parse_args(arguments)
+    try:
+        rows = measure(options)
+    except ConfigError as error:
+        print(f"nothing was measured: {error}")
+        return
     measured = {
         "tokens_per_s_at_most": max(row["tokens/s"] for row in rows),
         "load_worst_s": max(row["load worst s"] for row in rows),

@@ -24,8 +24,9 @@ from engine.models import find_model
 from engine.parts import UVLOOP, descriptors_needed, raise_descriptor_limit
 from engine.serving.gpus import gpus
 from engine.serving.install import look
-from engine.serving.sglang import VERSION, launcher, on_cpu, started_from
-from engine.supervise import server_is_ready
+from engine.serving.placement import without_gpu
+from engine.serving.served import server_is_ready
+from engine.serving.sglang import VERSION, launcher, started_from
 
 _GB = 1e9
 _TIGHT_GB = 4.0
@@ -152,10 +153,10 @@ def _model(config: Config) -> Finding:
 
 
 def _sglang(config: Config) -> Finding:
-    cpu = on_cpu(config)
+    cpu = without_gpu(config, gpus())
 
     def ask() -> str:
-        words = launcher(config)
+        words = launcher(config, cpu=cpu)
         program = Path(words[0])
         if words != started_from(program.parent.parent):
             return f"started by `{' '.join(words)}`; not looked into"

@@ -37,8 +37,6 @@ _READY_S = 180.0
 _LEAVE_S = 3.0
 """How long a process that ends waits for its adapters to be unloaded; less than the supervisor's patience."""
 _SPARE_DESCRIPTORS = 256
-_SPARE_SLOTS = 4
-"""Adapters loaded beyond max_staleness: the current, the next, one evaluated, one draining (DESIGN.md section 6)."""
 
 
 class NoServers:
@@ -108,7 +106,7 @@ async def build_parts(
 @asynccontextmanager
 async def _scripted(config: Config, chat: ChatFormat) -> AsyncIterator[Served]:
     policy: Policy = load_object(config.policy.script, "policy.script")(chat=chat, seed=config.run.seed)
-    none, slots = NoServers(), config.schedule.max_staleness + _SPARE_SLOTS
+    none, slots = NoServers(), config.most_adapters
     yield Served(policy=policy, servers=none, adapter_slots=slots, watch=none.watch, loads=none.loads)
 
 
@@ -126,7 +124,7 @@ async def _http(
         # What an engine that was killed left on a server that outlived it would fill its adapter slots.
         await servers.resync({})
 
-        slots = min(await servers.slots(config.limits.tokens), config.schedule.max_staleness + _SPARE_SLOTS)
+        slots = min(await servers.slots(config.limits.tokens), config.most_adapters)
         try:
             yield Served(policy=policy, servers=servers, adapter_slots=slots, watch=servers.watch, loads=servers.loads)
         finally:

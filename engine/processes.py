@@ -184,6 +184,11 @@ class Child:
         useful = [line.rstrip() for line in lines if not _NOISE.match(line) and not line.startswith("    ")]
         return useful[-count:]
 
+    def last_words(self, sentence: str) -> str:
+        """A sentence with those lines below it."""
+        lines = "".join(f"\n  | {line}" for line in self.last_lines())
+        return f"{sentence.strip()}\nThe end of {self.command.log}:{lines or ' (empty)'}"
+
 
 def _leash() -> None:
     """In the child, before it becomes the command: SIGTERM when the parent is gone."""

@@ -16,30 +16,27 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from enum import StrEnum
-from http.client import HTTPConnection, HTTPException
 from types import FrameType
 from typing import Any
-from urllib.parse import urlsplit
 
 from engine.config import Config, child_environment
 from engine.errors import RunError
 from engine.processes import Child, Command, end_orphans, likely_cause, record, torch_environment
 from engine.rundir import RunDir, read_json, write_json
 from engine.serving.commands import server_commands
+from engine.serving.served import free_ports, server_is_ready
 from engine.stream.segment import CLOSED
 
 EXIT_OK, EXIT_FAILED, EXIT_CONFIG = 0, 1, 2
 _SIGNALLED = 128
 _STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _TICK_S = 0.1
-_PROBE_S = 0.5
 _GRACE_S = 5.0
 
 
@@ -171,7 +168,7 @@ class Supervisor:
             if code == EXIT_OK and self._engine_is_done():
                 return Ending(code=EXIT_OK)
             if code == EXIT_CONFIG:
-                return Ending(code=EXIT_CONFIG, message=last_words(child, "the engine cannot use this configuration"))
+                return Ending(code=EXIT_CONFIG, message=child.last_words("the engine cannot use this configuration"))
         if child is self.learner:
             progress = self._progress()
             if code == EXIT_OK and progress.get("state") == "done" and progress["step"] >= self.config.run.steps:
@@ -179,7 +176,7 @@ class Supervisor:
             if progress.get("state") == "failed":
                 return Ending(code=EXIT_FAILED, message=f"the learner stopped: {progress.get('error')}")
             if code == EXIT_CONFIG:
-                return Ending(code=EXIT_CONFIG, message=last_words(child, "the learner cannot use this configuration"))
+                return Ending(code=EXIT_CONFIG, message=child.last_words("the learner cannot use this configuration"))
         self._ready.discard(child.name)
         return self._restart(child, code)
 
@@ -193,7 +190,7 @@ class Supervisor:
             return None
         often = "twice with the same words" if repeats else f"after {limit} restarts in ten minutes"
         cause = likely_cause(code, child.last_lines(), self.run_directory.path)
-        return Ending(code=EXIT_FAILED, message=last_words(child, f"{how} {often}. {cause}"))
+        return Ending(code=EXIT_FAILED, message=child.last_words(f"{how} {often}. {cause}"))
 
     def _waiting_for(self) -> tuple[str, ...]:
         """What the engine's start still waits for."""
@@ -212,7 +209,7 @@ class Supervisor:
             if child.name not in self._ready and child.pid is not None and time.time() > child.started_at + limit_s:
                 cause = likely_cause(EXIT_FAILED, child.last_lines(), self.run_directory.path)
                 sentence = f"{child.name} was not ready {limit_s:g} s after its start (policy.start_s). {cause}"
-                return Ending(code=EXIT_FAILED, message=last_words(child, sentence))
+                return Ending(code=EXIT_FAILED, message=child.last_words(sentence))
         return None
 
     def _progress(self) -> dict[str, Any]:
@@ -303,33 +300,5 @@ def _module(*arguments: str, run: RunDir) -> tuple[str, ...]:
     return (sys.executable, "-m", *arguments, str(run.path), "--parent-pid", str(os.getpid()))
 
 
-def free_ports(count: int) -> list[int]:
-    """Ports for the whole life of a run: a restarted server comes back under the same address."""
-    with ExitStack() as bound:
-        probes = [bound.enter_context(socket.socket()) for _ in range(count)]
-        for probe in probes:
-            probe.bind(("127.0.0.1", 0))
-        return [int(probe.getsockname()[1]) for probe in probes]
-
-
-def server_is_ready(url: str) -> bool:
-    """Whether a policy server answers GET /ready with 200."""
-    parts = urlsplit(url)
-    connection = HTTPConnection(parts.hostname or "127.0.0.1", parts.port, timeout=_PROBE_S)
-    try:
-        connection.request("GET", "/ready")
-        return connection.getresponse().status == 200
-    except (OSError, HTTPException):
-        return False
-    finally:
-        connection.close()
-
-
 def _exit_name(code: int) -> str:
     return f"exit code {code}" if code >= 0 else f"killed by {signal.Signals(-code).name}"
-
-
-def last_words(child: Child, sentence: str) -> str:
-    """A sentence with the last useful lines of a child's log below it."""
-    lines = "".join(f"\n  | {line}" for line in child.last_lines())
-    return f"{sentence.strip()}\nThe end of {child.command.log}:{lines or ' (empty)'}"

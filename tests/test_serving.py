@@ -22,6 +22,7 @@ from engine.serving import install as install_module
 from engine.serving import sglang
 from engine.serving.gpus import Gpu, gpus, parse
 from engine.serving.install import installed, look
+from engine.serving.placement import without_gpu
 
 
 def config_of(**policy):
@@ -140,17 +141,17 @@ def test_an_sglang_that_cannot_be_started_is_named(named, sentence, monkeypatch,
     """With the remedy."""
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
     with pytest.raises(ConfigError, match=sentence):
-        sglang.launcher(config_of(sglang=named))
+        sglang.launcher(config_of(sglang=named), cpu=True)
 
 
 def test_gpus_are_what_the_driver_shows(driver):
     """By index, with their memory; a row of a card that fell off the bus is left out."""
     driver("echo '0, NVIDIA H100, 81559, 80000'; echo '1, NVIDIA H100, [Unknown Error], [Unknown Error]'")
     assert gpus() == [Gpu(index=0, name="NVIDIA H100", total_mib=81559, free_mib=80000)]
-    assert sglang.on_cpu(config_of(device="auto")) is False
+    assert without_gpu(config_of(device="auto"), gpus()) is False
     driver("exit 9")
     assert gpus() == []
-    assert sglang.on_cpu(config_of(device="auto")) is True
+    assert without_gpu(config_of(device="auto"), gpus()) is True
 
 
 def test_a_machine_without_a_driver_has_no_gpus(monkeypatch, tmp_path):

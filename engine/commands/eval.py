@@ -18,16 +18,14 @@ from rich.table import Table
 
 from engine.commands.export import chosen_adapter
 from engine.config import Config, load, text_override
-from engine.errors import ConfigError, RunError
+from engine.errors import ConfigError
 from engine.evals.split import Evaluation, Suite, evaluate
 from engine.manifest import pack_file
 from engine.models import find_model
 from engine.parts import UVLOOP, build_parts
-from engine.processes import Child
 from engine.report.console import wide_console
 from engine.rundir import RunDir, adapter_name, find_run, new_run_id, write_json
-from engine.serving.commands import server_commands
-from engine.supervise import free_ports, last_words, server_is_ready
+from engine.serving.served import served
 from engine.task import Split
 from engine.types import TaskGroup
 from engine.world.tasks import load_pack
@@ -186,24 +184,9 @@ def _server(run: RunDir, config: Config, adapter: Path | None) -> Iterator[list[
     if not config.started_servers:
         yield list(config.policy.urls)
         return
-    ports = free_ports(config.started_servers)
     # An embedded one loads from below its adapter root only: here that is the adapter's own place.
-    root = adapter.parent if adapter else run.path
-    children = [Child(command) for command in server_commands(run, config, ports, root)]
-    urls = [f"http://127.0.0.1:{port}" for port in ports]
-    try:
-        for child in children:
-            child.start(0)
-        deadline = time.monotonic() + _START_S
-        for child, url in zip(children, urls, strict=True):
-            while not server_is_ready(url):
-                if child.ended() is not None or time.monotonic() > deadline:
-                    raise RunError(last_words(child, f"{child.name} did not start"))
-                time.sleep(0.1)
+    with served(run, config, _START_S, adapter.parent if adapter else run.path) as urls:
         yield urls
-    finally:
-        for child in children:
-            child.stop()
 
 
 async def _evaluate(

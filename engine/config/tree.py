@@ -317,9 +317,14 @@ class Config(Section):
         return self.group_budget * self.schedule.group_size
 
     @property
+    def most_adapters(self) -> int:
+        """Versions loaded at once: max_staleness, the current, the next, one evaluated, one draining (DESIGN.md 6)."""
+        return self.schedule.max_staleness + 4
+
+    @property
     def adapter_slots(self) -> int:
-        """Adapters that a server has room for: max_staleness + 4 versions and a spare, so that none is evicted."""
-        return self.schedule.max_staleness + 5
+        """Adapters that a server has room for: a spare beyond those, so that none is evicted."""
+        return self.most_adapters + 1
 
     @property
     def started_servers(self) -> int:

@@ -81,7 +81,7 @@ class HttpPolicy:
             # Replies come as they are: nobody unpacks them here, and every header costs time on both sides.
             auto_decompress=False,
             skip_auto_headers=("Accept", "Accept-Encoding", "User-Agent"),
-            headers={"Content-Type": "application/json", **self._servers.headers},
+            headers=self._servers.headers,
         )
         return self
 

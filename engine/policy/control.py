@@ -128,11 +128,10 @@ class Control:
         """Status and content of one request, bounded in time."""
         assert self._session is not None, "use `async with Control(...)`"
         content = None if body is None else orjson.dumps(body)
-        headers = {"Content-Type": "application/json"}
         with anyio.move_on_after(limit_s) as scope:
             server.asked.add(scope)
             try:
-                request = self._session.request(method, server.url + route, data=content, headers=headers)
+                request = self._session.request(method, server.url + route, data=content)
                 async with request as response:
                     return response.status, await response.read()
             except TRANSPORT as error:

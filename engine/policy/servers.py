@@ -86,7 +86,8 @@ class Servers:
         self._prefix = f"{run_id}-v"
         self._wanted: dict[str, Path] = {}
         self._changed = anyio.Event()
-        self.headers: Mapping[str, str] = {} if api_key is None else {"Authorization": f"Bearer {api_key}"}
+        key = {} if api_key is None else {"Authorization": f"Bearer {api_key}"}
+        self.headers: Mapping[str, str] = {"Content-Type": "application/json", **key}
         self._control = Control(self.headers)
 
     async def __aenter__(self) -> Self:

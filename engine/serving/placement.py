@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from engine.config import Config
@@ -58,7 +58,7 @@ class Need:
 
     gpu: int
     who: str
-    parts: Mapping[str, float] = field(default_factory=dict)
+    parts: Mapping[str, float]
 
     @property
     def mib(self) -> float:

@@ -16,7 +16,7 @@ from engine.config import ASSETS, Config, child_environment, environment
 from engine.errors import ConfigError
 from engine.processes import Command, torch_environment
 from engine.rundir import RunDir
-from engine.serving.gpus import gpus
+from engine.serving.gpus import Gpu, gpus
 from engine.serving.placement import memory_share, needs, place, without_gpu
 from engine.serving.shape import ModelShape
 
@@ -47,16 +47,11 @@ def started_from(directory: Path) -> tuple[str, ...]:
     return (str(interpreter(directory)), "-m", "sglang.launch_server")
 
 
-def on_cpu(config: Config) -> bool:
-    """Whether SGLang has to do without a GPU."""
-    return without_gpu(config, gpus())
-
-
-def launcher(config: Config) -> tuple[str, ...]:
-    """The command that takes `sglang.launch_server`'s flags.
+def launcher(config: Config, *, cpu: bool) -> tuple[str, ...]:
+    """The command that takes `sglang.launch_server`'s flags, with or without (`cpu`) GPUs.
 
     Raises ConfigError, with the remedy, if policy.sglang names nothing that can be started."""
-    named, cpu = config.policy.sglang, on_cpu(config)
+    named = config.policy.sglang
     directory = environment_directory(cpu=cpu) if named == "auto" else Path(named)
     if interpreter(directory).exists():
         return started_from(directory)
@@ -90,11 +85,12 @@ def server_commands(run: RunDir, config: Config, ports: Sequence[int]) -> list[C
     """SGLang as the servers of a run, one on each port.
 
     Raises ConfigError if it is not installed, or the GPUs are not there or too small."""
-    start, cpu, shape = launcher(config), on_cpu(config), ModelShape.read(Path(config.model.path))
-    flags = _flags(config, shape)
+    here, shape = gpus(), ModelShape.read(Path(config.model.path))
+    cpu = without_gpu(config, here)
+    start, flags = launcher(config, cpu=cpu), _flags(config, shape)
     environment = server_environment(cpu=cpu, threads=config.policy.threads)
     places: list[tuple[list[str], dict[str, str]]] = (
-        [(_cpu_flags(config), {})] * len(ports) if cpu else _on_gpus(config, shape)
+        [(_cpu_flags(config), {})] * len(ports) if cpu else _on_gpus(config, shape, here)
     )
     commands = []
     for index, (port, (more, variables)) in enumerate(zip(ports, places, strict=True)):
@@ -133,11 +129,10 @@ def _cpu_flags(config: Config) -> list[str]:
     ]
 
 
-def _on_gpus(config: Config, shape: ModelShape) -> list[tuple[list[str], dict[str, str]]]:
+def _on_gpus(config: Config, shape: ModelShape, here: Sequence[Gpu]) -> list[tuple[list[str], dict[str, str]]]:
     """Flags and variables of each server on its GPUs."""
     # The learner's base has the same type there (learner.device), whatever the checkpoint's is.
-    here, flags = gpus(), ["--dtype", "bfloat16"]
-    placement = place(config, here)
+    flags, placement = ["--dtype", "bfloat16"], place(config, here)
     needs(config, placement, shape, here)
     if (share := memory_share(config, placement, shape, here)) is not None:
         flags += ["--mem-fraction-static", str(share)]

@@ -9,7 +9,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,10 +19,9 @@ import orjson
 from safetensors.torch import load_file, save_file
 
 from engine.config.load import validate
-from engine.processes import Child
 from engine.rundir import RunDir
-from engine.serving.sglang import SPARE_TOKENS, server_commands
-from engine.supervise import free_ports, server_is_ready
+from engine.serving.served import served
+from engine.serving.sglang import SPARE_TOKENS
 from tests.conformance.differences import EMBEDDED, SGLANG, Differences
 from tests.embedded_models import make_adapter, make_model
 
@@ -32,7 +30,6 @@ CONTEXT, KV_TOKENS, RUNNING, SLOTS, RANK = 2048, 60_000, 16, 4, 8
 START, END, ANSWER_END = 256, 257, 259
 """Tokens of the model: two special ones, the second ends a turn, and one of nine ordinary characters."""
 _START_S = 180.0
-_POLL_S = 0.2
 _CHAT_TEMPLATE = (
     "{%- for message in messages -%}{{ '<|im_start|>' + message.role + '\\n' + message.content + '<|im_end|>\\n' }}"
     "{%- endfor -%}{%- if add_generation_prompt -%}{{ '<|im_start|>assistant\\n' }}{%- endif -%}"
@@ -115,15 +112,5 @@ def sglang(files: Files) -> Iterator[Subject]:
         },
         {},
     )
-    [port] = free_ports(1)
-    url, child = f"http://127.0.0.1:{port}", Child(server_commands(RunDir(files.outside), config, [port])[0])
-    child.start(0)
-    try:
-        deadline = time.monotonic() + _START_S
-        while not server_is_ready(url):
-            assert child.ended() is None, child.last_lines()
-            assert time.monotonic() < deadline, child.last_lines()
-            time.sleep(_POLL_S)
+    with served(RunDir(files.outside), config, _START_S) as [url]:
         yield Subject(url=url, files=files, differs=SGLANG)
-    finally:
-        child.stop()
