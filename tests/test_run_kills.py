@@ -12,6 +12,7 @@ import pytest
 
 from engine.rundir import RunDir, read_json, read_lines
 from engine.stream.reader import iter_groups, read_group_ids
+from engine.types import StopReason
 from tests.sglang_environment import needs_sglang
 
 STEPS = 5
@@ -170,5 +171,5 @@ def _held_before_traffic(run, swaps, away):
         for episode in tg.episodes
         if episode.server == away["server"] and episode.timings[0].start_s > away["end_s"]
     ]
-    assert served
-    assert all(episode.error == "" for episode in served)
+    # On a busy machine a version may fall too far behind; that is no fault of the server's.
+    assert {episode.error for episode in served if episode.stop is not StopReason.STALE} == {""}
