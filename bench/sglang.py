@@ -111,7 +111,7 @@ def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
     with tempfile.TemporaryDirectory() as folder:
         base = Path(folder)
         model = find_model("tiny").path if options.shape == "tiny" else make_model(options.shape, base / "model")
-        with served(RunDir(base), configured(model, max(options.live), options.flags), _START_S) as [url]:
+        with served(RunDir(base), configured(model, max(options.live), options.flags)) as [url]:
             for live in options.live:
                 groups = max(1, live // 16)
                 schedule = {"group_size": 8, "groups_per_step": groups, "max_staleness": _STALENESS, "live_slots": live}

@@ -136,7 +136,7 @@ def test_broken_toml_names_the_file(tmp_path):
 
 def test_a_missing_file_names_what_is_shipped():
     """So that a typo of a shipped name is seen."""
-    assert "shipped: dry, qwen3-4b-1gpu, qwen3-8b-8gpu, tiny" in refused("tinny")
+    assert "shipped: dry, qwen0.5b-cpu, qwen3-4b-1gpu, qwen3-8b-8gpu, tiny" in refused("tinny")
 
 
 def test_a_resume_may_change_only_what_is_marked():

@@ -9,54 +9,15 @@ import pytest
 import zstandard
 
 import engine
-from engine.reward.rubric import RubricScorer
-from engine.seams import ScoringRecord
 from engine.synthesis.tiny_actor import GOLD, Plan, script
-from engine.synthesis.tiny_family import COUNTS, HEADER, SEED, main, make_task
+from engine.synthesis.tiny_family import COUNTS, HEADER, SEED, make_task
 from engine.synthesis.tiny_words import HELDOUT_NOUNS, KEYS, goals, values
-from engine.task import Split, Task
-from engine.types import Event, EventKind, Reward, StopReason, ToolCall
-from engine.world import offline_user, tools
+from engine.task import Split
 from engine.world.tasks import load_pack, task_json, write_pack
+from tests.worlds import reward_of
 
 PACK = Path(engine.__file__).parent / "assets/packs/tiny.jsonl.zst"
 TASKS = [make_task(SEED, split, index) for split in Split for index in range(20)]
-
-
-def events_of(task: Task, completions: list[str]) -> list[Event]:
-    """What `completions` do in the task's offline world."""
-    assert task.user is not None
-    state, events = task.world.state, []
-    for number, completion in enumerate(completions):
-        tag, text = completion.removeprefix("<").split(">", 1)
-        text = text.removesuffix(f"</{tag}>")
-        if tag == "question":
-            revealed = offline_user.reply(task.user, text).revealed
-            event = Event(number=number, turn=number, kind=EventKind.SAID, text=text, revealed=revealed)
-        elif tag == "answer":
-            event = Event(number=number, turn=number, kind=EventKind.ANSWERED, text=text)
-        else:
-            call = ToolCall(**orjson.loads(text))
-            applied = tools.apply(task, state, call)
-            state = applied.state
-            event = Event(
-                number=number,
-                turn=number,
-                kind=EventKind.CALLED,
-                text=tools.content(applied.answer),
-                tool=call.name,
-                arguments=call.arguments,
-                ok=applied.ok,
-            )
-        events.append(event)
-    return events
-
-
-async def reward_of(task: Task, completions: list[str]) -> Reward:
-    """The rubric's reward of a scripted trajectory."""
-    events = events_of(task, completions)
-    record = ScoringRecord(task=task, messages=(), events=events, final_state=None, stop=StopReason.ANSWER)
-    return await RubricScorer().score(record)
 
 
 async def mean_reward(plan: Plan) -> float:
@@ -103,11 +64,6 @@ def test_generated_tasks_are_a_valid_pack(tmp_path) -> None:
     path = tmp_path / "some.jsonl"
     write_pack(path, HEADER, TASKS)
     assert load_pack(path).tasks == tuple(TASKS)
-
-
-def test_command_line_wants_one_path() -> None:
-    """Without a path the command explains itself and fails."""
-    assert main([]) == 2
 
 
 async def test_gold_earns_one_on_every_task() -> None:

@@ -1,9 +1,15 @@
-"""A small task that the world and rubric tests share: a shop with reads, writes and drawn values."""
+"""What the tests of worlds, rubrics and packs share: a small task, a shop with reads, writes and drawn values, and the
+reward of scripted completions."""
 
 from typing import Any
 
+import orjson
+
+from engine.reward.rubric import RubricScorer
+from engine.seams import ScoringRecord
 from engine.task import Task
-from engine.types import Json, ToolCall
+from engine.types import Event, EventKind, Json, Reward, StopReason, ToolCall
+from engine.world import offline_user, tools
 from engine.world.tasks import parse_task
 
 
@@ -88,3 +94,39 @@ def call(name: str, **arguments: Json) -> ToolCall:
 
 
 ORDER = call("place_order", item="apple", quantity=5)
+
+
+def _events(task: Task, completions: list[str]) -> list[Event]:
+    """What `completions` do in the task's offline world."""
+    assert task.user is not None
+    state, events = task.world.state, []
+    for number, completion in enumerate(completions):
+        tag, text = completion.removeprefix("<").split(">", 1)
+        text = text.removesuffix(f"</{tag}>")
+        if tag == "question":
+            revealed = offline_user.reply(task.user, text).revealed
+            event = Event(number=number, turn=number, kind=EventKind.SAID, text=text, revealed=revealed)
+        elif tag == "answer":
+            event = Event(number=number, turn=number, kind=EventKind.ANSWERED, text=text)
+        else:
+            asked = ToolCall(**orjson.loads(text))
+            applied = tools.apply(task, state, asked)
+            state = applied.state
+            event = Event(
+                number=number,
+                turn=number,
+                kind=EventKind.CALLED,
+                text=tools.content(applied.answer),
+                tool=asked.name,
+                arguments=asked.arguments,
+                ok=applied.ok,
+            )
+        events.append(event)
+    return events
+
+
+async def reward_of(task: Task, completions: list[str]) -> Reward:
+    """The rubric's reward of a scripted trajectory."""
+    events = _events(task, completions)
+    record = ScoringRecord(task=task, messages=(), events=events, final_state=None, stop=StopReason.ANSWER)
+    return await RubricScorer().score(record)

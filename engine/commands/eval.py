@@ -30,8 +30,6 @@ from engine.task import Split
 from engine.types import TaskGroup
 from engine.world.tasks import load_pack
 
-_START_S = 180.0
-"""Until our own server is up: loading a model takes a while, and we see when the process dies."""
 _READY_S = 30.0
 """Until servers that are said to run answer."""
 _EXAMPLES = """\b
@@ -185,7 +183,7 @@ def _server(run: RunDir, config: Config, adapter: Path | None) -> Iterator[list[
         yield list(config.policy.urls)
         return
     # An embedded one loads from below its adapter root only: here that is the adapter's own place.
-    with served(run, config, _START_S, adapter.parent if adapter else run.path) as urls:
+    with served(run, config, adapter.parent if adapter else run.path) as urls:
         yield urls
 
 

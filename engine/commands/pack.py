@@ -19,7 +19,7 @@ def command() -> None:
 @command.command(short_help="Validate a task pack and say what is in it.")
 @click.argument("file")
 def check(file: str) -> None:
-    """Validate FILE (a .jsonl or .jsonl.zst, or a shipped name: tiny, showcase).
+    """Validate FILE (a .jsonl or .jsonl.zst, or a shipped name: tiny, errands, showcase).
 
     Lists everything that is wrong, with line, task, field, reason and remedy; exit code 1 if anything is.
     """

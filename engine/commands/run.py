@@ -34,7 +34,7 @@ synth-engine run --config mine.toml --plan   what it would start, and whether it
     "--config",
     "file",
     metavar="FILE",
-    help="A TOML file, or a shipped name: tiny (default), dry, qwen3-4b-1gpu, qwen3-8b-8gpu.",
+    help="A TOML file, or a shipped name: tiny (default), dry, qwen0.5b-cpu, qwen3-4b-1gpu, qwen3-8b-8gpu.",
 )
 @click.option(
     "--set",

@@ -76,8 +76,15 @@ def asset(kind: str, name: str, suffixes: Sequence[str]) -> Path:
     for suffix in suffixes:
         if (shipped := ASSETS / kind / f"{name}{suffix}").exists():
             return shipped
-    known = sorted(path.name.split(".")[0] for path in (ASSETS / kind).glob("*"))
-    raise ConfigError(f"{kind}: there is no file {name!r}, and none is shipped under it (shipped: {', '.join(known)})")
+    raise ConfigError(
+        f"{kind}: there is no file {name!r}, and none is shipped under it (shipped: {_shipped(kind, suffixes)})"
+    )
+
+
+def _shipped(kind: str, suffixes: Sequence[str]) -> str:
+    """The bare names of the shipped files with one of these suffixes, as a list in words."""
+    found = {path.name.removesuffix(suffix) for suffix in suffixes for path in (ASSETS / kind).glob(f"*{suffix}")}
+    return ", ".join(sorted(found))
 
 
 def load(file: str | Path | None, overrides: Sequence[str] = ()) -> Loaded:

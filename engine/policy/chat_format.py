@@ -41,7 +41,7 @@ _EXPLAINED = """\
 
 The user may not have told you every value that you need. Never guess or make up a value: ask for it first. Reply with \
 one of:
-<question>Which ... do you want?</question> to ask the user for a value
+<question>What is the ...?</question> to ask the user for a value
 a tool call, once the user has told you every value that it needs
 <answer>...</answer> when everything is done, to tell the user what they wanted to know
 

@@ -21,18 +21,18 @@ _POLL_S = 0.1
 
 
 @contextmanager
-def served(run: RunDir, config: Config, limit_s: float, adapter_root: Path | None = None) -> Iterator[list[str]]:
+def served(run: RunDir, config: Config, adapter_root: Path | None = None) -> Iterator[list[str]]:
     """The servers that a configuration starts, for the length of the block; gives their URLs once all are ready.
 
     `adapter_root` as in server_commands. Raises RunError with the last words of one that ends, or is not ready within
-    `limit_s`; ConfigError as server_commands does."""
+    policy.start_s; ConfigError as server_commands does."""
     ports = free_ports(config.started_servers)
     children = [Child(command) for command in server_commands(run, config, ports, adapter_root)]
     urls = [f"http://127.0.0.1:{port}" for port in ports]
     try:
         for child in children:
             child.start(0)
-        deadline = time.monotonic() + limit_s
+        deadline = time.monotonic() + config.policy.start_s
         for child, url in zip(children, urls, strict=True):
             while not server_is_ready(url):
                 if child.ended() is not None or time.monotonic() > deadline:

@@ -14,12 +14,12 @@ import random
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
+from engine.synthesis.pack import object_schema, write_family
 from engine.synthesis.tiny_words import DISTRACTORS, KEYS, LOOKUPS, SIBLINGS, goals, values
 from engine.task import Fact, Rubric, RubricItem, Split, Task, Tool, UserContext, WorldSpec
-from engine.world.tasks import FORMAT, PackHeader, write_pack
+from engine.world.tasks import FORMAT, PackHeader
 
 SEED = 20260
 COUNTS = {Split.TRAIN: 4096, Split.VALIDATION: 256, Split.HELDOUT: 480}
@@ -57,20 +57,14 @@ class Goal:
         return [key for key in self.wanted if key != self.given]
 
 
-def _object(properties: Mapping[str, Schema]) -> Schema:
-    """JSON Schema of an object that has exactly these properties."""
-    required = list(properties)
-    return {"type": "object", "properties": properties, "required": required, "additionalProperties": False}
-
-
 def _write_tool(name: str, goal: Goal) -> Tool:
     """A write that needs every wanted value and answers with the task's code; siblings differ in name only."""
     recorded = {"tool": name, "code": goal.code, **{key: f"{{{key}}}" for key in goal.wanted}}
     return Tool(
         name=name,
         description=f"{goal.verb.capitalize()} a {goal.noun}.",
-        parameters=_object({key: {"type": "string"} for key in goal.wanted}),
-        outputs=_object({"code": {"type": "string"}}),
+        parameters=object_schema({key: {"type": "string"} for key in goal.wanted}),
+        outputs=object_schema({"code": {"type": "string"}}),
         effect={
             "write": "/orders/-",
             "value": recorded,
@@ -89,15 +83,15 @@ def _tools(rng: random.Random, goal: Goal) -> dict[str, Tool]:
         "lookup": Tool(
             name=f"{rng.choice(LOOKUPS)}_{goal.noun}",
             description=f"How many of the {goal.noun} with this {goal.given} are left.",
-            parameters=_object({goal.given: {"type": "string"}}),
-            outputs=_object({"left": COUNT}),
+            parameters=object_schema({goal.given: {"type": "string"}}),
+            outputs=object_schema({"left": COUNT}),
             effect={"read": f"/stock/{{{goal.given}}}"},
         ),
         "distractor": Tool(
             name=f"{rng.choice(DISTRACTORS)}_{goal.noun}",
             description=f"How many of the {goal.noun} with this {other} were ever made.",
-            parameters=_object({other: {"type": "string"}}),
-            outputs=_object({"total": COUNT}),
+            parameters=object_schema({other: {"type": "string"}}),
+            outputs=object_schema({"total": COUNT}),
         ),
     }
 
@@ -169,19 +163,5 @@ def make_task(seed: int, split: Split, index: int) -> Task:
     )
 
 
-def build(seed: int = SEED) -> list[Task]:
-    """All tasks of the pack, split by split."""
-    return [make_task(seed, split, index) for split, count in COUNTS.items() for index in range(count)]
-
-
-def main(arguments: list[str]) -> int:
-    """Command line: write the pack to the one path given."""
-    if len(arguments) != 1:
-        sys.stderr.write("usage: python -m engine.synthesis.tiny_family OUT.jsonl.zst\n")
-        return 2
-    write_pack(Path(arguments[0]), HEADER, build())
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(write_family(sys.argv[1:], HEADER, COUNTS, lambda split, index: make_task(SEED, split, index)))

@@ -29,7 +29,6 @@ ROOT = Path(__file__).resolve().parents[2]
 CONTEXT, KV_TOKENS, RUNNING, SLOTS, RANK = 2048, 60_000, 16, 4, 8
 START, END, ANSWER_END = 256, 257, 259
 """Tokens of the model: two special ones, the second ends a turn, and one of nine ordinary characters."""
-_START_S = 180.0
 _CHAT_TEMPLATE = (
     "{%- for message in messages -%}{{ '<|im_start|>' + message.role + '\\n' + message.content + '<|im_end|>\\n' }}"
     "{%- endfor -%}{%- if add_generation_prompt -%}{{ '<|im_start|>assistant\\n' }}{%- endif -%}"
@@ -105,6 +104,7 @@ def sglang(files: Files) -> Iterator[Subject]:
                 "device": "cpu",
                 "kv_tokens": KV_TOKENS,
                 "max_running": RUNNING,
+                "start_s": 180.0,
                 "flags": f"--served-model-name tiny --max-loras-per-batch {SLOTS} --max-loaded-loras {SLOTS}",
             },
             "limits": {"tokens": CONTEXT - SPARE_TOKENS},
@@ -112,5 +112,5 @@ def sglang(files: Files) -> Iterator[Subject]:
         },
         {},
     )
-    with served(RunDir(files.outside), config, _START_S) as [url]:
+    with served(RunDir(files.outside), config) as [url]:
         yield Subject(url=url, files=files, differs=SGLANG)
