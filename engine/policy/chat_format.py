@@ -46,8 +46,8 @@ a tool call, once the user has told you every value that it needs
 <answer>...</answer> when everything is done, to tell the user what they wanted to know
 
 Begin your reply with <question> as long as the user has not told you every value."""
-"""The system message for a model that was not made for these actions. The last line counts most: with it a model of
-0.5 B begins an underspecified task by asking with probability 0.3, without it with 0.01."""
+"""The system message for a model that was not made for these actions. The last line counts most: without it a model of
+0.5 B hardly ever begins an underspecified task by asking."""
 _MARK = "Qj7xWz"
 """Stands for a completion in a rendered conversation."""
 _SAID = "Kv3pYb"
