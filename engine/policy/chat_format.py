@@ -46,8 +46,9 @@ a tool call, once the user has told you every value that it needs
 <answer>...</answer> when everything is done, to tell the user what they wanted to know
 
 Begin your reply with <question> as long as the user has not told you every value."""
-"""The system message for a model that was not made for these actions. The last line counts most: without it a model of
-0.5 B hardly ever begins an underspecified task by asking."""
+"""The system message for a model that was not made for these actions. The last line holds back: in its first turn a
+model of 0.5 B called with a made-up value on 4 % of 120 errands and asked for the right one on 22 %; without that line
+on 30 % and 15 %."""
 _MARK = "Qj7xWz"
 """Stands for a completion in a rendered conversation."""
 _SAID = "Kv3pYb"
