@@ -116,8 +116,9 @@ async def _http(
 ) -> AsyncIterator[Served]:
     listed = await anyio.to_thread.run_sync(read_json, run.path / "servers.json") or {"urls": []}
     run_id = await anyio.to_thread.run_sync(lambda: run.run_id)
+    secret = api_key(config.policy.api_key_env, "policy.api_key_env")
     async with (
-        Servers(listed["urls"], run_id=run_id, clock=clock, on_event=on_event, api_key=api_key(config)) as servers,
+        Servers(listed["urls"], run_id=run_id, clock=clock, on_event=on_event, api_key=secret) as servers,
         HttpPolicy(servers, chat, connections=_connections(config)) as policy,
     ):
         await servers.ready(ready_s)

@@ -128,7 +128,7 @@ def test_an_explained_configuration_has_every_key():
     """With its meaning, and the source where it is not the default."""
     _, output = invoke("config", "show", "--explain", "--config", "tiny", "--set", "run.steps=7")
     for name, info in fields():
-        assert f"  {name.partition('.')[2]} = " in output
+        assert f"  {name.rpartition('.')[2]} = " in output
         assert info.description.split(";")[0] in output
     assert "steps = 7   (--set run.steps=7; default 60)" in output
     assert "lr = 0.003   (tiny.toml; default 1e-05)" in output

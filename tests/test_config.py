@@ -159,9 +159,58 @@ def test_an_api_key_is_read_from_the_variable_that_is_named(monkeypatch):
     servers = ("policy.launch=none", 'policy.urls=["http://127.0.0.1:1"]')
     config = load(None, [*servers, "policy.api_key_env=POLICY_KEY"]).config
     monkeypatch.setenv("POLICY_KEY", "sesame")
-    assert api_key(config) == "sesame"
+    assert api_key(config.policy.api_key_env, "policy.api_key_env") == "sesame"
     assert "sesame" not in dump(config)
     monkeypatch.delenv("POLICY_KEY")
     with pytest.raises(ConfigError, match="the environment variable POLICY_KEY is not set"):
-        api_key(config)
-    assert api_key(load(None, servers).config) is None
+        api_key(config.policy.api_key_env, "policy.api_key_env")
+    assert api_key(load(None, servers).config.policy.api_key_env, "policy.api_key_env") is None
+
+
+LLM_WORLD = ["world.kind=llm", "world.endpoint=sim"]
+
+
+def test_endpoints_are_tables_by_name():
+    """Three parts to a key: the table, the endpoint, the setting."""
+    overrides = [*LLM_WORLD, "endpoints.sim.url=http://a:1", "endpoints.sim.timeout_s=5"]
+    config = load(None, overrides).config
+    assert config.endpoints["sim"].timeout_s == 5
+    assert config.endpoint_of == {"world.endpoint": "sim"}
+    assert value_of(config, "endpoints.sim.url") == "http://a:1"
+    assert value_of(config, "endpoints.other.url") is None
+
+
+def test_a_configuration_with_endpoints_survives_being_written(tmp_path):
+    """What a run writes down is what it was given."""
+    config = load(None, [*LLM_WORLD, "endpoints.sim.url=http://a:1"]).config
+    (tmp_path / "c.toml").write_text(dump(config))
+    assert load(tmp_path / "c.toml").config == config
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (["endpoints.sim.url=http://a"], r"\[endpoints.sim\] has no effect: nobody names it"),
+        (["user.kind=llm", "user.endpoint=b"], r"user.endpoint = 'b': there is no \[endpoints.b\] \(there: none\)"),
+        (["endpoints.sim.ulr=http://a"], "did you mean 'endpoints.sim.url'"),
+        (["endpoints.sim=3"], "there is no key 'endpoints.sim'"),
+        ([*LLM_WORLD, "endpoints.sim.model=x"], "endpoints.sim: it has no url"),
+        ([*LLM_WORLD, "endpoints.sim.launch=sglang"], "endpoints.sim: it has no model"),
+        (
+            [*LLM_WORLD, "endpoints.sim.url=http://a", "endpoints.sim.batch=3"],
+            "endpoints.sim.batch has no effect with endpoints.sim.api = 'openai'",
+        ),
+    ],
+)
+def test_an_endpoint_that_cannot_work_is_refused(overrides, said):
+    """With the key and the remedy."""
+    with pytest.raises(ConfigError, match=said):
+        load(None, overrides)
+
+
+def test_a_resumed_run_may_move_an_endpoint_but_not_change_its_model():
+    """Another address is the same world; another model is another one."""
+    before = load(None, [*LLM_WORLD, "endpoints.sim.url=http://a"]).config
+    refuse_changes(before, load(None, [*LLM_WORLD, "endpoints.sim.url=http://b"]).config)
+    with pytest.raises(ConfigError, match=r"cannot change endpoints\.sim\.model"):
+        refuse_changes(before, load(None, [*LLM_WORLD, "endpoints.sim.url=http://b", "endpoints.sim.model=m"]).config)

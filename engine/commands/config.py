@@ -42,14 +42,15 @@ def show(file: str | None, overrides: tuple[str, ...], explain: bool) -> None:  
 def explained(loaded: Loaded) -> Iterator[Text]:
     """Two lines per key: value and where it comes from, then what it means."""
     section = ""
-    for name, info in fields():
-        table, _, leaf = name.partition(".")
+    for name, info in fields(loaded.config.endpoints or ("NAME",)):
+        table, _, leaf = name.rpartition(".")
         if table != section:
             section = table
             yield Text(f"\n[{section}]", style="bold")
         source, default = loaded.sources.get(name), f"default {_shown(info.default)}"
         origin = f"{Path(source).name if source.endswith('.toml') else source}; {default}" if source else "default"
-        line = Text(f"  {leaf} = {_shown(value_of(loaded.config, name))}", style="bold" if source else "")
+        value = info.default if table == "endpoints.NAME" else value_of(loaded.config, name)
+        line = Text(f"  {leaf} = {_shown(value)}", style="bold" if source else "")
         yield line.append(f"   ({origin})", style="dim")
         yield Text(f"      {info.description}{_notes(marks(info))}")
 

@@ -6,7 +6,7 @@ import difflib
 import json
 import os
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,11 +15,15 @@ import tomli_w
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
-from engine.config.tree import Config, Section
+from engine.config.endpoints import EndpointSection
+from engine.config.keys import Section
+from engine.config.tree import Config
 from engine.errors import ConfigError
 
 ASSETS = Path(__file__).resolve().parent.parent / "assets"
 _SET = "--set "
+_NAMED = "endpoints"
+"""The one table of tables."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,14 +39,14 @@ def environment(name: str) -> str | None:
     return os.environ.get(name)
 
 
-def api_key(config: Config) -> str | None:
-    """The API key of the policy servers; it is in no file of a run.
+def api_key(name: str, key: str) -> str | None:
+    """The API key in environment variable `name`, which configuration key `key` names; it is in no file of a run.
 
     Raises ConfigError if the variable that should hold it is not set."""
-    if not (name := config.policy.api_key_env):
+    if not name:
         return None
     if not (value := environment(name)):
-        raise ConfigError(f"policy.api_key_env: the environment variable {name} is not set; export the API key in it")
+        raise ConfigError(f"{key}: the environment variable {name} is not set; export the API key in it")
     return value
 
 
@@ -51,14 +55,19 @@ def child_environment(**extra: str) -> dict[str, str]:
     return {**os.environ, **extra}
 
 
-def fields(section: type[Section] = Config, prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
-    """Every key of the tree as ("learner.lr", its field), in order."""
-    for name, info in section.model_fields.items():
-        inner = info.annotation
-        if isinstance(inner, type) and issubclass(inner, Section):
-            yield from fields(inner, f"{prefix}{name}.")
+def fields(endpoints: Iterable[str] = ("NAME",)) -> Iterator[tuple[str, FieldInfo]]:
+    """Every key of the tree as ("learner.lr", its field), in order; those of an endpoint once for each name given."""
+    for table, info in Config.model_fields.items():
+        if table == _NAMED:
+            for name in endpoints:
+                yield from _leaves(EndpointSection, f"{table}.{name}.")
         else:
-            yield f"{prefix}{name}", info
+            assert isinstance(info.annotation, type)
+            yield from _leaves(info.annotation, f"{table}.")
+
+
+def _leaves(section: type[Section], prefix: str) -> Iterator[tuple[str, FieldInfo]]:
+    return ((f"{prefix}{name}", info) for name, info in section.model_fields.items())
 
 
 def marks(info: FieldInfo) -> dict[str, Any]:
@@ -110,7 +119,7 @@ def load(file: str | Path | None, overrides: Sequence[str] = ()) -> Loaded:
 
 def validate(raw: dict[str, Any], sources: Mapping[str, str]) -> Config:
     """Turn a raw tree into a Config; see `load` for what it raises."""
-    known = dict(fields())
+    known = dict(fields(_names(raw)))
     for name in flat(raw):
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
@@ -127,8 +136,8 @@ def validate(raw: dict[str, Any], sources: Mapping[str, str]) -> Config:
 def dump(config: Config) -> str:
     """The resolved configuration as TOML: every key that has an effect in its mode."""
     raw: dict[str, Any] = {}
-    for name, info in fields():
-        if not _in_the_way(config, info):
+    for name, info in fields(config.endpoints):
+        if not _in_the_way(config, name, info):
             _assign(raw, name, value_of(config, name))
     return tomli_w.dumps(raw)
 
@@ -139,14 +148,16 @@ def text_override(name: str, value: str) -> str:
 
 
 def value_of(config: Config, name: str) -> Any:
-    """The value of "section.key"."""
-    section, _, leaf = name.partition(".")
-    return config.model_dump()[section][leaf]
+    """The value of "section.key", or None for an endpoint that there is not."""
+    value: Any = config.model_dump()
+    for part in name.split("."):
+        value = value.get(part) if value is not None else None
+    return value
 
 
 def refuse_changes(before: Config, after: Config) -> None:
     """Raise ConfigError if anything differs that a resumed run may not change."""
-    for name, info in fields():
+    for name, info in fields({**before.endpoints, **after.endpoints}):
         old, new = value_of(before, name), value_of(after, name)
         if old != new and not marks(info).get("resumable"):
             raise ConfigError(
@@ -154,13 +165,23 @@ def refuse_changes(before: Config, after: Config) -> None:
             )
 
 
-def flat(raw: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+def flat(raw: Mapping[str, Any]) -> Iterator[str]:
     """The dotted names of a raw tree; a table that is no section counts as a name."""
-    for name, value in raw.items():
-        if isinstance(value, dict) and not prefix and name in Config.model_fields:
-            yield from flat(value, f"{name}.")
+    for table, value in raw.items():
+        if not isinstance(value, dict) or table not in Config.model_fields:
+            yield table
+        elif table != _NAMED:
+            yield from (f"{table}.{name}" for name in value)
         else:
-            yield f"{prefix}{name}"
+            for name, inner in value.items():
+                endpoint = f"{table}.{name}"
+                yield from (f"{endpoint}.{leaf}" for leaf in inner) if isinstance(inner, dict) else (endpoint,)
+
+
+def _names(raw: Mapping[str, Any]) -> Iterable[str]:
+    """The endpoints of a raw tree."""
+    named = raw.get(_NAMED)
+    return named if isinstance(named, dict) else ()
 
 
 def _override(text: str) -> tuple[str, Any]:
@@ -174,37 +195,45 @@ def _override(text: str) -> tuple[str, Any]:
 
 
 def _assign(raw: dict[str, Any], name: str, value: Any) -> None:
-    section, _, leaf = name.partition(".")
-    table = raw.setdefault(section, {})
-    if not isinstance(table, dict):
-        raise ConfigError(f"{section!r} must be a table")
+    *tables, leaf = name.split(".")
+    table: Any = raw
+    for section in tables:
+        table = table.setdefault(section, {})
+        if not isinstance(table, dict):
+            raise ConfigError(f"{section!r} must be a table")
     table[leaf] = list(value) if isinstance(value, tuple) else value
 
 
 def _problems(error: ValidationError, sources: Mapping[str, str]) -> Iterator[str]:
     for problem in error.errors():
-        name = ".".join(str(part) for part in problem["loc"][:2])
+        name = ".".join(str(part) for part in problem["loc"][: 3 if problem["loc"][:1] == (_NAMED,) else 2])
         place = sources.get(name, "configuration")
         message = problem["msg"].removeprefix("Value error, ")
         given = "" if not name else f" (given: {json.dumps(problem['input'], default=str)})"
         yield f"{place}: {name + ': ' if name else ''}{message}{given}"
 
 
-def _in_the_way(config: Config, info: FieldInfo) -> list[str]:
+def _in_the_way(config: Config, name: str, info: FieldInfo) -> list[str]:
     """The modes ("policy.launch") because of which a key has no effect."""
-    only_if, unless = marks(info)["only_if"], marks(info)["unless"]
+    only_if, unless = _full(name, marks(info)["only_if"]), _full(name, marks(info)["unless"])
     missed = [mode for mode, wanted in only_if.items() if value_of(config, mode) not in wanted]
     return missed or (list(unless) if all(value_of(config, mode) == value for mode, value in unless.items()) else [])
 
 
+def _full(name: str, modes: Mapping[str, Any]) -> dict[str, Any]:
+    """The modes of key `name`, those of its own table by their full names."""
+    table = name.rpartition(".")[0]
+    return {mode if "." in mode else f"{table}.{mode}": value for mode, value in modes.items()}
+
+
 def _refuse_without_effect(config: Config, raw: Mapping[str, Any], sources: Mapping[str, str]) -> None:
-    known = dict(fields())
+    known = dict(fields(config.endpoints))
     for name in flat(raw):
-        modes, source = _in_the_way(config, known[name]), sources.get(name, "configuration")
+        modes, source = _in_the_way(config, name, known[name]), sources.get(name, "configuration")
         # Whoever chooses a mode on the command line cannot be asked to edit the file that was written for another.
         moot = not source.startswith(_SET) and any(sources.get(mode, "").startswith(_SET) for mode in modes)
         if modes and not moot:
-            wanted = marks(known[name])["only_if"]
+            wanted = _full(name, marks(known[name])["only_if"])
             now = " and ".join(f"{mode} = {value_of(config, mode)!r}" for mode in modes)
             remedy = " or ".join(
                 f"set {mode} = {' or '.join(map(repr, wanted[mode]))}" if wanted else f"change {mode}" for mode in modes

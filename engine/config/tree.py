@@ -1,45 +1,14 @@
-"""Every setting there is: one typed tree, one description per key.
-
-`only_if` names the mode (or modes) in which a key has an effect, `unless` the one in which it has none (setting it
-there is an error); `resumable` marks the keys that `--resume` may change. All are read by engine.config.load.
-"""
+"""Every setting there is: one typed tree, one description per key (engine.config.keys)."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, StringConstraints, model_validator
 
+from engine.config.endpoints import NAME, EndpointSection, SglangSection
+from engine.config.keys import OBJECT, Modes, Section, key
 from engine.types import Limits, Sampling
-
-OBJECT = r"[\w.]+:\w+"
-"""Pattern of `package.module:Object`."""
-
-
-Modes = Mapping[str, str | tuple[str, ...]]
-"""Keys and the value, or any of the values, that they must have."""
-
-
-def key(
-    default: Any,
-    description: str,
-    *,
-    only_if: Modes | None = None,
-    unless: dict[str, str | int] | None = None,
-    resumable: bool = False,
-    **bounds: Any,
-) -> Any:
-    """One configuration key: its default, its meaning, and the marks named in the module docstring."""
-    modes = {mode: (one,) if isinstance(one, str) else one for mode, one in (only_if or {}).items()}
-    marks: dict[str, Any] = {"only_if": modes, "unless": unless or {}, "resumable": resumable}
-    return Field(default, description=description, json_schema_extra=marks, validate_default=True, **bounds)
-
-
-class Section(BaseModel):
-    """A table of the TOML file."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class RunSection(Section):
@@ -69,13 +38,12 @@ class ModelSection(Section):
     )
 
 
-SGLANG: Modes = {"policy.launch": "sglang"}
 _STARTED = ("embedded", "sglang")
 STARTED: Modes = {"policy.launch": _STARTED}
 """A run starts its policy servers itself."""
 
 
-class PolicySection(Section):
+class PolicySection(SglangSection):
     """Who samples the policy's tokens."""
 
     launch: Literal["embedded", "sglang", "none", "scripted"] = key(
@@ -86,27 +54,6 @@ class PolicySection(Section):
     urls: tuple[str, ...] = key(
         (), "Servers that speak SGLang's native API", only_if={"policy.launch": "none"}, resumable=True
     )
-    sglang: str = key(
-        "auto",
-        "SGLang's virtual environment, or a command that takes launch_server's flags; auto: the environment that "
-        "`synth-engine install-sglang` made",
-        only_if=SGLANG,
-        resumable=True,
-    )
-    device: Literal["auto", "cuda", "cpu"] = key(
-        "auto", "Where SGLang computes; auto: on the GPUs if there are any", only_if=SGLANG, resumable=True
-    )
-    gpus: tuple[Annotated[int, Field(ge=0)], ...] = key(
-        (), "GPUs that serve, by index; empty: all that do not train", only_if=SGLANG, resumable=True
-    )
-    tensor_parallel: int = key(1, "GPUs of each server", ge=1, only_if=SGLANG, resumable=True)
-    memory_fraction: Annotated[float, Field(gt=0, lt=1)] | Literal["auto"] = key(
-        "auto",
-        "Share of a GPU's memory for weights and KV cache; auto: SGLang's choice, or what a learner on it leaves",
-        only_if=SGLANG,
-        resumable=True,
-    )
-    flags: str = key("", "More flags for sglang.launch_server; they win over ours", only_if=SGLANG, resumable=True)
     api_key_env: str = key(
         "",
         "Environment variable that holds the API key of the servers in `urls`; empty: none is sent",
@@ -172,6 +119,10 @@ class ScheduleSection(Section):
     )
 
 
+_MAPPED: Modes = {"world.kind": ("offline", "llm")}
+_LLM_USER: Modes = {"user.kind": "llm"}
+
+
 class EvalSection(Section):
     """Validation during the run, held-out before and after."""
 
@@ -188,20 +139,42 @@ class EvalSection(Section):
     )
 
 
-class PluginSection(Section):
-    """An implementation of a seam."""
-
-    kind: str = key("offline", "offline (no model), or your own as package:Object", pattern=rf"^(offline|{OBJECT})$")
-
-
-class WorldSection(PluginSection):
+class WorldSection(Section):
     """Who answers tool calls, and what goes wrong there."""
 
+    kind: str = key(
+        "offline",
+        "offline (no model), llm (a language model behind the mapping), or your own as package:Object",
+        pattern=rf"^(offline|llm|{OBJECT})$",
+    )
+    endpoint: str = key("", "The endpoint that plays the tools", only_if={"world.kind": "llm"})
+    mode: Literal["grow", "frozen", "private"] = key(
+        "grow",
+        "grow: the episodes of a task share their answers; frozen: calls without an answer find nothing; private: each "
+        "episode has a world of its own",
+        only_if=_MAPPED,
+    )
     faults: str = key(
         "",
         "Seeded faults by tool, such as `get_order: timeout=0.01, error=0.02; *: garbage=0.01, latency_s=0.1`; "
         "* is every other tool, empty turns them off",
-        only_if={"world.kind": "offline"},
+        only_if=_MAPPED,
+    )
+
+
+class UserSection(Section):
+    """Who answers the agent's questions."""
+
+    kind: str = key(
+        "offline",
+        "offline (no model), llm (a language model), or your own as package:Object",
+        pattern=rf"^(offline|llm|{OBJECT})$",
+    )
+    endpoint: str = key("", "The endpoint that plays the users", only_if=_LLM_USER)
+    profile: Literal["mixed", "cooperative", "terse", "forgetful", "corrects", "impatient", "adversarial"] = key(
+        "cooperative",
+        "How users behave; mixed: one drawn for each episode; adversarial: pursues the task's escape strategy",
+        only_if=_LLM_USER,
     )
 
 
@@ -210,6 +183,11 @@ class ScorerSection(Section):
 
     kind: str = key(
         "rubric", "rubric (executable checks), or your own as package:Object", pattern=rf"^(rubric|{OBJECT})$"
+    )
+    judge: str = key(
+        "",
+        "The endpoint that decides rubric items without a check; empty: such items leave an episode unscored",
+        only_if={"scorer.kind": "rubric"},
     )
 
 
@@ -280,10 +258,13 @@ class Config(Section):
     schedule: ScheduleSection = ScheduleSection()
     eval: EvalSection = EvalSection()
     world: WorldSection = WorldSection()
-    user: PluginSection = PluginSection()
+    user: UserSection = UserSection()
     scorer: ScorerSection = ScorerSection()
     learner: LearnerSection = LearnerSection()
     stream: StreamSection = StreamSection()
+    endpoints: dict[Annotated[str, StringConstraints(pattern=NAME)], EndpointSection] = key(
+        {}, "Language models that play users, tools and judges, by name"
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> Config:
@@ -305,6 +286,31 @@ class Config(Section):
         if self.policy.system != "auto" and "{rules}" not in self.policy.system:
             raise ValueError("policy.system must contain {rules}, or the agent never sees its task's rules")
         return self
+
+    @model_validator(mode="after")
+    def _endpoints_named(self) -> Config:
+        used = self.endpoint_of
+        for who, name in used.items():
+            if name not in self.endpoints:
+                there = ", ".join(sorted(self.endpoints)) or "none"
+                raise ValueError(f"{who} = {name!r}: there is no [endpoints.{name or 'NAME'}] (there: {there}); add it")
+        if idle := sorted(set(self.endpoints) - set(used.values())):
+            raise ValueError(
+                f"[endpoints.{idle[0]}] has no effect: nobody names it in world.endpoint, user.endpoint or scorer.judge"
+            )
+        return self
+
+    @property
+    def endpoint_of(self) -> dict[str, str]:
+        """The endpoint that each key names: tools, users and judges, as far as a language model plays them."""
+        used = {"world.endpoint": self.world.endpoint} if self.world.kind == "llm" else {}
+        used |= {"user.endpoint": self.user.endpoint} if self.user.kind == "llm" else {}
+        return used | ({"scorer.judge": self.scorer.judge} if self.scorer.judge else {})
+
+    @property
+    def started_endpoints(self) -> dict[str, EndpointSection]:
+        """Endpoints whose server a run starts itself, by name."""
+        return {name: endpoint for name, endpoint in self.endpoints.items() if endpoint.launch == "sglang"}
 
     @property
     def group_budget(self) -> int:
