@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import aiohttp
 import anyio
 import orjson
 import pytest
@@ -136,6 +137,16 @@ async def test_a_server_that_pauses_on_load_holds_requests_in_flight(tmp_path):
             tg.start_soon(policy.complete, turn(CHAT, adapter=None))
             await servers.load("demo-1f0c2a9b-v00000", adapter)
         assert anyio.current_time() - started > 0.6
+
+
+async def test_the_mock_server_tells_which_faults_it_played():
+    """By name, in `/server_info`."""
+    faulty = MockServer(chat=CHAT, faults=Faults(rates={Fault.ERROR: 1.0}), latency_s=0.0)
+    async with serving(faulty) as url, aiohttp.ClientSession() as session:
+        async with session.post(f"{url}/generate", json={"rid": "a"}) as failed:
+            assert failed.status == 500
+        async with session.get(f"{url}/server_info") as reply:
+            assert (await reply.json())["mock"]["faults"] == {"error": 1}
 
 
 async def test_the_mock_server_is_a_process(tmp_path):

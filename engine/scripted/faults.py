@@ -1,8 +1,9 @@
-"""Seeded faults of the mock policy server: what goes wrong, and how often."""
+"""Seeded faults of the mock policy server and of the scripted endpoint: what goes wrong, and how often."""
 
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -26,6 +27,17 @@ class Fault(StrEnum):
     """HTTP 200, finish reason `abort`, half of the output."""
     TRUNCATE = "truncate"
     """HTTP 200 with one log-probability too few."""
+    LIMITED = "limited"
+    """HTTP 429, `Retry-After: 1`."""
+    MALFORMED = "malformed"
+    """Structured output that is cut in half or breaks its schema; drawn once per item, not per request."""
+    DOWN = "down"
+    """HTTP 503 to everyone for a while; planned (`Window`), never drawn."""
+
+
+_ANY_SERVER = (Fault.ERROR, Fault.BUSY, Fault.RESET, Fault.GARBAGE, Fault.HANG)
+POLICY_FAULTS = (*_ANY_SERVER, Fault.ABORT, Fault.TRUNCATE)
+ENDPOINT_FAULTS = (*_ANY_SERVER, Fault.LIMITED, Fault.MALFORMED)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -46,18 +58,18 @@ class Faults:
         self._rng = random.Random(self.seed)
 
     @classmethod
-    def rates_of(cls, text: str) -> dict[Fault, float]:
-        """Read "error=0.01,reset=0.005".
+    def rates_of(cls, text: str, known: Sequence[Fault] = POLICY_FAULTS) -> dict[Fault, float]:
+        """Read "error=0.01,reset=0.005"; `known` are the faults that the server can play.
 
         Raises ConfigError naming the part that is wrong."""
         rates = {}
         for part in filter(None, text.split(",")):
             name, _, rate = part.partition("=")
             try:
-                rates[Fault(name.strip())] = float(rate)
+                rates[_one_of(known, name.strip())] = float(rate)
             except ValueError:
-                known = ", ".join(Fault)
-                raise ConfigError(f"--faults {part!r}: write name=probability; names are {known}") from None
+                names = ", ".join(known)
+                raise ConfigError(f"--faults {part!r}: write name=probability; names are {names}") from None
         if sum(rates.values()) > 1:
             raise ConfigError(f"--faults {text!r}: the probabilities add up to more than 1")
         return rates
@@ -71,3 +83,30 @@ class Faults:
                 self.drawn[fault] = self.drawn.get(fault, 0) + 1
                 return fault
         return None
+
+
+def _one_of(known: Sequence[Fault], name: str) -> Fault:
+    return known[known.index(Fault(name))]
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """A time during which a server is down, counted from its start."""
+
+    start_s: float
+    seconds: float
+
+    @classmethod
+    def of(cls, text: str) -> Window:
+        """Read "START:SECONDS".
+
+        Raises ConfigError for anything else."""
+        start, _, seconds = text.partition(":")
+        try:
+            return cls(float(start), float(seconds))
+        except ValueError:
+            raise ConfigError(f"--down {text!r}: write START:SECONDS, both in seconds after the start") from None
+
+    def covers(self, at_s: float) -> bool:
+        """Whether the server is down `at_s` after its start."""
+        return self.start_s <= at_s < self.start_s + self.seconds

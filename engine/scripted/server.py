@@ -18,6 +18,7 @@ from engine.policy.chat_format import ChatFormat
 from engine.scripted.faults import Fault, Faults
 from engine.scripted.policy import made_up_logprobs
 from engine.scripted.script import Character, continuation
+from engine.scripted.wire import error_reply, failure, json_reply
 
 _MOST_BODY_BYTES = 64 << 20
 
@@ -69,9 +70,9 @@ class MockServer:
         body = orjson.loads(await request.read())
         rid, adapter = body["rid"], body.get("lora_path")
         if rid in self._flying:
-            return _error(400, f"Duplicate request ID detected: {rid}")
+            return error_reply(400, f"Duplicate request ID detected: {rid}")
         if adapter is not None and adapter not in self.adapters:
-            return _error(400, f"The following requested LoRA adapters are not loaded: {adapter}")
+            return error_reply(400, f"The following requested LoRA adapters are not loaded: {adapter}")
         self.requests += 1
         aborted = self._flying[rid] = anyio.Event()
         self.peak = max(self.peak, len(self._flying))
@@ -83,15 +84,12 @@ class MockServer:
                 await self._resume.wait()
         finally:
             self._flying.pop(rid, None)
-        if fault is Fault.RESET:
-            assert request.transport is not None
-            request.transport.close()
-        if fault is not None and (failure := _failure(fault)) is not None:
-            return failure
+        if fault is not None and (failed := failure(request, fault)) is not None:
+            return failed
         reply = self._reply(body, aborted=aborted.is_set() or fault is Fault.ABORT)
         if fault is Fault.TRUNCATE:
             reply["meta_info"]["output_token_logprobs"].pop()
-        return _json(reply)
+        return json_reply(reply)
 
     def _reply(self, body: dict[str, Any], *, aborted: bool) -> dict[str, Any]:
         # Siblings share their prompt at first; the rid, without its attempt, tells their characters apart.
@@ -159,7 +157,7 @@ class MockServer:
 
     def _changed(self, problem: str) -> web.Response:
         value = {"success": not problem, "error_message": problem, "loaded_adapters": self.adapters}
-        return _json({**value, "rid": None, "http_worker_ipc": None}, 400 if problem else 200)
+        return json_reply({**value, "rid": None, "http_worker_ipc": None}, 400 if problem else 200)
 
     # --- information ----------------------------------------------------------------------------------------------
 
@@ -169,35 +167,17 @@ class MockServer:
 
     async def info(self, _request: web.Request) -> web.Response:
         """`GET /server_info`, with what the mock counted."""
-        counted = {"requests": self.requests, "aborts": self.aborts, "peak": self.peak, "faults": self.faults.drawn}
-        return _json({"max_loaded_loras": self.slots, "mock": counted})
+        faults = {fault.value: count for fault, count in self.faults.drawn.items()}
+        counted = {"requests": self.requests, "aborts": self.aborts, "peak": self.peak, "faults": faults}
+        return json_reply({"max_loaded_loras": self.slots, "mock": counted})
 
     async def loads(self, _request: web.Request) -> web.Response:
         """`GET /v1/loads`: nothing ever queues here."""
         rank = {"dp_rank": 0, "num_running_reqs": len(self._flying), "num_waiting_reqs": 0, "token_usage": 0.0}
-        return _json({"loads": [rank]})
+        return json_reply({"loads": [rank]})
 
     async def models(self, _request: web.Request) -> web.Response:
         """`GET /v1/models`."""
         cards = [{"id": "mock", "root": "mock", "parent": None}]
         cards += [{"id": name, "root": path, "parent": "mock"} for name, path in self.adapters.items()]
-        return _json({"object": "list", "data": cards})
-
-
-def _json(value: Any, status: int = 200) -> web.Response:
-    return web.Response(body=orjson.dumps(value), status=status, content_type="application/json")
-
-
-def _error(status: int, message: str) -> web.Response:
-    return _json({"error": {"message": message}}, status)
-
-
-def _failure(fault: Fault) -> web.Response | None:
-    """The answer to a request that fails, or None where the fault is in a reply."""
-    if fault is Fault.ERROR:
-        return _error(500, "Internal error")
-    if fault is Fault.BUSY:
-        return _error(503, "The request queue is full.")
-    if fault is Fault.GARBAGE:
-        return web.Response(text="<html>gateway</html>")
-    return web.Response() if fault is Fault.RESET else None
+        return json_reply({"object": "list", "data": cards})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Mapping
 from functools import lru_cache
 
 from engine.errors import UserError
@@ -22,14 +23,19 @@ def _asked(keywords: tuple[str, ...]) -> re.Pattern[str]:
     return re.compile(rf"(?<!\w)(?:{'|'.join(words)})(?!\w)", re.IGNORECASE)
 
 
+def asked(facts: Mapping[str, Fact], message: str) -> dict[str, str]:
+    """The facts that a message asks for, at most two in their own order, each with the words (in NFC) that ask."""
+    heard = unicodedata.normalize("NFC", message)
+    found = ((name, _asked(fact.keywords).search(heard)) for name, fact in facts.items())
+    return dict([(name, match[0]) for name, match in found if match][:AT_MOST])
+
+
 def reply(user: UserContext, message: str) -> Reply:
     """The reply to one message: at most two facts, in the order in which the task lists them."""
-    heard = unicodedata.normalize("NFC", message)
-    asked = [(name, fact) for name, fact in user.facts.items() if _asked(fact.keywords).search(heard)][:AT_MOST]
-    if not asked:
+    revealed = tuple(asked(user.facts, message))
+    if not revealed:
         return Reply(text=UNSURE)
-    text = " ".join(_sentence(name, fact) for name, fact in asked)
-    return Reply(text=text, revealed=tuple(name for name, _ in asked))
+    return Reply(text=" ".join(_sentence(name, user.facts[name]) for name in revealed), revealed=revealed)
 
 
 def _sentence(name: str, fact: Fact) -> str:

@@ -1,0 +1,156 @@
+"""What a competent simulator says to a prompt document, by rules: one class a role, each what it reads of its document.
+
+A document is the user message of a prompt: one compact JSON object that starts with `"as": "tool" | "user" | "judge"`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from json import JSONDecodeError, JSONDecoder
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from engine.task import Fact, UserContext
+from engine.types import Json
+from engine.world import offline_user
+from engine.world.canonical import canonical, canonical_bytes, same
+from engine.world.draw import drawn
+
+_START = re.compile(r'\{"as":"(?:tool|user|judge)"')
+_DECODER = JSONDecoder()
+_WORD = re.compile(r"\w+")
+_BETWEEN_WORDS = re.compile(r"[\W_]+")
+
+
+def find_document(text: str) -> dict[str, Any] | None:
+    """The last prompt document in a rendered prompt, whatever stands around it; None if there is none."""
+    found, at = None, 0
+    while start := _START.search(text, at):
+        try:
+            # The next one is looked for behind this one: an object inside it that has an "as" too is no document.
+            found, at = _DECODER.raw_decode(text, start.start())
+        except JSONDecodeError:
+            at = start.end()
+    return found
+
+
+class _Read(BaseModel):
+    """Part of a document; fields that the rules do not need are not looked at."""
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="ignore")
+
+
+class _Tool(_Read):
+    name: str
+    outputs: dict[str, Any] | None = None
+
+
+class _Answered(_Read):
+    number: int
+    tool: str
+    arguments: dict[str, Any]
+    answer: Any
+
+
+class ToolPlayer(_Read):
+    """Repeats the answer to an equal call of this world state; otherwise draws one that fits the declared outputs."""
+
+    tool: _Tool
+    arguments: dict[str, Any]
+    answers: list[_Answered]
+
+    def reply(self) -> dict[str, Json]:
+        """`{"same_as": null|int, "ok": true, "answer": {...}}`."""
+        wanted = _folded(self.arguments)
+        for entry in self.answers:
+            if entry.tool == self.tool.name and same(_folded(entry.arguments), wanted):
+                return {"same_as": entry.number, "ok": True, "answer": entry.answer}
+        seed = self.tool.name.encode() + b"\0" + canonical_bytes(canonical(self.arguments))
+        outputs = self.tool.outputs
+        return {
+            "same_as": None,
+            "ok": True,
+            "answer": {"status": "ok"} if outputs is None else drawn(seed, "answer", outputs),
+        }
+
+
+class _Fact(_Read):
+    name: str
+    value: Any
+    about: list[str]
+
+
+class UserPlayer(_Read):
+    """The offline user, with the words that asked."""
+
+    facts: list[_Fact]
+    agent: str
+
+    def reply(self) -> dict[str, Json]:
+        """`{"reveals": [{"fact", "asked_by"}], "message": str, "done": false}`."""
+        # Without keywords a fact would be revealed by anything at all.
+        facts = {fact.name: Fact(value=fact.value, keywords=tuple(fact.about)) for fact in self.facts if fact.about}
+        asked = offline_user.asked(facts, self.agent)
+        said = offline_user.reply(UserContext(context="", facts=facts), self.agent)
+        reveals = [{"fact": name, "asked_by": words} for name, words in asked.items()]
+        return {"reveals": reveals, "message": said.text, "done": said.done}
+
+
+class _Item(_Read):
+    id: str
+    part: Literal["forbidden", "subgoal", "interaction"]
+    text: str
+
+
+class _Event(_Read):
+    number: int
+    kind: Literal["called", "said", "answered"]
+    tool: str | None = None
+    ok: bool | None = None
+    revealed: list[str] | None = None
+
+
+class JudgePlayer(_Read):
+    """Believes that an item is about the tools that its text names: the words with an underscore."""
+
+    items: list[_Item]
+    events: list[_Event]
+
+    def reply(self) -> dict[str, Json]:
+        """`{"verdicts": [{"id", "met", "evidence": null|number of an event}]}`, in the order of the items."""
+        evidence = [(item.id, self._evidence(item)) for item in self.items]
+        return {"verdicts": [{"id": id_, "met": at is not None, "evidence": at} for id_, at in evidence]}
+
+    def _evidence(self, item: _Item) -> int | None:
+        named = {word for word in _WORD.findall(item.text) if "_" in word}
+        if named or item.part == "forbidden":
+            calls = [event for event in self.events if event.kind == "called" and event.ok and event.tool in named]
+            enough = calls if item.part == "forbidden" else named == {event.tool for event in calls}
+            return calls[-1].number if enough else None
+        if item.part == "subgoal":
+            matching = [event for event in self.events if event.kind == "answered"]
+        else:
+            matching = [event for event in self.events if event.kind == "said" and event.revealed]
+        return matching[-1].number if matching else None
+
+
+Player = ToolPlayer | UserPlayer | JudgePlayer
+_PLAYERS: Mapping[str, type[Player]] = {"tool": ToolPlayer, "user": UserPlayer, "judge": JudgePlayer}
+
+
+def player(document: Mapping[str, Any]) -> Player:
+    """Who answers a document.
+
+    Raises pydantic's ValidationError, naming the field, where the document is not what its role reads."""
+    return _PLAYERS[document["as"]].model_validate(document)
+
+
+def _folded(value: Json) -> Json:
+    """Arguments as a tool takes them: case, white space and punctuation of strings mean nothing."""
+    if isinstance(value, str):
+        return _BETWEEN_WORDS.sub(" ", value.casefold()).strip()
+    if isinstance(value, dict):
+        return {name: _folded(inner) for name, inner in value.items()}
+    return [_folded(inner) for inner in value] if isinstance(value, list) else value

@@ -1,0 +1,129 @@
+"""What the scripted endpoint says by rules, role by role."""
+
+import pytest
+
+from engine.scripted.players import find_document, player
+from engine.world.offline_user import UNSURE
+from engine.world.schema import compiled
+
+OUTPUTS = {
+    "type": "object",
+    "properties": {"code": {"type": "string"}, "left": {"type": "integer", "minimum": 10}},
+    "required": ["code", "left"],
+    "additionalProperties": False,
+}
+
+
+def tool(arguments: dict, *answers: dict, outputs: dict | None = OUTPUTS) -> dict:
+    """What `get_order(arguments)` gets."""
+    document = {"as": "tool", "tool": {"name": "get_order", "outputs": outputs}, "arguments": arguments}
+    return player({**document, "answers": list(answers)}).reply()
+
+
+def answered(number: int, arguments: dict, name: str = "get_order") -> dict:
+    """An earlier answer of the same world state."""
+    return {"number": number, "tool": name, "arguments": arguments, "answer": {"from": number}}
+
+
+def test_a_tool_answers_equal_calls_alike_and_in_its_schema():
+    """Key order and 25 against 25.0 make no difference; other arguments do."""
+    first = tool({"id": 25, "who": "Ann"})
+    assert (first["same_as"], first["ok"], compiled(OUTPUTS)(first["answer"])) == (None, True, None)
+    assert tool({"who": "Ann", "id": 25.0}) == first
+    assert tool({"who": "Ann", "id": 26}) != first
+    assert tool({}, outputs=None)["answer"] == {"status": "ok"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "same_as"),
+    [
+        ({"who": "ann  LEE", "on": [{"day": "may 5"}]}, 2),
+        ({"who": "Ann-Lee.", "on": [{"day": "May 5"}]}, 2),
+        ({"who": "Ann Leé", "on": [{"day": "May 5"}]}, None),
+        ({"who": "Ann Lee"}, None),
+        ({"n": 1}, 3),
+        ({"n": True}, None),
+    ],
+)
+def test_a_tool_points_at_the_equal_call(arguments, same_as):
+    """Of the same tool: case, white space and punctuation inside strings mean nothing, all else does."""
+    known = [answered(1, arguments, "other"), answered(2, {"who": "Ann Lee", "on": [{"day": "May 5"}]})]
+    reply = tool(arguments, *known, answered(3, {"n": 1}))
+    assert reply["same_as"] == same_as
+    assert (reply["answer"] == {"from": same_as}) == (same_as is not None)
+
+
+def user(agent: str) -> dict:
+    """What a user with four facts says."""
+    facts = [
+        {"name": "due_date", "value": "Friday", "about": ["date", "how soon"]},
+        {"name": "size", "value": 5, "about": ["size"]},
+        {"name": "colours", "value": ["red", "blue"], "about": ["colour"]},
+        {"name": "secret", "value": "x", "about": []},
+    ]
+    return player({"as": "user", "facts": facts, "agent": agent}).reply()
+
+
+def test_a_user_says_what_is_asked_and_with_which_words():
+    """At most two facts, their values literally, the words as the agent wrote them."""
+    reply = user("HOW  soon? And the size, and the colour?")
+    assert reply == {
+        "reveals": [{"fact": "due_date", "asked_by": "HOW  soon"}, {"fact": "size", "asked_by": "size"}],
+        "message": "The due date is Friday. The size is 5.",
+        "done": False,
+    }
+    assert user("Which colour?")["message"] == "The colours is red, blue."
+    assert user("Any details? Dates?") == {"reveals": [], "message": UNSURE, "done": False}
+
+
+EVENTS = [
+    {"number": 1, "kind": "called", "tool": "get_order", "ok": True, "arguments": {}, "text": "get_order({})"},
+    {"number": 2, "kind": "called", "tool": "cancel_order", "ok": False},
+    {"number": 3, "kind": "said", "text": "Which size?", "revealed": ["size"]},
+    {"number": 4, "kind": "called", "tool": "ship_order", "ok": True},
+    {"number": 5, "kind": "answered", "text": "Done."},
+]
+
+
+@pytest.mark.parametrize(
+    ("part", "text", "evidence"),
+    [
+        ("subgoal", "Calls get_order before ship_order.", 4),
+        ("subgoal", "Calls get_order.", 1),
+        ("subgoal", "Calls get_order and cancel_order.", None),
+        ("subgoal", "Calls get_orders.", None),
+        ("subgoal", "Reports the code.", 5),
+        ("interaction", "Asks for the size.", 3),
+        ("interaction", "Confirms with ship_order()", 4),
+        ("forbidden", "Never ship_order or get_address.", 4),
+        ("forbidden", "Never cancel_order.", None),
+        ("forbidden", "Is rude.", None),
+    ],
+)
+def test_a_judge_looks_for_the_tools_that_an_item_names(part, text, evidence):
+    """Called with success, all of them; forbidden ones, any. Without a name the episode's end or a revealed fact."""
+    items = [{"id": "x", "part": part, "text": text}]
+    (verdict,) = player({"as": "judge", "items": items, "events": EVENTS}).reply()["verdicts"]
+    assert verdict == {"id": "x", "met": evidence is not None, "evidence": evidence}
+
+
+def test_a_judge_without_events_finds_nothing():
+    """One verdict an item, in order."""
+    items = [{"id": part, "part": part, "text": ""} for part in ("subgoal", "interaction", "forbidden")]
+    verdicts = player({"as": "judge", "items": items, "events": []}).reply()["verdicts"]
+    assert verdicts == [{"id": item["id"], "met": False, "evidence": None} for item in items]
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ('a {"as":"user","x":1} b {"as":"judge"} c', {"as": "judge"}),
+        ('{"as":"user","x":{"as":"tool"}} later {"as":"tool", cut', {"as": "user", "x": {"as": "tool"}}),
+        ('{"as":"user", {"as":"tool"}', {"as": "tool"}),
+        ('{"as":"admin"}', None),
+        ("", None),
+    ],
+)
+def test_the_last_whole_document_is_found(text, found):
+    """Neither an object inside a document nor what only starts like one is taken for it."""
+    assert find_document(text) == found
