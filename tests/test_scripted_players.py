@@ -14,10 +14,13 @@ OUTPUTS = {
 }
 
 
+PARAMETERS = {"properties": {"who": {"type": "string"}, "code": {"type": "string", "pattern": "^[a-zA-Z -]+$"}}}
+
+
 def tool(arguments: dict, *answers: dict, outputs: dict | None = OUTPUTS) -> dict:
     """What `get_order(arguments)` gets."""
-    document = {"as": "tool", "tool": {"name": "get_order", "outputs": outputs}, "arguments": arguments}
-    return player({**document, "answers": list(answers)}).reply()
+    described = {"name": "get_order", "parameters": PARAMETERS, "outputs": outputs}
+    return player({"as": "tool", "tool": described, "arguments": arguments, "answers": list(answers)}).reply()
 
 
 def answered(number: int, arguments: dict, name: str = "get_order") -> dict:
@@ -34,34 +37,44 @@ def test_a_tool_answers_equal_calls_alike_and_in_its_schema():
     assert tool({}, outputs=None)["answer"] == {"status": "ok"}
 
 
+def test_a_tool_does_not_contradict_its_call():
+    """What an output and an argument both name is what the call said, if the output can be that."""
+    answer = tool({"code": "K", "left": 3})["answer"]
+    assert answer["code"] == "K"
+    assert answer["left"] >= 10
+
+
 @pytest.mark.parametrize(
     ("arguments", "same_as"),
     [
-        ({"who": "ann  LEE", "on": [{"day": "may 5"}]}, 2),
-        ({"who": "Ann-Lee.", "on": [{"day": "May 5"}]}, 2),
-        ({"who": "Ann Leé", "on": [{"day": "May 5"}]}, None),
+        ({"who": "ann  LEE", "code": "A B"}, 2),
+        ({"who": "Ann-Lee.", "code": "A B"}, 2),
+        ({"who": "Ann Lee", "code": "a-b"}, None),
+        ({"who": "Ann Leé", "code": "A B"}, None),
         ({"who": "Ann Lee"}, None),
         ({"n": 1}, 3),
         ({"n": True}, None),
     ],
 )
 def test_a_tool_points_at_the_equal_call(arguments, same_as):
-    """Of the same tool: case, white space and punctuation inside strings mean nothing, all else does."""
-    known = [answered(1, arguments, "other"), answered(2, {"who": "Ann Lee", "on": [{"day": "May 5"}]})]
+    """Of the same tool: case, white space and punctuation of free text mean nothing, all else does."""
+    known = [answered(1, arguments, "other"), answered(2, {"who": "Ann Lee", "code": "A B"})]
     reply = tool(arguments, *known, answered(3, {"n": 1}))
     assert reply["same_as"] == same_as
     assert (reply["answer"] == {"from": same_as}) == (same_as is not None)
 
 
-def user(agent: str) -> dict:
-    """What a user with four facts says."""
+def user(agent: str, *correct: dict) -> dict:
+    """What a user with some facts says."""
     facts = [
         {"name": "due_date", "value": "Friday", "about": ["date", "how soon"]},
         {"name": "size", "value": 5, "about": ["size"]},
         {"name": "colours", "value": ["red", "blue"], "about": ["colour"]},
         {"name": "secret", "value": "x", "about": []},
+        {"name": "gift", "value": True, "about": ["id"]},
+        {"name": "shoe_size", "value": None, "about": ["shoes"]},
     ]
-    return player({"as": "user", "facts": facts, "agent": agent}).reply()
+    return player({"as": "user", "facts": facts, "correct": list(correct), "agent": agent}).reply()
 
 
 def test_a_user_says_what_is_asked_and_with_which_words():
@@ -73,7 +86,19 @@ def test_a_user_says_what_is_asked_and_with_which_words():
         "done": False,
     }
     assert user("Which colour?")["message"] == "The colours is red, blue."
+    assert user("An id?") == {
+        "reveals": [{"fact": "gift", "asked_by": "An id?"}],
+        "message": "The gift is yes.",
+        "done": False,
+    }
     assert user("Any details? Dates?") == {"reveals": [], "message": UNSURE, "done": False}
+
+
+def test_a_user_corrects_itself_and_forgets():
+    """A mistake is put right before anything else; what is null cannot be recalled."""
+    reply = user("Shoes?", {"fact": "size", "said": 6, "right": 5})
+    assert reply["message"] == "Sorry. The size is 5. I cannot recall the shoe size right now."
+    assert reply["reveals"] == [{"fact": "shoe_size", "asked_by": "Shoes"}]
 
 
 EVENTS = [

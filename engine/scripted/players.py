@@ -10,18 +10,22 @@ from collections.abc import Mapping
 from json import JSONDecodeError, JSONDecoder
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
-from engine.task import Fact, UserContext
+from engine.task import Fact
 from engine.types import Json
 from engine.world import offline_user
 from engine.world.canonical import canonical, canonical_bytes, same
 from engine.world.draw import drawn
+from engine.world.schema import compiled
 
 _START = re.compile(r'\{"as":"(?:tool|user|judge)"')
 _DECODER = JSONDecoder()
 _WORD = re.compile(r"\w+")
 _BETWEEN_WORDS = re.compile(r"[\W_]+")
+_EXACT = {"enum", "const", "pattern", "format"}
+"""Keywords of parameters that are no free text."""
+_ENOUGH_LETTERS = 3
 
 
 def find_document(text: str) -> dict[str, Any] | None:
@@ -44,6 +48,7 @@ class _Read(BaseModel):
 
 class _Tool(_Read):
     name: str
+    parameters: dict[str, Any]
     outputs: dict[str, Any] | None = None
 
 
@@ -55,7 +60,7 @@ class _Answered(_Read):
 
 
 class ToolPlayer(_Read):
-    """Repeats the answer to an equal call of this world state; otherwise draws one that fits the declared outputs."""
+    """Repeats the answer to a call that means the same; otherwise makes one that fits outputs and arguments."""
 
     tool: _Tool
     arguments: dict[str, Any]
@@ -63,17 +68,35 @@ class ToolPlayer(_Read):
 
     def reply(self) -> dict[str, Json]:
         """`{"same_as": null|int, "ok": true, "answer": {...}}`."""
-        wanted = _folded(self.arguments)
         for entry in self.answers:
-            if entry.tool == self.tool.name and same(_folded(entry.arguments), wanted):
+            if entry.tool == self.tool.name and same(self._meant(entry.arguments), self._meant(self.arguments)):
                 return {"same_as": entry.number, "ok": True, "answer": entry.answer}
-        seed = self.tool.name.encode() + b"\0" + canonical_bytes(canonical(self.arguments))
-        outputs = self.tool.outputs
+        return {"same_as": None, "ok": True, "answer": self._made()}
+
+    def _meant(self, arguments: Mapping[str, Any]) -> dict[str, Json]:
+        """Arguments without what means nothing in free text: case, white space, punctuation. Codes stay as they are."""
+        declared = self.tool.parameters.get("properties", {})
         return {
-            "same_as": None,
-            "ok": True,
-            "answer": {"status": "ok"} if outputs is None else drawn(seed, "answer", outputs),
+            name: _BETWEEN_WORDS.sub(" ", value.casefold()).strip()
+            if isinstance(value, str) and not _EXACT & declared.get(name, {}).keys()
+            else value
+            for name, value in arguments.items()
         }
+
+    def _made(self) -> Json:
+        outputs = self.tool.outputs
+        if outputs is None:
+            return {"status": "ok"}
+        seed = self.tool.name.encode() + b"\0" + canonical_bytes(canonical(self.arguments))
+        answer = drawn(seed, "answer", outputs)
+        if not isinstance(answer, dict):
+            return answer
+        # An answer that names what the call named, and something else for it, would contradict it.
+        for name in answer.keys() & self.arguments.keys():
+            echoed = {**answer, name: self.arguments[name]}
+            if compiled(outputs)(echoed) is None:
+                answer = echoed
+        return answer
 
 
 class _Fact(_Read):
@@ -82,10 +105,16 @@ class _Fact(_Read):
     about: list[str]
 
 
+class _Mistake(_Read):
+    fact: str
+    right: Any
+
+
 class UserPlayer(_Read):
-    """The offline user, with the words that asked."""
+    """The offline user, with the words that asked; it corrects itself first, and cannot recall a value of null."""
 
     facts: list[_Fact]
+    correct: list[_Mistake] = Field(default_factory=list)
     agent: str
 
     def reply(self) -> dict[str, Json]:
@@ -93,9 +122,17 @@ class UserPlayer(_Read):
         # Without keywords a fact would be revealed by anything at all.
         facts = {fact.name: Fact(value=fact.value, keywords=tuple(fact.about)) for fact in self.facts if fact.about}
         asked = offline_user.asked(facts, self.agent)
-        said = offline_user.reply(UserContext(context="", facts=facts), self.agent)
-        reveals = [{"fact": name, "asked_by": words} for name, words in asked.items()]
-        return {"reveals": reveals, "message": said.text, "done": said.done}
+        said = [f"Sorry. {_sentence(mistake.fact, mistake.right)}" for mistake in self.correct]
+        said += [_sentence(name, facts[name].value) for name in asked]
+        return {
+            "reveals": [{"fact": name, "asked_by": self._quoted(words)} for name, words in asked.items()],
+            "message": " ".join(said) or offline_user.UNSURE,
+            "done": False,
+        }
+
+    def _quoted(self, words: str) -> str:
+        """The words that asked; where they are too few to show anything, all that the agent said."""
+        return words if sum(map(str.isalpha, words)) >= _ENOUGH_LETTERS else self.agent
 
 
 class _Item(_Read):
@@ -147,10 +184,9 @@ def player(document: Mapping[str, Any]) -> Player:
     return _PLAYERS[document["as"]].model_validate(document)
 
 
-def _folded(value: Json) -> Json:
-    """Arguments as a tool takes them: case, white space and punctuation of strings mean nothing."""
-    if isinstance(value, str):
-        return _BETWEEN_WORDS.sub(" ", value.casefold()).strip()
-    if isinstance(value, dict):
-        return {name: _folded(inner) for name, inner in value.items()}
-    return [_folded(inner) for inner in value] if isinstance(value, list) else value
+def _sentence(fact: str, value: Json) -> str:
+    """What the offline user says of a fact; truth as people speak of it."""
+    if value is None:
+        return f"I cannot recall the {fact.replace('_', ' ')} right now."
+    spoken = ("yes" if value else "no") if isinstance(value, bool) else value
+    return offline_user.sentence(fact, spoken)

@@ -35,11 +35,12 @@ def reply(user: UserContext, message: str) -> Reply:
     revealed = tuple(asked(user.facts, message))
     if not revealed:
         return Reply(text=UNSURE)
-    return Reply(text=" ".join(_sentence(name, user.facts[name]) for name in revealed), revealed=revealed)
+    return Reply(text=" ".join(sentence(name, user.facts[name].value) for name in revealed), revealed=revealed)
 
 
-def _sentence(name: str, fact: Fact) -> str:
-    return f"The {name.replace('_', ' ')} is {_shown(fact.value)}."
+def sentence(name: str, value: Json) -> str:
+    """What reveals one fact."""
+    return f"The {name.replace('_', ' ')} is {_shown(value)}."
 
 
 def _shown(value: Json) -> str:
