@@ -83,21 +83,23 @@ class TaskMapping:
         """Answers so far, by how they were found."""
         return MappingCounts(exact=self._exact, **self._made)
 
-    async def enter(self, task: Task) -> WorldState:
-        """The initial state of a task, its entries loaded; pair with :meth:`leave`."""
-        world = self._worlds.get(task.id)
+    async def enter(self, task: Task, name: str = "") -> WorldState:
+        """The initial state of a task's world of that name (default: the one that all its episodes share), its entries
+        loaded; pair with :meth:`leave`."""
+        name = name or task.id
+        world = self._worlds.get(name)
         if world is None:
             async with self._loading:
-                world = self._worlds.get(task.id) or await self._load(task)
+                world = self._worlds.get(name) or await self._load(task, name)
         world.sessions += 1
-        self._idle.pop(task.id, None)
+        self._idle.pop(name, None)
         return world.start
 
     def leave(self, state: WorldState) -> None:
         """A session ended; where a store keeps them, worlds that nobody used for long leave the memory."""
         state.world.sessions -= 1
         if state.world.sessions == 0 and self._store is not None:
-            self._idle[state.task.id] = None
+            self._idle[state.world.name] = None
             if len(self._idle) > _IDLE_TASKS:
                 oldest, _ = self._idle.popitem(last=False)
                 del self._worlds[oldest]
@@ -119,17 +121,17 @@ class TaskMapping:
             self._exact += 1
         return entry.observation, state.after(key, call) if entry.moves else state
 
-    async def _load(self, task: Task) -> TaskWorld:
+    async def _load(self, task: Task, name: str) -> TaskWorld:
         entries: dict[str, dict[Key, Entry]] = {}
-        for row in await self._store.load(task.id) if self._store is not None else ():
+        for row in await self._store.load(name) if self._store is not None else ():
             key, entry = from_row(task, row)
             entries.setdefault(row.world, {})[key] = entry
-        world = self._worlds[task.id] = TaskWorld(task=task, entries=entries)
+        world = self._worlds[name] = TaskWorld(task=task, name=name, entries=entries)
         return world
 
     async def _resolve(self, state: WorldState, key: Key, call: ToolCall) -> Entry:
         """Make the entry of a call, or wait for the caller that is making it."""
-        place = (state.task.id, state.hash, key)
+        place = (state.world.name, state.hash, key)
         while (entry := state.entries.get(key)) is None:
             flight = self._flights.get(place)
             if flight is None:

@@ -82,6 +82,8 @@ class TaskWorld:
     """Everything known about one task's world."""
 
     task: Task
+    name: str
+    """What its answers are kept under: the task's id, and the episode's seed where every episode has its own."""
     entries: dict[str, dict[Key, Entry]]
     """By world hash: the paper's mapping M, also of states that no episode of this process has reached yet."""
     sessions: int = 0
@@ -127,7 +129,7 @@ def to_row(state: WorldState, key: Key, entry: Entry) -> Row:
     """An entry as world.sqlite holds it."""
     same = entry.same_as
     return Row(
-        task=state.task.id,
+        task=state.world.name,
         world=state.hash,
         tool=key.tool,
         arguments=key.arguments.decode(),

@@ -78,42 +78,45 @@ def _argument_error(defect: Defect) -> str:
 
 
 def simulate(task: Task, state: Json, call: ToolCall) -> Applied:
-    """Execute an admitted call."""
+    """Execute an admitted call; outputs that the state does not say are drawn."""
     tool = task.tool(call.name)
     assert tool is not None
     try:
-        if tool.writes:
-            state, value = effects.write(tool, state, call.arguments)
-            return Applied(_written_answer(task, tool, call, value), ok=True, state=state)
-        if tool.effect is None:
-            return Applied(_answer(task, tool, call, {}), ok=True, state=state)
-        return Applied(_read_answer(task, tool, call, effects.read(tool, state, call.arguments)), ok=True, state=state)
+        after = effects.write(tool, state, call.arguments).state if tool.writes else state
+        return Applied(_answer(task, tool, call, known(tool, state, call)), ok=True, state=after)
     except effects.RefusedError as refusal:
         return Applied(error(str(refusal)), ok=False, state=state)
 
 
-def _read_answer(task: Task, tool: Tool, call: ToolCall, value: Json) -> Json:
+def known(tool: Tool, state: Json, call: ToolCall) -> Mapping[str, Any]:
+    """What the state alone says of an admitted call's answer: all of it, some of its outputs, or nothing.
+
+    Raises effects.RefusedError where the state does not allow the call."""
+    declared, effect = _outputs(tool), tool.effect
+    value: Json = None
+    if tool.writes:
+        value = effects.write(tool, state, call.arguments).value
+    elif effect is not None:
+        value = effects.read(tool, state, call.arguments)
+        if not isinstance(value, Mapping):
+            name = next(iter(declared), "result")
+            return {name: value} if len(declared) <= 1 else {}
+    return value if isinstance(value, Mapping) else {}
+
+
+def decided(tool: Tool, known: Mapping[str, Any]) -> bool:
+    """Whether `known` is all there is to say: a declared effect leaves no output open."""
+    declared_effect = tool.effect is not None and tool.effect.get("write") is not True
+    return declared_effect and _outputs(tool).keys() <= known.keys()
+
+
+def _answer(task: Task, tool: Tool, call: ToolCall, said: Mapping[str, Any]) -> Json:
+    """Exactly the declared outputs, from `said` where it has them; what a read finds, where none are declared."""
     declared = _outputs(tool)
-    if isinstance(value, Mapping):
-        return _answer(task, tool, call, value) if declared else value
     if not declared:
-        return {"result": value}
-    if len(declared) == 1:
-        return {next(iter(declared)): value}
-    return _answer(task, tool, call, {})
-
-
-def _written_answer(task: Task, tool: Tool, call: ToolCall, value: Json) -> Json:
-    return _answer(task, tool, call, value if isinstance(value, Mapping) else {})
-
-
-def _answer(task: Task, tool: Tool, call: ToolCall, known: Mapping[str, Any]) -> Json:
-    """Exactly the declared outputs, from ``known`` where it has them."""
-    declared = _outputs(tool)
-    if not declared:
-        return {"status": "ok"}
+        return said if tool.effect is not None and not tool.writes else {"status": "ok"}
     seed = b"\0".join((task.id.encode(), tool.name.encode(), canonical_bytes(call.arguments)))
-    return {name: known[name] if name in known else drawn(seed, name, part) for name, part in declared.items()}
+    return {name: said[name] if name in said else drawn(seed, name, part) for name, part in declared.items()}
 
 
 def _outputs(tool: Tool) -> Mapping[str, Any]:

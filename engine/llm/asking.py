@@ -1,0 +1,143 @@
+"""From a question to an answer that keeps its contract: ask, check, ask again, and remember.
+
+A reply counts once it is a JSON object of the asked form and the caller admits it. One that does not is told why and
+asked for again, warmer; all of them are in the journal. A recorded answer is never asked for twice, and is checked like
+a fresh one: with a journal alone (engine.verify) a run's simulators are exactly what they were.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+import orjson
+
+from engine.errors import EpisodeError, RewardError, ToolError, UserError
+from engine.llm.batching import EndpointError
+from engine.llm.endpoint import Reachable
+from engine.llm.journal import Exchange, Journal
+from engine.llm.json_text import parsed
+from engine.llm.question import Completed, Message, Prompt, Question, RefusedReplyError, Role
+from engine.types import Json
+from engine.world import schema
+
+_T = TypeVar("_T")
+
+FAULTS: Mapping[Role, type[EpisodeError]] = {"tool": ToolError, "user": UserError, "judge": RewardError}
+_ATTEMPTS = 4
+"""Replies to one question before it is given up."""
+_WARMER = 0.7
+"""At temperature 0 the same question would get the same wrong answer."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Tally:
+    """How one role's questions went, since the start."""
+
+    asked: int = 0
+    recorded: int = 0
+    """Questions that the journal answered."""
+    replies: int = 0
+    refused: Counter[str] = field(default_factory=Counter)
+    """Replies that broke their contract, by kind; each was asked for again."""
+    given_up: int = 0
+    """Questions without an acceptable reply: the episode is a simulator fault."""
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+
+
+class JournaledAsker:
+    """An Asker over one endpoint, or over the journal alone."""
+
+    def __init__(self, journal: Journal, reachable: Reachable | None) -> None:
+        self._journal, self._reachable = journal, reachable
+        self.tallies: dict[Role, Tally] = {role: Tally() for role in FAULTS}
+
+    async def ask(self, question: Question, admit: Callable[[Json], _T]) -> _T:
+        """See engine.llm.question.Asker."""
+        fault, tally = FAULTS[question.role], self.tallies[question.role]
+        tally.asked += 1
+        recorded = await self._journal.find(question.subject)
+        if recorded is not None:
+            tally.recorded += 1
+            try:
+                return _admitted(recorded, question, admit)
+            except RefusedReplyError as refusal:
+                raise fault(f"{_what(question)}: the recorded reply is refused: {refusal.reason}") from refusal
+        if self._reachable is None:
+            raise fault(f"{_what(question)}: not in the journal")
+        try:
+            return await self._asked(self._reachable, question, admit)
+        except EndpointError as error:
+            tally.given_up += 1
+            raise fault(f"{_what(question)}: {error}") from error
+
+    async def _asked(self, reachable: Reachable, question: Question, admit: Callable[[Json], _T]) -> _T:
+        """Ask until a reply is admitted.
+
+        Raises EndpointError, or the fault of the role with the last reason."""
+        tally, settings = self.tallies[question.role], reachable.endpoint.settings
+        messages, reason = question.messages, ""
+        for attempt in range(_ATTEMPTS):
+            temperature = max(settings.temperature, _WARMER if attempt else 0.0)
+            prompt = Prompt(messages, question.schema, temperature)
+            completed = await reachable.batcher.call(question.owner, prompt)
+            tally.replies += 1
+            tally.prompt_tokens += completed.prompt_tokens
+            tally.completion_tokens += completed.completion_tokens
+            exchange = _exchange(reachable, question, prompt, completed, attempt)
+            try:
+                value = _admitted(completed.text, question, admit)
+            except RefusedReplyError as refusal:
+                tally.refused[refusal.kind] += 1
+                reason = refusal.reason
+                self._journal.keep(exchange._replace(refusal=f"{refusal.kind}: {reason}"))
+                messages = (*question.messages, *_again(completed.text, reason))
+                continue
+            kept = self._journal.keep(exchange)
+            # Somebody else may have asked the same at the same time: the first answer is everybody's.
+            return value if kept == completed.text else _admitted(kept, question, admit)
+        tally.given_up += 1
+        raise FAULTS[question.role](f"{_what(question)}: {_ATTEMPTS} replies were refused, the last one: {reason}")
+
+
+def _admitted(text: str, question: Question, admit: Callable[[Json], _T]) -> _T:
+    """What the caller makes of a reply.
+
+    Raises RefusedReplyError for text without a JSON object, one of the wrong form, and whatever the caller refuses."""
+    value = parsed(text)
+    if value is None:
+        raise RefusedReplyError("malformed", "it is not one JSON object")
+    defect = schema.compiled(question.schema)(value)
+    if defect is not None:
+        where = ".".join(map(str, defect.path)) or "the object"
+        raise RefusedReplyError("malformed", f"{where}: {defect.reason}")
+    return admit(value)
+
+
+def _again(reply: str, reason: str) -> tuple[Message, Message]:
+    refused = f"This reply cannot be used: {reason}. Give the corrected JSON object, and nothing else."
+    return {"role": "assistant", "content": reply}, {"role": "user", "content": refused}
+
+
+def _exchange(reachable: Reachable, question: Question, prompt: Prompt, completed: Completed, attempt: int) -> Exchange:
+    asked = {"messages": prompt.messages, "schema": prompt.schema, "temperature": prompt.temperature}
+    return Exchange(
+        subject=question.subject,
+        attempt=attempt,
+        role=question.role,
+        task=question.task,
+        endpoint=reachable.endpoint.name,
+        model=reachable.endpoint.settings.model,
+        request=orjson.dumps(asked),
+        reply=completed.text,
+        refusal="",
+        prompt_tokens=completed.prompt_tokens,
+        completion_tokens=completed.completion_tokens,
+    )
+
+
+def _what(question: Question) -> str:
+    return f"{question.task}: {question.role} simulator" if question.role != "judge" else f"{question.task}: judge"

@@ -1,0 +1,134 @@
+"""One endpoint of a run: its queue, its limits, its second attempts and its account.
+
+call ─▶ batcher (concurrency) ─▶ rate limit ─▶ one request ─▶ answers
+                                     ▲               │ no answer, 5xx, 429: again, later and later, or when it says so
+                                     └───────────────┘ refused: a batch is taken apart, so that it harms nobody else
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+import aiohttp
+import anyio
+from aiolimiter import AsyncLimiter
+
+from engine.config.endpoints import EndpointSection
+from engine.llm.batching import Batcher, EndpointError, Queue
+from engine.llm.question import Completed, Prompt
+from engine.llm.transport import AttemptError, OpenAiTransport, RefusedError, SglangTransport, Transport
+
+_BACKOFF_S, _LONGEST_BACKOFF_S = 0.5, 15.0
+_MILLION = 1_000_000
+_MINUTE_S = 60
+
+
+@dataclass(slots=True, kw_only=True)
+class Account:
+    """What an endpoint was asked, what it cost, and what went wrong, since the start."""
+
+    calls: int = 0
+    requests: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    retries: int = 0
+    faults: Counter[str] = field(default_factory=Counter)
+    """Attempts that failed, by kind: timeout, reset, busy, error, garbage."""
+    failed: int = 0
+    """Calls without an answer after all attempts."""
+
+    def money(self, endpoint: EndpointSection) -> float:
+        """What the tokens cost, where the endpoint has prices."""
+        spent = self.prompt_tokens * endpoint.input_price + self.completion_tokens * endpoint.output_price
+        return spent / _MILLION
+
+
+class Endpoint:
+    """A language model behind a URL; opened by `open_endpoint`."""
+
+    def __init__(self, name: str, settings: EndpointSection, transport: Transport, http: aiohttp.ClientSession) -> None:
+        self.name, self.settings, self.account = name, settings, Account()
+        self._transport, self._http = transport, http
+        limit = settings.requests_per_minute
+        # One at a time at an even pace: a burst at the start is what a limit of the minute punishes.
+        self._rate = AsyncLimiter(1, _MINUTE_S / limit) if limit else None
+
+    async def send(self, prompts: Sequence[Prompt]) -> Sequence[Completed | EndpointError]:
+        """One batch, with all the attempts that it takes.
+
+        Raises EndpointError if the endpoint does not answer."""
+        for attempt in range(self.settings.retries + 1):
+            try:
+                return await self._attempt(prompts)
+            except AttemptError as error:
+                self.account.faults[error.kind] += 1
+                if attempt == self.settings.retries:
+                    self.account.failed += len(prompts)
+                    raise EndpointError(f"endpoint {self.name}: {attempt + 1} attempts failed: {error}") from error
+                self.account.retries += 1
+                backoff_s = min(_BACKOFF_S * 2**attempt, _LONGEST_BACKOFF_S) * random.uniform(0.5, 1.0)
+                await anyio.sleep(max(error.after_s, backoff_s))
+            except RefusedError as error:
+                if len(prompts) > 1:
+                    return await self._one_by_one(prompts)
+                self.account.failed += 1
+                raise EndpointError(f"endpoint {self.name} refuses the request: {error}") from error
+        raise AssertionError("the last attempt returns or raises")
+
+    async def _attempt(self, prompts: Sequence[Prompt]) -> Sequence[Completed]:
+        if self._rate is not None:
+            await self._rate.acquire()
+        self.account.requests += 1
+        answers = await self._transport.send(self._http, prompts)
+        self.account.calls += len(answers)
+        self.account.prompt_tokens += sum(answer.prompt_tokens for answer in answers)
+        self.account.completion_tokens += sum(answer.completion_tokens for answer in answers)
+        return answers
+
+    async def _one_by_one(self, prompts: Sequence[Prompt]) -> list[Completed | EndpointError]:
+        """The answers of a batch in which one prompt or another is refused."""
+        answers: list[Completed | EndpointError] = []
+        for prompt in prompts:
+            try:
+                answers += await self.send([prompt])
+            except EndpointError as error:
+                answers.append(error)
+        return answers
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reachable:
+    """An endpoint that takes calls."""
+
+    endpoint: Endpoint
+    batcher: Batcher
+
+
+@asynccontextmanager
+async def open_endpoint(name: str, settings: EndpointSection, url: str, key: str | None) -> AsyncIterator[Reachable]:
+    """The endpoint at `url`, with API key `key` if it wants one, until the end of the block.
+
+    Raises ConfigError if a model whose chat template is needed has none."""
+    transport: Transport = (
+        SglangTransport(settings, url) if settings.api == "sglang" else OpenAiTransport(settings, url)
+    )
+    async with (
+        aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=settings.concurrency),
+            timeout=aiohttp.ClientTimeout(total=settings.timeout_s),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            headers={"Authorization": f"Bearer {key}"} if key else None,
+        ) as http,
+        anyio.create_task_group() as tasks,
+    ):
+        endpoint = Endpoint(name, settings, transport, http)
+        queue = Queue(settings.batch_size, settings.batch_wait_s if settings.batch_size > 1 else 0.0)
+        yield Reachable(
+            endpoint=endpoint,
+            batcher=Batcher(queue, endpoint.send, concurrency=settings.concurrency, tasks=tasks),
+        )
+        tasks.cancel_scope.cancel()

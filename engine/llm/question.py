@@ -1,0 +1,83 @@
+"""What a simulator or judge asks a language model, and what it gets back.
+
+A question is one JSON document behind instructions, and is answered by one JSON object. Its *subject* says what is
+asked, whatever the wording: the same subject has the same answer for the whole run (engine.llm.journal).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Any, Literal, NamedTuple, Protocol, TypeVar
+
+from engine.types import Json
+from engine.world.canonical import canonical_bytes, compact
+
+_T = TypeVar("_T")
+
+Role = Literal["tool", "user", "judge"]
+"""Who is played."""
+Message = Mapping[str, str]
+"""A chat message: role and content."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Question:
+    """One thing to ask, of whichever model plays the role."""
+
+    role: Role
+    task: str
+    owner: str
+    """Whose turn it is in the queue: calls of one owner wait for each other, those of several take turns."""
+    subject: str
+    instructions: str
+    document: Mapping[str, Any]
+    """What the model sees; its first key, `as`, names the role."""
+    schema: Mapping[str, Any]
+    """JSON Schema of the object that answers."""
+
+    @property
+    def messages(self) -> tuple[Message, ...]:
+        """The conversation that asks it."""
+        system = {"role": "system", "content": self.instructions}
+        return system, {"role": "user", "content": compact(self.document)}
+
+
+def subject(*parts: Json) -> str:
+    """The subject of a question that `parts` describe: hex digest of their canonical form."""
+    return sha256(canonical_bytes(list(parts))).hexdigest()
+
+
+class Prompt(NamedTuple):
+    """A question, or the repetition of one, as an endpoint takes it."""
+
+    messages: tuple[Message, ...]
+    schema: Mapping[str, Any]
+    temperature: float
+
+
+class Completed(NamedTuple):
+    """What an endpoint said, and what it cost."""
+
+    text: str
+    prompt_tokens: int
+    completion_tokens: int
+
+
+class RefusedReplyError(Exception):
+    """A reply that breaks its contract; the model is told `reason` and asked again. `kind` is what it is counted as."""
+
+    def __init__(self, kind: str, reason: str) -> None:
+        super().__init__(reason)
+        self.kind, self.reason = kind, reason
+
+
+class Asker(Protocol):
+    """Gets questions answered."""
+
+    async def ask(self, question: Question, admit: Callable[[Json], _T]) -> _T:
+        """What `admit` makes of the reply; where it raises RefusedReplyError, the model is asked again.
+
+        Raises the error of the question's role (ToolError, UserError, RewardError) when nothing helps."""
+        ...

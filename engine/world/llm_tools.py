@@ -1,0 +1,199 @@
+"""Tools played by a language model, behind the mapping: it is asked once for what nobody knows yet.
+
+What a declared effect decides is never asked. The model sees the tool, the call, the state object, the writes so far
+and the answers given before, and either names an answer that means the same or makes a new one. Neither is believed
+before it is checked: an answer must fit the declared outputs and must not contradict the call or the state, and calls
+that differ in a number, a code or a choice are never the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import islice
+from typing import Any
+
+import orjson
+
+from engine.llm.prompts import instructions
+from engine.llm.question import Asker, Question, RefusedReplyError, subject
+from engine.task import Task, Tool
+from engine.types import Json, Observation, ToolCall
+from engine.world import effects, tools
+from engine.world.canonical import same
+from engine.world.mapping import Equivalent
+from engine.world.states import Entry, Key, WorldState, key_of
+
+_MOST_ANSWERS = 160
+"""Of a state's answers, and of other states', that the model sees (paper: M has at most about as many)."""
+
+_ERROR = {
+    "type": "object",
+    "properties": {"error": {"type": "string", "minLength": 1}},
+    "required": ["error"],
+    "additionalProperties": False,
+}
+
+
+class LlmSimulator:
+    """A ToolSimulator that asks a language model (paper section 3.2; DESIGN.md section 5)."""
+
+    def __init__(self, asker: Asker) -> None:
+        self._asker = asker
+
+    async def simulate(self, state: WorldState, call: ToolCall) -> Observation | Equivalent:
+        """See engine.world.mapping.ToolSimulator."""
+        tool = state.task.tool(call.name)
+        assert tool is not None
+        try:
+            known = tools.known(tool, state.state, call)
+        except effects.RefusedError as refusal:
+            return Observation(content=tools.content(tools.error(str(refusal))), ok=False)
+        if tools.decided(tool, known):
+            applied = tools.simulate(state.task, state.state, call)
+            return Observation(content=tools.content(applied.answer), ok=applied.ok)
+        shown = _answers(state, tool)
+
+        def admit(reply: Json) -> Observation | Equivalent:
+            if reply["same_as"] is not None:
+                return _same(tool, call, shown, reply["same_as"])
+            return _made(tool, call, known, reply)
+
+        return await self._asker.ask(_question(state, tool, call, shown), admit)
+
+
+def _question(state: WorldState, tool: Tool, call: ToolCall, shown: Sequence[tuple[Key, Entry]]) -> Question:
+    key = key_of(call)
+    elsewhere = (
+        entry for digest, known in state.world.entries.items() if digest != state.hash for entry in known.values()
+    )
+    document = {
+        "as": "tool",
+        "background": _background(state.task),
+        "tool": {
+            "name": tool.name,
+            "description": tool.description,
+            "parameters": tool.parameters,
+            "outputs": tool.outputs,
+        },
+        "arguments": call.arguments,
+        "state": state.state,
+        "writes": [{"tool": write.name, "arguments": write.arguments} for write in state.writes],
+        "answers": [{"number": number, **_told(entry)} for number, (_, entry) in enumerate(shown, 1)],
+        "elsewhere": [_told(entry) for entry in islice(elsewhere, _MOST_ANSWERS)],
+    }
+    return Question(
+        role="tool",
+        task=state.task.id,
+        owner=state.world.name,
+        subject=subject("tool", state.world.name, state.hash, key.tool, key.arguments.decode()),
+        instructions=instructions("tool"),
+        document=document,
+        schema=_schema(tool),
+    )
+
+
+def _background(task: Task) -> str:
+    """What the world must be consistent with; the user's context tells it what really exists."""
+    return "\n".join(filter(None, (task.instruction, task.user.context if task.user else "")))
+
+
+def _answers(state: WorldState, tool: Tool) -> list[tuple[Key, Entry]]:
+    """The answers of this state, those of the tool first: only they can be the same."""
+    known = sorted(state.entries.items(), key=lambda item: item[0].tool != tool.name)
+    return known[:_MOST_ANSWERS]
+
+
+def _told(entry: Entry) -> dict[str, Any]:
+    return {
+        "tool": entry.call.name,
+        "arguments": entry.call.arguments,
+        "answer": orjson.loads(entry.observation.content),
+    }
+
+
+def _schema(tool: Tool) -> dict[str, Any]:
+    made = dict(tool.outputs) if tool.outputs else {"type": "object"}
+    return {
+        "type": "object",
+        "properties": {
+            "same_as": {"anyOf": [{"type": "integer", "minimum": 1}, {"type": "null"}]},
+            "ok": {"type": "boolean"},
+            "answer": {"anyOf": [made, _ERROR]},
+        },
+        "required": ["same_as", "ok", "answer"],
+        "additionalProperties": False,
+    }
+
+
+# --- what is believed -----------------------------------------------------------------------------------------------
+
+
+def _same(tool: Tool, call: ToolCall, shown: Sequence[tuple[Key, Entry]], number: int) -> Equivalent:
+    """The entry of that number, if it can mean the same.
+
+    Raises RefusedReplyError otherwise."""
+    if number > len(shown) or shown[number - 1][0].tool != tool.name:
+        raise RefusedReplyError("malformed", f"same_as {number}: no entry of {tool.name} has that number; use null")
+    key, entry = shown[number - 1]
+    for name in sorted(call.arguments.keys() | entry.call.arguments.keys()):
+        mine, theirs = call.arguments.get(name), entry.call.arguments.get(name)
+        if not _may_mean_the_same(mine, theirs, tool.parameters.get("properties", {}).get(name, {})):
+            raise RefusedReplyError(
+                "contradiction", f"same_as {number}: {name} differs ({mine!r} here, {theirs!r} there); use null"
+            )
+    return Equivalent(key)
+
+
+def _may_mean_the_same(mine: Json, theirs: Json, declared: Mapping[str, Any]) -> bool:
+    """Words can; numbers, truth values, choices, and texts whose digits differ cannot."""
+    if same(mine, theirs):
+        return True
+    words = (
+        isinstance(mine, str)
+        and isinstance(theirs, str)
+        and not {"enum", "const", "pattern", "format"} & declared.keys()
+    )
+    return words and _digits(mine) == _digits(theirs)
+
+
+def _digits(text: str) -> str:
+    return "".join(filter(str.isdigit, text))
+
+
+def _made(tool: Tool, call: ToolCall, known: Mapping[str, Any], reply: Mapping[str, Any]) -> Observation:
+    """The answer that the model made, with what the state says of it.
+
+    Raises RefusedReplyError where it is an error and says that it is none, or contradicts the call."""
+    answer, ok = reply["answer"], reply["ok"]
+    failed = isinstance(answer, dict) and answer.keys() == {"error"} and "error" not in _declared(tool)
+    if failed == ok:
+        said = "ok is true, and the answer is an error" if ok else 'ok is false, and the answer is not {"error": ...}'
+        raise RefusedReplyError("malformed", said)
+    if failed:
+        return Observation(content=tools.content(answer), ok=False)
+    answer = {**answer, **{name: value for name, value in known.items() if name in answer}}
+    for name in answer.keys() & call.arguments.keys() & _declared(tool).keys():
+        if not _may_mean_the_same(call.arguments[name], answer[name], {}):
+            raise RefusedReplyError(
+                "contradiction",
+                f"{name} was {call.arguments[name]!r} in the call, and is {answer[name]!r} in the answer",
+            )
+    return Observation(content=tools.content(answer), ok=True)
+
+
+def _declared(tool: Tool) -> Mapping[str, Any]:
+    declared: Mapping[str, Any] = (tool.outputs or {}).get("properties", {})
+    return declared
+
+
+class FrozenSimulator:
+    """A ToolSimulator for a world in which nothing is made up: what the state does not decide is not found."""
+
+    async def simulate(self, state: WorldState, call: ToolCall) -> Observation:
+        """See engine.world.mapping.ToolSimulator; never fails."""
+        tool = state.task.tool(call.name)
+        assert tool is not None
+        applied = tools.simulate(state.task, state.state, call)
+        if applied.ok and not tools.decided(tool, tools.known(tool, state.state, call)):
+            return Observation(content=tools.content(tools.error(effects.NOT_FOUND)), ok=False)
+        return Observation(content=tools.content(applied.answer), ok=applied.ok)

@@ -1,0 +1,199 @@
+"""A user played by a language model: it answers from the private context alone, when it is asked, a little at a time.
+
+Every reply is checked before the agent sees it (WORLDS.md, user contract): it states the facts that it says it reveals,
+word for word; it reveals what the agent's words ask for and at most two facts; it makes up no number; it names no tool;
+it does not leave while it is asked something. What it revealed is what its words state, not what it claims.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+import unicodedata
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from engine.errors import UserError
+from engine.llm.prompts import instructions
+from engine.llm.question import Asker, Question, RefusedReplyError, subject
+from engine.seams import Session
+from engine.task import Fact, Task
+from engine.types import Json, Reply
+from engine.world.canonical import same
+from engine.world.offline_user import AT_MOST
+from engine.world.profiles import Profile, profile
+
+_LONGEST = 600
+"""Characters of a reply: one or two sentences, and a sentence too many."""
+_NUMBER = re.compile(r"\w*\d[\w.,:/-]*\w|\d")
+"""A number, a date, a time, a code: anything with a digit."""
+_QUOTED_LETTERS = 3
+
+
+class LlmUser:
+    """Opens users that a language model plays (paper section 3.2; DESIGN.md section 5)."""
+
+    def __init__(self, asker: Asker, profile: str) -> None:
+        self._asker, self._profile = asker, profile
+
+    async def open(self, task: Task, seed: int, session: Session) -> LlmUserSession:  # noqa: ARG002 - the seam's
+        """A user with the task's private context, of a profile that follows from the seed.
+
+        Raises UserError for a task without a user."""
+        if task.user is None:
+            raise UserError(f"task {task.id} has no user")
+        drawn = profile(self._profile, task.user, random.Random(f"profile/{task.id}/{seed}"))
+        return LlmUserSession(asker=self._asker, task=task, seed=seed, profile=drawn)
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class LlmUserSession:
+    """One episode's user."""
+
+    asker: Asker
+    task: Task
+    seed: int
+    profile: Profile
+    _conversation: list[dict[str, str]] = field(default_factory=list)
+    _told: dict[str, Json] = field(default_factory=dict)
+    """What was said of each fact, last."""
+    _asked_before: set[str] = field(default_factory=set)
+    """Facts that it could not recall when it was asked."""
+
+    async def reply(self, message: str) -> Reply:
+        """Answer the agent.
+
+        Raises UserError if the model gives no acceptable reply."""
+        values = self._values()
+        reply = await self.asker.ask(self._question(message, values), lambda said: self._admit(said, message, values))
+        self._conversation.append({"agent": message, "you": reply.text})
+        self._told |= {name: values[name] for name in reply.revealed if values[name] is not None}
+        self._asked_before |= {name for name in reply.revealed if values[name] is None}
+        patience = self.profile.patience
+        left = patience is not None and len(self._conversation) >= patience
+        # What was said wrong, or not recalled, is not revealed.
+        true = tuple(name for name in reply.revealed if same(values[name], self._facts[name].value))
+        return Reply(text=reply.text, revealed=true, done=reply.done or left)
+
+    @property
+    def _facts(self) -> Mapping[str, Fact]:
+        assert self.task.user is not None
+        return self.task.user.facts
+
+    def _values(self) -> dict[str, Json]:
+        """What the user would say of each fact right now; None: it cannot recall it."""
+        values: dict[str, Json] = {name: fact.value for name, fact in self._facts.items()}
+        values |= dict.fromkeys(self.profile.forgets - self._asked_before)
+        return values | {name: wrong for name, wrong in self.profile.mistakes.items() if name not in self._told}
+
+    def _question(self, message: str, values: Mapping[str, Json]) -> Question:
+        user = self.task.user
+        assert user is not None
+        facts = [{"name": name, "value": values[name], "about": fact.keywords} for name, fact in self._facts.items()]
+        wrong = {name: told for name, told in self._told.items() if not same(told, values[name])}
+        document = {
+            "as": "user",
+            "persona": self.task.persona,
+            "context": user.context,
+            "style": user.style,
+            "profile": self.profile.manner,
+            "facts": facts,
+            "told": list(self._told),
+            "correct": [{"fact": name, "said": said, "right": values[name]} for name, said in wrong.items()],
+            "conversation": [{"agent": "", "you": self.task.instruction}, *self._conversation],
+            "agent": message,
+        }
+        return Question(
+            role="user",
+            task=self.task.id,
+            owner=f"{self.task.id}/{self.seed}",
+            subject=subject("user", self.task.id, self.seed, self.profile.name, self._conversation, message),
+            instructions=instructions("user"),
+            document=document,
+            schema=_schema(user.facts),
+        )
+
+    # --- the contract -----------------------------------------------------------------------------------------------
+
+    def _admit(self, said: Json, message: str, values: Mapping[str, Json]) -> Reply:
+        """The reply, if it keeps the contract.
+
+        Raises RefusedReplyError that says what is wrong with it."""
+        text = said["message"].strip()
+        claimed = {reveal["fact"]: reveal["asked_by"] for reveal in said["reveals"]}
+        stated = [name for name, value in values.items() if value is not None and _states(text, value)]
+        self._refuse_form(text, claimed)
+        for name, quote in claimed.items():
+            if not _asks(message, quote):
+                raise RefusedReplyError("leak", f"{name} was not asked for: {quote!r} is not what the assistant said")
+            if values[name] is not None and name not in stated:
+                raise RefusedReplyError(
+                    "unstated", f"the message does not state {name} as it is written: {values[name]}"
+                )
+        for name in stated:
+            if name not in claimed and name not in self._told and not _states(message, values[name]):
+                raise RefusedReplyError("leak", f"the message states {name}, which was not asked for: leave it out")
+        if self.profile.name != "adversarial":
+            self._refuse_inventions(text, message, values)
+        if said["done"] and "?" in message:
+            raise RefusedReplyError("early_stop", "done is true, and the assistant asked something")
+        return Reply(text=text, revealed=tuple(dict.fromkeys((*stated, *claimed))), done=said["done"])
+
+    def _refuse_form(self, text: str, claimed: Mapping[str, str]) -> None:
+        if not text or len(text) > _LONGEST:
+            raise RefusedReplyError("malformed", f"the message must have 1 to {_LONGEST} characters")
+        if len(claimed) > AT_MOST:
+            raise RefusedReplyError("leak", f"at most {AT_MOST} facts at a time")
+        for tool in self.task.tools:
+            if "_" in tool.name and tool.name in text:
+                raise RefusedReplyError("hint", f"you know nothing of {tool.name}")
+
+    def _refuse_inventions(self, text: str, message: str, values: Mapping[str, Json]) -> None:
+        assert self.task.user is not None
+        heard = " ".join(part for pair in self._conversation for part in pair.values())
+        known = " ".join((self.task.user.context, self.task.instruction, message, heard, *map(_shown, values.values())))
+        for number in _NUMBER.findall(text):
+            if not _states(known, number):
+                raise RefusedReplyError("invention", f"{number} is nothing that you know: do not make it up")
+
+
+def _schema(facts: Iterable[str]) -> dict[str, Any]:
+    names = list(facts)
+    reveal = {
+        "type": "object",
+        "properties": {"fact": {"enum": names} if names else {"type": "string"}, "asked_by": {"type": "string"}},
+        "required": ["fact", "asked_by"],
+        "additionalProperties": False,
+    }
+    reveals: dict[str, Any] = {"type": "array", "items": reveal, "maxItems": AT_MOST if names else 0}
+    return {
+        "type": "object",
+        "properties": {"reveals": reveals, "message": {"type": "string"}, "done": {"type": "boolean"}},
+        "required": ["reveals", "message", "done"],
+        "additionalProperties": False,
+    }
+
+
+def _states(text: str, value: Json) -> bool:
+    """Whether `text` has the value as words of its own; every element of a list."""
+    if isinstance(value, list | tuple):
+        return all(_states(text, part) for part in value)
+    words = re.escape(_plain(_shown(value)))
+    return bool(words) and re.search(rf"(?<!\w){words}(?!\w)", _plain(text)) is not None
+
+
+def _asks(message: str, quote: str) -> bool:
+    """Whether `quote` is words of the message, and enough of them to ask for something."""
+    enough = sum(map(str.isalpha, quote)) >= _QUOTED_LETTERS
+    return enough and _states(message, quote.strip(" .,:;!?\"'"))
+
+
+def _plain(text: str) -> str:
+    return " ".join(unicodedata.normalize("NFC", text).casefold().split())
+
+
+def _shown(value: Json) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
