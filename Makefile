@@ -12,8 +12,8 @@ run: $(STAMP)            ## the main job on the embedded CPU default
 run-sglang: $(STAMP) sglang ## the same against the real SGLang without a GPU; installs that in an environment of its own
 	$(BIN)/synth-engine run --config tiny --name tiny-sglang --set policy.launch=sglang --set policy.device=cpu
 
-test: $(STAMP) lint      ## linters, types, import contracts, fast suite
-	$(BIN)/pytest
+test: $(STAMP) lint      ## linters, types, import contracts, fast suite; AGENTICQWEN=FILE imports and plays its tasks too
+	$(BIN)/pytest $(if $(AGENTICQWEN),--agenticqwen "$(AGENTICQWEN)")
 
 test-slow: $(STAMP)      ## kills, load, real servers; without SGLang its tests are skipped, and say so
 	-$(MAKE) sglang

@@ -30,7 +30,7 @@ COMMANDS = {
     "runs": Entry(section="Look", help="List runs, remove them, collect what they no longer need."),
     "export": Entry(section="Take away", help="Episodes as chat JSONL or Parquet; the trained model as one directory."),
     "rescore": Entry(section="Take away", help="Score recorded episodes again under changed rubrics."),
-    "pack": Entry(section="Prepare", help="Check a task pack."),
+    "pack": Entry(section="Prepare", help="Check a task pack, or import one from another format."),
     "config": Entry(section="Prepare", help="Show the configuration: every key, its meaning and its source."),
     "doctor": Entry(section="Prepare", help="Say what this machine lacks for a configuration, and the remedy."),
     "install-sglang": Entry(section="Prepare", help="Make the virtual environment of the SGLang policy server."),

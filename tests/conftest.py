@@ -10,13 +10,19 @@ from blockbuster import BlockBuster, blockbuster_ctx
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Where models are that are too large to ship."""
+    """Where things are that are not shipped: real models, other projects' tasks."""
     parser.addoption(
         "--qwen-models",
         metavar="DIR",
         type=Path,
         help="a directory with `qwen2.5` and `qwen3`: real models in Hugging Face format, of which only config.json, "
         "tokenizer and chat template are read",
+    )
+    parser.addoption(
+        "--agenticqwen",
+        metavar="FILE",
+        type=Path,
+        help="a JSON array of tasks in the AgenticQwen format (not shipped): each is imported and played",
     )
 
 

@@ -1,4 +1,4 @@
-"""`synth-engine pack check`: validate a task pack and say what is in it."""
+"""`synth-engine pack`: check a task pack and say what is in it; import one (engine.commands.pack_import)."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections import Counter
 
 import click
 
+from engine.commands import pack_import
 from engine.manifest import pack_file
 from engine.report.console import wide_console
 from engine.world.tasks import load_pack, pack_problems
@@ -13,7 +14,10 @@ from engine.world.tasks import load_pack, pack_problems
 
 @click.group()
 def command() -> None:
-    """Check a task pack."""
+    """Check a task pack, or import one from another format."""
+
+
+command.add_command(pack_import.command)
 
 
 @command.command(short_help="Validate a task pack and say what is in it.")

@@ -1,0 +1,97 @@
+"""`synth-engine pack import`: tasks of another project's format as a pack, with a report of what was representable."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+import orjson
+from rich.table import Table
+
+from engine.importing.agenticqwen import Imported, ImportRefusedError, load
+from engine.importing.build import Options
+from engine.importing.report import Report
+from engine.report.console import wide_console
+from engine.task import Split
+from engine.world.tasks import PackHeader, write_pack
+
+_EXAMPLES = """\b
+synth-engine pack import agenticqwen tasks.json                        the report alone
+synth-engine pack import agenticqwen tasks.json --output tasks.jsonl   and the pack
+"""
+_SHOWN = 3
+
+
+@click.group(name="import")
+def command() -> None:
+    """Import tasks of another format as a pack."""
+
+
+@command.command(short_help="Import tasks in the format of AgenticQwen.", epilog=_EXAMPLES)
+@click.argument("file", type=Path)
+@click.option(
+    "--output", metavar="PACK", type=Path, help="Write the pack here (.jsonl or .jsonl.zst); without: report only."
+)
+@click.option(
+    "--split", type=click.Choice([str(split) for split in Split]), default=str(Split.TRAIN), show_default=True,
+    help="The split that the tasks belong to.",
+)  # fmt: skip
+@click.option("--no-judge", is_flag=True, help="Leave out rubric items that only a judge can decide.")
+@click.option("--report", "saved", metavar="JSON", type=Path, help="Write the report with all task ids here.")
+def agenticqwen(**options: Any) -> None:
+    """Import FILE, a JSON array of tasks in the format of AgenticQwen.
+
+    Policies become rules, the user's trick an escape strategy, expected calls fixed answers and executable subgoals,
+    the hack path fixed answers and forbidden calls, transfer to a human a tool. Every tool is a read or {write: true},
+    by the verb of its name. Prints what was and was not representable, per field.
+
+    With anything wrong in FILE nothing is written: every problem is listed with task, field, reason and remedy, and the
+    exit code is 1.
+    """
+    output, saved = options["output"], options["saved"]
+    if output is not None and not output.name.endswith((".jsonl", ".jsonl.zst")):
+        raise click.UsageError(f"--output {output}: a pack is a .jsonl or .jsonl.zst file")
+    try:
+        made = load(options["file"], Options(split=Split(options["split"]), judge=not options["no_judge"]))
+    except ImportRefusedError as refused:
+        for problem in refused.problems:
+            click.secho(str(problem), fg="red")
+        click.echo(f"{len(refused.problems)} problem{'s' * (len(refused.problems) != 1)}; nothing was imported")
+        raise SystemExit(1) from refused
+    _print(made.report)
+    if saved is not None:
+        saved.write_bytes(orjson.dumps(made.report.json(), option=orjson.OPT_INDENT_2))
+        click.echo(f"{saved}: the report")
+    if output is not None:
+        _write(output, made)
+
+
+def _print(report: Report) -> None:
+    """Two tables: what was kept, and what was not, with the first tasks that have it."""
+    console = wide_console()
+    for kept, title in ((True, "representable"), (False, "not representable")):
+        table = Table(title=f"{report.tasks} tasks: {title}", title_justify="left")
+        table.add_column("field", no_wrap=True)
+        table.add_column("became" if kept else "why")
+        table.add_column("count", justify="right")
+        table.add_column("tasks", justify="right")
+        if not kept:
+            table.add_column("for example")
+        for line in (line for line in report.lines if line.kept is kept):
+            row = [line.field, line.became, str(line.count), str(len(line.tasks))]
+            table.add_row(*row, *([] if kept else [_few(line.tasks)]))
+        console.print(table, markup=False)
+
+
+def _few(tasks: tuple[str, ...]) -> str:
+    """The ends of the first ids: where ids of one format are long, they differ there."""
+    shown = ", ".join(f"…{task[-8:]}" if len(task) > 12 else task for task in tasks[:_SHOWN])
+    return f"{shown}, …" if len(tasks) > _SHOWN else shown
+
+
+def _write(output: Path, made: Imported) -> None:
+    name = output.name.removesuffix(".zst").removesuffix(".jsonl")
+    description = "Imported from the AgenticQwen task format by `synth-engine pack import`."
+    write_pack(output, PackHeader(format=1, pack=name, description=description), made.tasks)
+    click.echo(f"{output}: {len(made.tasks)} tasks; next: synth-engine pack check {output}")
