@@ -242,6 +242,11 @@ class RunDir:
         return self.path / "world.sqlite"
 
     @property
+    def journal(self) -> Path:
+        """journal.sqlite: the exchanges with simulators and judges."""
+        return self.path / "journal.sqlite"
+
+    @property
     def metrics(self) -> Path:
         """metrics.jsonl: the engine's rows."""
         return self.path / "metrics.jsonl"

@@ -16,12 +16,13 @@ from engine.config import load
 from engine.core.versions import Versions
 from engine.errors import ConfigError, RunError
 from engine.evals.recorded import Evaluations
+from engine.rowstore import locks_work
 from engine.rundir import RunDir
 from engine.scripted import ConstantScorer, ConstantUser
 from engine.seams import Seams
 from engine.types import TaskGroup
 from engine.world.offline import OfflineWorld
-from engine.world.store import FORMAT, EntryStore, Row, locks_work, open_store
+from engine.world.store import FORMAT, EntryStore, Row, open_store
 from tests.test_episode import DONE, ORDER, Letters, Lines
 from tests.worlds import shop
 
