@@ -18,11 +18,10 @@ from engine.errors import ConfigError, RunError
 from engine.policy.chat_format import ChatFormat
 from engine.policy.client import HttpPolicy
 from engine.policy.servers import Loads, Servers
-from engine.reward.rubric import RubricScorer
 from engine.rundir import RunDir, read_json
-from engine.seams import Policy, Scorer, Seams, User, World
+from engine.seams import Policy, Seams, World
+from engine.simulators import Models, mapped_world, open_models, plugin, scorer_of, user_of
 from engine.world.faults import FaultyWorld, profiles_of
-from engine.world.offline import OfflineUser, OfflineWorld
 from engine.world.store import open_store
 
 UVLOOP = importlib.util.find_spec("uvloop") is not None
@@ -77,8 +76,9 @@ class Parts:
     config: Config
     seams: Seams
     served: Served
+    models: Models
     flush: Act
-    """Commits the world's mapping."""
+    """Commits the world's mapping, and what was asked of language models."""
 
 
 @asynccontextmanager
@@ -91,16 +91,20 @@ async def build_parts(
     for an episode, RunError for servers that do not get ready."""
     raise_descriptor_limit(descriptors_needed(config))
     chat = await anyio.to_thread.run_sync(ChatFormat.load, Path(config.model.path), config.policy.system)
-    user: User = OfflineUser() if config.user.kind == "offline" else _plugin(config.user.kind, "user.kind")
-    scorer: Scorer = RubricScorer() if config.scorer.kind == "rubric" else _plugin(config.scorer.kind, "scorer.kind")
     served_by = (
         _scripted(config, chat)
         if config.policy.launch == "scripted"
         else _http(run, config, chat, clock, on_event, ready_s)
     )
-    async with _world(run, config) as (world, flush), served_by as served:
+    async with open_models(run, config) as models, _world(run, config, models) as (world, flush), served_by as served:
+        user, scorer = user_of(config, models), scorer_of(config, models)
         seams = Seams(policy=served.policy, world=world, user=user, scorer=scorer, chat=chat, clock=clock)
-        yield Parts(config=config, seams=seams, served=served, flush=flush)
+
+        async def flush_all() -> None:
+            await flush()
+            await models.flush()
+
+        yield Parts(config=config, seams=seams, served=served, models=models, flush=flush_all)
 
 
 @asynccontextmanager
@@ -139,27 +143,24 @@ def _connections(config: Config) -> int:
 
 
 @asynccontextmanager
-async def _world(run: RunDir, config: Config) -> AsyncIterator[tuple[World, Act]]:
-    if config.world.kind != "offline":
+async def _world(run: RunDir, config: Config, models: Models) -> AsyncIterator[tuple[World, Act]]:
+    if config.world.kind not in ("offline", "llm"):
 
         async def nothing() -> None:
             """A world of one's own keeps its answers itself."""
 
-        yield _plugin(config.world.kind, "world.kind"), nothing
+        yield plugin(config.world.kind, "world.kind"), nothing
         return
     profiles = profiles_of(config.world.faults)
     async with open_store(run.world) as store:
-        world = OfflineWorld(store)
+        world = mapped_world(config, models, store)
         yield FaultyWorld(world, profiles, config.run.seed) if profiles else world, world.flush
 
 
-def _plugin(name: str, key: str) -> Any:
-    return load_object(name, key)()
-
-
 def descriptors_needed(config: Config) -> int:
-    """Open files that the engine has at most: a connection for every live episode, and some."""
-    return _connections(config) + _SPARE_DESCRIPTORS
+    """Open files that the engine has at most: a connection for every live episode and simulator's call, and some."""
+    simulators = sum(endpoint.concurrency for endpoint in config.endpoints.values())
+    return _connections(config) + simulators + _SPARE_DESCRIPTORS
 
 
 def raise_descriptor_limit(needed: int) -> None:

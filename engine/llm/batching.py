@@ -12,9 +12,10 @@ import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Self
 
 import anyio
-from anyio.abc import TaskGroup
 
 from engine.llm.question import Completed, Prompt
 
@@ -96,9 +97,23 @@ Send = Callable[[Sequence[Prompt]], Awaitable[Sequence[Completed | EndpointError
 class Batcher:
     """Brings calls to `send` in batches, `concurrency` of them at once at most."""
 
-    def __init__(self, queue: Queue, send: Send, *, concurrency: int, tasks: TaskGroup) -> None:
-        self._queue, self._send, self._room, self._tasks = queue, send, concurrency, tasks
+    def __init__(self, queue: Queue, send: Send, *, concurrency: int) -> None:
+        self._queue, self._send, self._room = queue, send, concurrency
         self._timer: asyncio.TimerHandle | None = None
+        # Not a task group: it would wrap every error of the block that it is open in.
+        self._flying: set[asyncio.Task[None]] = set()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        """Give up what is on its way."""
+        for task in self._flying:
+            task.cancel()
+        if self._flying:
+            await asyncio.wait(self._flying)
 
     async def call(self, owner: str, prompt: Prompt) -> Completed:
         """The answer to one prompt.
@@ -122,7 +137,9 @@ class Batcher:
             self._timer = None
         while self._room and (calls := self._queue.take(time.monotonic(), self._room)):
             self._room -= len(calls)
-            self._tasks.start_soon(self._fly, calls)
+            task = asyncio.get_running_loop().create_task(self._fly(calls))
+            self._flying.add(task)
+            task.add_done_callback(self._flying.discard)
         if self._room and (due_s := self._queue.due_s) is not None:
             wait_s = max(0.0, due_s - time.monotonic())
             self._timer = asyncio.get_running_loop().call_later(wait_s, self._pump)

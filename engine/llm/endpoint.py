@@ -113,22 +113,15 @@ async def open_endpoint(name: str, settings: EndpointSection, url: str, key: str
     """The endpoint at `url`, with API key `key` if it wants one, until the end of the block.
 
     Raises ConfigError if a model whose chat template is needed has none."""
-    transport: Transport = (
-        SglangTransport(settings, url) if settings.api == "sglang" else OpenAiTransport(settings, url)
-    )
-    async with (
-        aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=settings.concurrency),
-            timeout=aiohttp.ClientTimeout(total=settings.timeout_s),
-            cookie_jar=aiohttp.DummyCookieJar(),
-            headers={"Authorization": f"Bearer {key}"} if key else None,
-        ) as http,
-        anyio.create_task_group() as tasks,
-    ):
+    kind = SglangTransport if settings.api == "sglang" else OpenAiTransport
+    transport: Transport = await anyio.to_thread.run_sync(kind, settings, url)
+    async with aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(limit=settings.concurrency),
+        timeout=aiohttp.ClientTimeout(total=settings.timeout_s),
+        cookie_jar=aiohttp.DummyCookieJar(),
+        headers={"Authorization": f"Bearer {key}"} if key else None,
+    ) as http:
         endpoint = Endpoint(name, settings, transport, http)
         queue = Queue(settings.batch_size, settings.batch_wait_s if settings.batch_size > 1 else 0.0)
-        yield Reachable(
-            endpoint=endpoint,
-            batcher=Batcher(queue, endpoint.send, concurrency=settings.concurrency, tasks=tasks),
-        )
-        tasks.cancel_scope.cancel()
+        async with Batcher(queue, endpoint.send, concurrency=settings.concurrency) as batcher:
+            yield Reachable(endpoint=endpoint, batcher=batcher)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from functools import cache
+from collections.abc import Mapping
+from typing import get_args
 
 from engine.config import ASSETS
 from engine.llm.question import Role
 
-
-@cache
-def instructions(role: Role) -> str:
-    """The system message of a role's questions."""
-    return (ASSETS / "prompts" / f"{role}.md").read_text(encoding="utf-8").strip()
+INSTRUCTIONS: Mapping[Role, str] = {
+    role: (ASSETS / "prompts" / f"{role}.md").read_text(encoding="utf-8").strip() for role in get_args(Role)
+}
+"""The system message of each role's questions."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from engine.llm.prompts import instructions
+from engine.llm.prompts import INSTRUCTIONS
 from engine.llm.question import Asker, Question, RefusedReplyError, subject
 from engine.reward.rubric import OpenItem
 from engine.seams import ScoringRecord
@@ -31,7 +31,7 @@ class LlmJudge:
             "as": "judge",
             "instruction": record.task.instruction,
             "rules": record.task.rules,
-            "items": [{"id": _name(entry), "part": entry.part, "text": entry.item.text} for entry in items],
+            "items": [{"id": entry.item.id, "part": entry.part, "text": entry.item.text} for entry in items],
             "events": _events(record),
             "stop": str(record.stop),
         }
@@ -40,16 +40,11 @@ class LlmJudge:
             task=record.task.id,
             owner=record.task.id,
             subject=subject("judge", document),
-            instructions=instructions("judge"),
+            instructions=INSTRUCTIONS["judge"],
             document=document,
             schema=_schema(items),
         )
         return await self._asker.ask(question, lambda reply: _verdicts(items, record.events, reply["verdicts"]))
-
-
-def _name(entry: OpenItem) -> str:
-    """Ids are unique within a part only."""
-    return f"{entry.part}/{entry.item.id}"
 
 
 def _events(record: ScoringRecord) -> list[dict[str, Any]]:
@@ -73,7 +68,7 @@ def _schema(items: Sequence[OpenItem]) -> dict[str, Any]:
     verdict = {
         "type": "object",
         "properties": {
-            "id": {"enum": [_name(entry) for entry in items]},
+            "id": {"enum": [entry.item.id for entry in items]},
             "met": {"type": "boolean"},
             "evidence": {"anyOf": [{"type": "integer", "minimum": 0}, {"type": "null"}]},
         },
@@ -96,12 +91,12 @@ def _verdicts(items: Sequence[OpenItem], events: Sequence[Event], said: Sequence
     by_name, numbers = {verdict["id"]: verdict for verdict in said}, {event.number for event in events}
     verdicts = []
     for entry in items:
-        if (verdict := by_name.get(_name(entry))) is None:
-            raise RefusedReplyError("malformed", f"there is no verdict on {_name(entry)}: one for each item, once")
+        if (verdict := by_name.get(entry.item.id)) is None:
+            raise RefusedReplyError("malformed", f"there is no verdict on {entry.item.id}: one for each item, once")
         met, evidence = verdict["met"], verdict["evidence"]
         if met and evidence not in numbers:
             shown = f"event {evidence} does not exist" if evidence is not None else "no event is named"
-            raise RefusedReplyError("evidence", f"{_name(entry)} is met, and {shown}: name the event that shows it")
+            raise RefusedReplyError("evidence", f"{entry.item.id} is met, and {shown}: name the event that shows it")
         verdicts.append(
             Verdict(id=entry.item.id, part=entry.part, met=met, evidence=evidence if met else None, by="judge")
         )

@@ -14,7 +14,7 @@ from typing import Any
 
 import orjson
 
-from engine.llm.prompts import instructions
+from engine.llm.prompts import INSTRUCTIONS
 from engine.llm.question import Asker, Question, RefusedReplyError, subject
 from engine.task import Task, Tool
 from engine.types import Json, Observation, ToolCall
@@ -86,7 +86,7 @@ def _question(state: WorldState, tool: Tool, call: ToolCall, shown: Sequence[tup
         task=state.task.id,
         owner=state.world.name,
         subject=subject("tool", state.world.name, state.hash, key.tool, key.arguments.decode()),
-        instructions=instructions("tool"),
+        instructions=INSTRUCTIONS["tool"],
         document=document,
         schema=_schema(tool),
     )

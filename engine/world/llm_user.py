@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from engine.errors import UserError
-from engine.llm.prompts import instructions
+from engine.llm.prompts import INSTRUCTIONS
 from engine.llm.question import Asker, Question, RefusedReplyError, subject
 from engine.seams import Session
 from engine.task import Fact, Task
@@ -109,7 +109,7 @@ class LlmUserSession:
             task=self.task.id,
             owner=f"{self.task.id}/{self.seed}",
             subject=subject("user", self.task.id, self.seed, self.profile.name, self._conversation, message),
-            instructions=instructions("user"),
+            instructions=INSTRUCTIONS["user"],
             document=document,
             schema=_schema(user.facts),
         )

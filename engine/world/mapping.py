@@ -63,11 +63,12 @@ class MappingCounts(NamedTuple):
 class TaskMapping:
     """The mappings of a run: a tree of world states per task in memory, in front of world.sqlite.
 
-    Without a store the answers live as long as this object."""
+    Without a store the answers live as long as this object; a frozen one reads its store and keeps nothing there."""
 
-    def __init__(self, simulator: ToolSimulator, store: EntryStore | None = None) -> None:
+    def __init__(self, simulator: ToolSimulator, store: EntryStore | None = None, *, frozen: bool = False) -> None:
         self._simulator = simulator
         self._store = store
+        self._frozen = frozen
         self._worlds: dict[str, TaskWorld] = {}
         self._idle: OrderedDict[str, None] = OrderedDict()
         self._loading = anyio.Lock()
@@ -83,10 +84,9 @@ class TaskMapping:
         """Answers so far, by how they were found."""
         return MappingCounts(exact=self._exact, **self._made)
 
-    async def enter(self, task: Task, name: str = "") -> WorldState:
-        """The initial state of a task's world of that name (default: the one that all its episodes share), its entries
-        loaded; pair with :meth:`leave`."""
-        name = name or task.id
+    async def enter(self, task: Task, name: str) -> WorldState:
+        """The initial state of the task's world of that name (its id, where all episodes share it), its entries loaded;
+        pair with :meth:`leave`."""
         world = self._worlds.get(name)
         if world is None:
             async with self._loading:
@@ -154,7 +154,7 @@ class TaskMapping:
             # No await between making and keeping it: nobody ever sees an answer that is not an entry.
             state.entries[key] = entry
             self._made[entry.source] += 1
-            if self._store is not None:
+            if self._store is not None and not self._frozen:
                 self._store.put(to_row(state, key, entry))
         finally:
             del self._flights[place]

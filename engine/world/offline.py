@@ -5,6 +5,8 @@ call ─▶ admitted by its JSON Schema ─▶ mapping (exact → seeded → sim
 
 from __future__ import annotations
 
+from typing import Literal
+
 from engine.task import Task
 from engine.types import Json, Observation, ToolCall
 from engine.world import effects, tools
@@ -53,14 +55,25 @@ class MappedSession:
 
 
 class MappedWorld:
-    """A world whose answers come from the mapping, and from a tool simulator where the mapping has none."""
+    """A world whose answers come from the mapping, and from a tool simulator where the mapping has none.
 
-    def __init__(self, simulator: ToolSimulator, store: EntryStore | None = None) -> None:
-        self.mapping = TaskMapping(simulator, store)
+    Mode `grow`: the episodes of a task share its answers; `frozen`: what is not known yet is not kept either;
+    `private`: every episode has answers of its own."""
 
-    async def open(self, task: Task, seed: int) -> MappedSession:  # noqa: ARG002 - mode grow: one world for all seeds
+    def __init__(
+        self,
+        simulator: ToolSimulator,
+        store: EntryStore | None = None,
+        *,
+        mode: Literal["grow", "frozen", "private"] = "grow",
+    ) -> None:
+        self.mapping = TaskMapping(simulator, store, frozen=mode == "frozen")
+        self._private = mode == "private"
+
+    async def open(self, task: Task, seed: int) -> MappedSession:
         """A session in the task's initial state."""
-        return MappedSession(self.mapping, await self.mapping.enter(task))
+        name = f"{task.id}#{seed}" if self._private else task.id
+        return MappedSession(self.mapping, await self.mapping.enter(task, name))
 
     async def flush(self) -> None:
         """Commit every answer given so far; await it before writing a frame that used them."""

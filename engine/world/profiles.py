@@ -61,7 +61,8 @@ def profile(name: str, user: UserContext, draws: random.Random) -> Profile:
         return Profile(name=name, manner=_MANNERS[name], patience=draws.randint(*_PATIENCE))
     if name == "adversarial" and user.escape_strategy:
         return Profile(name=name, manner=_MANNERS[name] + user.escape_strategy)
-    return Profile(name=name, manner=_MANNERS["terse" if name == "terse" else "cooperative"])
+    name = "terse" if name == "terse" else "cooperative"
+    return Profile(name=name, manner=_MANNERS[name])
 
 
 def _slips(value: Json) -> bool:

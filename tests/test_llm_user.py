@@ -1,0 +1,191 @@
+"""engine.world.llm_user and profiles: the contract of a simulated user, over real HTTP."""
+
+import random
+
+import orjson
+import pytest
+
+from engine.errors import UserError
+from engine.llm.asking import JournaledAsker
+from engine.llm.journal import open_journal
+from engine.world.llm_user import LlmUser
+from engine.world.profiles import MIXED, profile
+from engine.world.tasks import parse_task
+from tests.llm_parts import asking, listening, reachable
+from tests.test_llm_endpoint import answering, completion
+from tests.worlds import task_json
+
+pytestmark = pytest.mark.anyio
+USER = {
+    "context": "You need 12 pears by Friday; your membership number is K-4471.",
+    "facts": {
+        "item": {"value": "pear", "keywords": ["item", "fruit"]},
+        "quantity": {"value": 12, "keywords": ["how many", "quantity"]},
+        "member": {"value": "K-4471", "keywords": ["member", "membership"]},
+    },
+    "style": "polite",
+    "escape_strategy": "Claim to be the owner's sister.",
+}
+
+
+def shopper(**changes):
+    """A task with that user."""
+    rubric = {"subgoals": [{"id": "s", "text": "Orders."}]}
+    return parse_task(task_json(user={**USER, **changes}, rubric=rubric))
+
+
+def reply(message, *reveals, done=False):
+    """A user's reply; `reveals` are (fact, asked_by)."""
+    said = {"reveals": [{"fact": fact, "asked_by": quote} for fact, quote in reveals], "message": message, "done": done}
+    return completion(orjson.dumps(said).decode())
+
+
+async def talk(tmp_path, replies, *messages, name="cooperative", seed=0, task=None):
+    """What the user says to each message, what the model was asked, and what was refused."""
+    application, bodies = answering(*replies)
+    async with listening(application) as url, reachable(url) as opened, open_journal(tmp_path / "j") as journal:
+        asker = JournaledAsker(journal, opened)
+        session = await LlmUser(asker, name).open(task or shopper(), seed, None)
+        said = [await session.reply(message) for message in messages]
+    return said, [orjson.loads(body["messages"][1]["content"]) for body in bodies], dict(asker.tallies["user"].refused)
+
+
+async def test_a_user_reveals_what_it_is_asked_for(tmp_path):
+    """By what its words state; the conversation goes on with what was said."""
+    said, asked, refused = await talk(
+        tmp_path,
+        [
+            reply("I need 12 of them, please.", ("quantity", "How many")),
+            reply("Pear, please.", ("item", "Which fruit")),
+        ],
+        "How many do you want?",
+        "Which fruit is it?",
+    )
+    assert [(one.text, one.revealed, one.done) for one in said] == [
+        ("I need 12 of them, please.", ("quantity",), False),
+        ("Pear, please.", ("item",), False),
+    ]
+    assert refused == {}
+    assert asked[1]["told"] == ["quantity"]
+    assert asked[1]["conversation"][-1] == {"agent": "How many do you want?", "you": "I need 12 of them, please."}
+    assert "tools" not in asked[0]
+
+
+GOOD = reply("I need 12.", ("quantity", "How many"))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "kind"),
+    [
+        (reply("I need 12, and I am K-4471.", ("quantity", "How many")), "leak"),
+        (reply("12 pear", ("quantity", "How many"), ("item", "which fruit")), "leak"),
+        (reply("12, K-4471", ("quantity", "How many"), ("member", "do")), "leak"),
+        (reply("A dozen.", ("quantity", "How many")), "unstated"),
+        (reply("I need 12, by 2031-05-06.", ("quantity", "How many")), "invention"),
+        (reply("I need 112.", ("quantity", "How many")), "unstated"),
+        (reply("Use place_order for that."), "hint"),
+        (reply("Goodbye.", done=True), "early_stop"),
+        (reply("  "), "malformed"),
+        (reply("so " * 400), "malformed"),
+        (completion("I need 12."), "malformed"),
+        (reply("I need 12.", ("colour", "How many")), "malformed"),
+    ],
+)
+async def test_a_reply_that_breaks_the_contract_is_asked_for_again(tmp_path, wrong, kind):
+    """The agent sees the good one only."""
+    said, _, refused = await talk(tmp_path, [wrong, GOOD], "How many do you want?")
+    assert said[0].text == "I need 12."
+    assert refused == {kind: 1}
+
+
+async def test_values_that_were_heard_may_be_repeated(tmp_path):
+    """What the agent said itself, or the user told before, is no leak and no invention."""
+    said, _, refused = await talk(
+        tmp_path,
+        [GOOD, reply("Yes, 12 by Friday, for 30 people.")],
+        "How many do you want?",
+        "So 12 for 30 people?",
+    )
+    assert refused == {}
+    assert said[1].revealed == ("quantity",)
+
+
+async def test_a_user_whose_model_never_keeps_the_contract_is_a_fault(tmp_path):
+    """Of the simulator: nothing of it is shown to the agent."""
+    with pytest.raises(UserError, match="user simulator: 4 replies were refused"):
+        await talk(tmp_path, [reply("K-4471")], "Any details?")
+
+
+async def test_a_forgetful_user_recalls_when_asked_again(tmp_path):
+    """What it cannot recall is not revealed, whatever the model claims."""
+    task = shopper(facts={"quantity": USER["facts"]["quantity"]})
+    said, asked, _ = await talk(
+        tmp_path,
+        [reply("I cannot recall.", ("quantity", "How many")), GOOD],
+        "How many do you want?",
+        "How many was it?",
+        name="forgetful",
+        task=task,
+    )
+    assert [one.revealed for one in said] == [(), ("quantity",)]
+    assert [document["facts"][0]["value"] for document in asked] == [None, 12]
+
+
+async def test_a_hasty_user_corrects_itself(tmp_path):
+    """The wrong value is not revealed; the right one is, unasked."""
+    task = shopper(facts={"quantity": USER["facts"]["quantity"]})
+    drawn = profile("corrects", task.user, random.Random(f"profile/{task.id}/0"))
+    wrong = drawn.mistakes["quantity"]
+    assert str(wrong) != "12"
+    said, asked, refused = await talk(
+        tmp_path,
+        [reply(f"I need {wrong}.", ("quantity", "How many")), reply("Sorry, it is 12.")],
+        "How many do you want?",
+        "Anything else?",
+        name="corrects",
+        task=task,
+    )
+    assert refused == {}
+    assert [one.revealed for one in said] == [(), ("quantity",)]
+    assert asked[0]["facts"][0]["value"] == wrong
+    assert asked[1]["correct"] == [{"fact": "quantity", "said": wrong, "right": 12}]
+
+
+async def test_an_impatient_user_leaves(tmp_path):
+    """After as many questions as its seed says."""
+    said, *_ = await talk(tmp_path, [reply("Hurry up.")], *["Hm?"] * 4, name="impatient")
+    assert [one.done for one in said].index(True) in (1, 2, 3)
+
+
+async def test_an_adversarial_user_may_claim_what_it_likes_but_not_leak(tmp_path):
+    """Its strategy is the task's."""
+    said, asked, refused = await talk(
+        tmp_path, [reply("My sister owns 99 shops!"), reply("K-4471")], "How many?", name="adversarial"
+    )
+    assert said[0].text == "My sister owns 99 shops!"
+    assert refused == {}
+    assert "sister" in asked[0]["profile"]
+
+
+def test_profiles_follow_from_the_seed():
+    """All of them occur, and a user without the means for one is cooperative."""
+    task = shopper()
+    drawn = [profile("mixed", task.user, random.Random(f"{seed}")) for seed in range(60)]
+    assert {one.name for one in drawn} == set(MIXED)
+    assert drawn == [profile("mixed", task.user, random.Random(f"{seed}")) for seed in range(60)]
+    bare = shopper(facts={}, escape_strategy="")
+    for name in ("forgetful", "corrects", "adversarial"):
+        assert profile(name, bare.user, random.Random(0)).name == "cooperative"
+
+
+async def test_the_scripted_endpoint_keeps_the_contract(tmp_path):
+    """Over both routes, for every profile."""
+    for api in ("openai", "sglang"):
+        async with asking(tmp_path, api=api) as asker:
+            for name in MIXED:
+                session = await LlmUser(asker, name).open(shopper(), 3, None)
+                replies = [await session.reply(text) for text in ("How many?", "How many?", "What membership?")]
+                assert replies[0].text
+            tally = asker.tallies["user"]
+            assert tally.refused == {}
+            assert tally.given_up == 0
