@@ -18,14 +18,15 @@ from pathlib import Path
 
 import psutil
 
-from engine.config import Config
+from engine.config import Config, api_key
+from engine.config.endpoints import EndpointSection, SglangSection
 from engine.errors import ConfigError, RunError
-from engine.models import find_model
+from engine.models import endpoint_key, find_model
 from engine.parts import UVLOOP, descriptors_needed, raise_descriptor_limit
 from engine.serving.gpus import gpus
 from engine.serving.install import look
 from engine.serving.placement import without_gpu
-from engine.serving.served import server_is_ready
+from engine.serving.probe import answers, server_is_ready
 from engine.serving.sglang import VERSION, launcher, started_from
 
 _GB = 1e9
@@ -57,11 +58,12 @@ def examine(config: Config) -> Iterator[Finding]:
     """Every finding, quick ones first; each is made when it is asked for."""
     for check in (_python, _packages, _memory, _disk, _descriptors, _ports, _gpus, _model):
         yield check(config)
-    if config.policy.launch == "sglang":
-        yield _sglang(config)
     if config.policy.launch == "none":
         for url in config.policy.urls:
             yield _answers(url)
+    for name, endpoint in config.endpoints.items():
+        yield _endpoint(name, endpoint)
+    yield from _environments(config)
 
 
 def _found(about: str, what: str, *, good: bool, remedy: str, otherwise: State = State.BAD) -> Finding:
@@ -152,11 +154,36 @@ def _model(config: Config) -> Finding:
     return _told("model", lambda: str(find_model(config.model.path).path))
 
 
-def _sglang(config: Config) -> Finding:
-    cpu = without_gpu(config, gpus())
+def _endpoint(name: str, endpoint: EndpointSection) -> Finding:
+    """Its model is found, where its files are needed, and what it does not start itself answers."""
 
     def ask() -> str:
-        words = launcher(config, cpu=cpu)
+        if not endpoint.has_model_directory:
+            model = endpoint.model or "the server's model"
+        else:
+            model = str(find_model(endpoint.model, endpoint_key(name), weights=endpoint.launch == "sglang").path)
+        if endpoint.launch == "sglang":
+            return f"{model}, served by an SGLang of its own"
+        return f"{model}: {answers(endpoint.url, api_key(endpoint.api_key_env, f'endpoints.{name}.api_key_env'))}"
+
+    return _told(f"endpoint {name}", ask)
+
+
+def _environments(config: Config) -> Iterator[Finding]:
+    """SGLang's environments, each once: a look into one takes seconds."""
+    sections: dict[str, SglangSection] = {"policy": config.policy} if config.policy.launch == "sglang" else {}
+    sections |= {f"endpoints.{name}": endpoint for name, endpoint in config.started_endpoints.items()}
+    here, seen = gpus(), set()
+    for table, section in sections.items():
+        cpu = without_gpu(section, here)
+        if (section.sglang, cpu) not in seen:
+            seen.add((section.sglang, cpu))
+            yield _sglang(section, table, cpu=cpu)
+
+
+def _sglang(section: SglangSection, table: str, *, cpu: bool) -> Finding:
+    def ask() -> str:
+        words = launcher(section, table, cpu=cpu)
         program = Path(words[0])
         if words != started_from(program.parent.parent):
             return f"started by `{' '.join(words)}`; not looked into"

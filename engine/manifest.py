@@ -1,8 +1,8 @@
 """Making a run directory: the resolved configuration, a copy of the pack, and manifest.json.
 
 manifest.json holds what must not change over the life of a run, and what a reader needs to trust its files: run id,
-seed, versions of the packages, hashes of pack, base model, tokenizer and chat template, the commit of a hub model,
-tasks per split, git commit, socket path.
+seed, versions of the packages, hashes of pack, base model, tokenizer and chat template, the commit of a hub model (the
+policy's and each endpoint's), tasks per split, git commit, socket path.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ import zstandard
 
 from engine.config import Config, asset, dump, load, refuse_changes
 from engine.errors import ConfigError
-from engine.models import Model, download, find_model, model_revision, sha256
+from engine.models import Model, Models, download, endpoint_key, find_model, find_models, model_revision, sha256
 from engine.policy.chat_format import ChatFormat
 from engine.rundir import RunDir, new_run_id, point_link, read_json, write_atomic, write_json
-from engine.serving.placement import check_placement
+from engine.serving.memory import check_placement
 from engine.task import Split
 from engine.world.tasks import load_pack
 
@@ -51,15 +51,15 @@ def create(config: Config) -> RunDir:
     splits = Counter(str(task.split) for task in load_pack(pack).tasks)
     if not splits[Split.TRAIN]:
         raise ConfigError(f"tasks.pack: {pack} has no task with split = train: there is nothing to train on")
-    model = find_model(config.model.path)
-    chat = ChatFormat.load(model.path, config.policy.system)
-    check_placement(config, model.path)
+    models = find_models(config)
+    chat = ChatFormat.load(models.policy.path, config.policy.system)
+    config = models.into(config)
+    check_placement(config)
     run = RunDir(_fresh(Path(config.run.dir).resolve(), config.run.name))
     run.create()
     resolved = config.model_copy(
         update={
             "run": config.run.model_copy(update={"name": run.path.name, "dir": str(run.path.parent)}),
-            "model": config.model.model_copy(update={"path": str(model.path)}),
             "policy": config.policy.model_copy(update={"system": chat.system}),
             "tasks": config.tasks.model_copy(update={"pack": str(pack)}),
             "learner": config.learner.model_copy(update={"warm_start": _absolute(config.learner.warm_start)}),
@@ -67,7 +67,7 @@ def create(config: Config) -> RunDir:
     )
     copy_pack(pack, run.pack)
     write_atomic(run.config, dump(resolved).encode())
-    _write_manifest(run, resolved, {"tasks": splits, **_described(model, chat)})
+    _write_manifest(run, resolved, {"tasks": splits, **_described(models, chat)})
     point_latest(run)
     return run
 
@@ -79,11 +79,11 @@ def _absolute(path: str) -> str:
 def reopen(run: RunDir, overrides: tuple[str, ...]) -> Config:
     """The configuration of an existing run with `overrides`, which is then its configuration.
 
-    Raises ConfigError if an override changes what a resumed run may not change, or the base model is gone."""
+    Raises ConfigError if an override changes what a resumed run may not change, or a model is gone."""
     before = load(run.config).config
     after = load(run.config, overrides).config
     refuse_changes(before, after)
-    base_model(run, after)
+    after = Models(policy=Model(path=base_model(run, after)), endpoints=_endpoint_models(run, after)).into(after)
     if after != before:
         write_atomic(run.config, dump(after).encode())
     return after
@@ -99,6 +99,24 @@ def base_model(run: RunDir, config: Config) -> Path:
     return find_model(config.model.path).path
 
 
+def _endpoint_models(run: RunDir, config: Config) -> dict[str, Model]:
+    """The same of every endpoint whose model is needed here."""
+    manifest, found = read_json(run.manifest) or {}, {}
+    for name, endpoint in config.endpoints.items():
+        if not endpoint.has_model_directory:
+            continue
+        hub, path = manifest.get("endpoints", {}).get(name, {}), Path(endpoint.model)
+        weights = endpoint.launch == "sglang"
+        # One that ran elsewhere so far has left its weights there.
+        there = path.is_dir() and (not weights or any(path.glob("*.safetensors")))
+        found[name] = (
+            download(hub["hub_id"], hub["hub_commit"], key=endpoint_key(name), weights=weights)
+            if hub.get("hub_id") and not there
+            else find_model(endpoint.model, endpoint_key(name), weights=weights)
+        )
+    return found
+
+
 def copy_pack(source: Path, target: Path) -> None:
     """Copy a pack, compressed where it was not."""
     if source.suffix == ".zst":
@@ -107,17 +125,20 @@ def copy_pack(source: Path, target: Path) -> None:
         target.write_bytes(zstandard.ZstdCompressor(level=10).compress(source.read_bytes()))
 
 
-def _described(model: Model, chat: ChatFormat) -> dict[str, Any]:
-    """What the manifest says of the base model."""
+def _described(models: Models, chat: ChatFormat) -> dict[str, Any]:
+    """What the manifest says of the models."""
     return {
-        "model_path": str(model.path),
-        "hub_id": model.hub_id,
-        "hub_commit": model.hub_commit,
-        "model_revision": model_revision(model.path),
+        **_origin(models.policy),
+        "model_revision": model_revision(models.policy.path),
         "vocab_size": chat.vocab_size,
         "tokenizer_sha256": chat.tokenizer_sha256,
         "template_sha256": chat.template_sha256,
+        "endpoints": {name: _origin(model) for name, model in models.endpoints.items()},
     }
+
+
+def _origin(model: Model) -> dict[str, str | None]:
+    return {"model_path": str(model.path), "hub_id": model.hub_id, "hub_commit": model.hub_commit}
 
 
 def _write_manifest(run: RunDir, config: Config, facts: Mapping[str, Any]) -> None:

@@ -38,12 +38,12 @@ _CAUSES = (
     ("No space left", "The disk is full; free some, then `synth-engine run --resume`."),
     (
         "No module named 'sglang'",
-        "policy.sglang holds no SGLang; `synth-engine install-sglang` makes one that does.",
+        "What its `sglang` key names holds no SGLang; `synth-engine install-sglang` makes one that does.",
     ),
     ("ModuleNotFoundError", "A package is missing; install its environment again (make run, or install-sglang)."),
     (
         "out of memory|OutOfMemoryError|Not enough memory",
-        "The GPU's memory is full: end what else runs there (see `nvidia-smi`), or lower policy.kv_tokens.",
+        "The GPU's memory is full: end what else runs there (see `nvidia-smi`), or lower its server's memory_fraction.",
     ),
 )
 """What the last words of a process say, and what that means for the user; the first that fits."""
@@ -65,7 +65,7 @@ class Command:
     """What to start."""
 
     name: str
-    """server-0, learner, engine."""
+    """server-0, endpoint-sim, learner, engine."""
     argv: tuple[str, ...]
     log: Path
     """Where stdout and stderr are appended."""

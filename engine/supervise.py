@@ -28,9 +28,10 @@ from typing import Any
 from engine.config import Config, child_environment
 from engine.errors import RunError
 from engine.processes import Child, Command, end_orphans, likely_cause, record, torch_environment
-from engine.rundir import RunDir, read_json, write_json
+from engine.rundir import RunDir, read_json
+from engine.serving.addresses import Address, free_addresses, write_addresses
 from engine.serving.commands import server_commands
-from engine.serving.served import free_ports, server_is_ready
+from engine.serving.probe import server_is_ready
 from engine.stream.segment import CLOSED
 
 EXIT_OK, EXIT_FAILED, EXIT_CONFIG = 0, 1, 2
@@ -44,7 +45,7 @@ class Phase(StrEnum):
     """What the supervisor is doing."""
 
     STARTING = "starting"
-    """Servers and learner are getting ready."""
+    """Servers (the policy's and the endpoints') and learner are getting ready."""
     RUNNING = "running"
     """The engine runs."""
     DRAINING = "draining"
@@ -72,9 +73,9 @@ class Status:
     """The last line of the log of a server that is waited for, printable."""
 
 
-def commands(run: RunDir, config: Config, ports: Sequence[int]) -> tuple[list[Command], Command, Command]:
-    """What a run starts: a server on each of `ports`, learner, engine."""
-    servers = server_commands(run, config, ports)
+def commands(run: RunDir, config: Config, addresses: Sequence[Address]) -> tuple[list[Command], Command, Command]:
+    """What a run starts: a server at each of `addresses`, learner, engine."""
+    servers = server_commands(run, config, addresses)
     engine = Command(
         name="engine",
         argv=_module("engine.run", run=run),
@@ -108,9 +109,8 @@ class Supervisor:
 
     def __init__(self, run: RunDir, config: Config, on_tick: Callable[[Status], None]) -> None:
         self.run_directory, self.config, self.on_tick = run, config, on_tick
-        ports = free_ports(config.started_servers)
-        server_commands, learner, engine = commands(run, config, ports)
-        self.urls = [f"http://127.0.0.1:{port}" for port in ports] or list(config.policy.urls)
+        self.addresses = free_addresses(config)
+        server_commands, learner, engine = commands(run, config, self.addresses)
         self.servers = [Child(command) for command in server_commands]
         self.learner, self.engine = Child(learner), Child(engine)
         self.phase = Phase.STARTING
@@ -131,7 +131,7 @@ class Supervisor:
             self._notes += [f"ended {name}, left over by an earlier run" for name in end_orphans(self.run_directory)]
             # The learner is up before the engine, and would take the stream of a stopped life as all there is.
             (self.run_directory.trajectories / CLOSED).unlink(missing_ok=True)
-            write_json(self.run_directory.path / "servers.json", {"urls": self.urls})
+            write_addresses(self.run_directory, self.config, self.addresses)
             try:
                 for child in (*self.servers, self.learner):
                     self._start(child)
@@ -194,8 +194,8 @@ class Supervisor:
 
     def _waiting_for(self) -> tuple[str, ...]:
         """What the engine's start still waits for."""
-        for child, url in zip(self.servers, self.urls, strict=False):
-            if child.name not in self._ready and child.pid is not None and server_is_ready(url):
+        for child, address in zip(self.servers, self.addresses, strict=True):
+            if child.name not in self._ready and child.pid is not None and server_is_ready(address.url):
                 self._ready.add(child.name)
         missing = [child.name for child in self.servers if child.name not in self._ready]
         if not (self.run_directory.adapter(0) / "meta.json").exists():
@@ -204,11 +204,12 @@ class Supervisor:
 
     def _late(self) -> Ending | None:
         """The end of a run whose server does not get ready; one that hangs never says so itself."""
-        limit_s = self.config.policy.start_s
-        for child in self.servers:
-            if child.name not in self._ready and child.pid is not None and time.time() > child.started_at + limit_s:
+        for child, address in zip(self.servers, self.addresses, strict=True):
+            late = child.pid is not None and time.time() > child.started_at + address.start_s
+            if child.name not in self._ready and late:
                 cause = likely_cause(EXIT_FAILED, child.last_lines(), self.run_directory.path)
-                sentence = f"{child.name} was not ready {limit_s:g} s after its start (policy.start_s). {cause}"
+                limit = f"{address.start_s:g} s after its start ({address.start_key})"
+                sentence = f"{child.name} was not ready {limit}. {cause}"
                 return Ending(code=EXIT_FAILED, message=child.last_words(sentence))
         return None
 

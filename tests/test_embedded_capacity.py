@@ -16,6 +16,7 @@ from engine.embedded import build
 from engine.errors import ConfigError
 from engine.rundir import RunDir
 from engine.scripted.server import MockServer
+from engine.serving.addresses import addresses
 from engine.serving.commands import server_commands
 from tests.policy_parts import policy_of, serving, tiny_chat
 
@@ -44,7 +45,7 @@ def test_a_container_has_the_memory_of_its_group(limit, expected, monkeypatch, t
 def test_the_key_reaches_the_server(value, passed, tmp_path):
     """`policy.kv_tokens` is the server's `--max-total-tokens`; auto leaves it to the server."""
     config = load(None, [f"policy.kv_tokens={value}"]).config
-    argv = server_commands(RunDir(tmp_path), config, [1])[0].argv
+    argv = server_commands(RunDir(tmp_path), config, addresses(config, [1]))[0].argv
     at = argv.index("--max-total-tokens") if "--max-total-tokens" in argv else len(argv)
     assert list(argv[at : at + 2]) == passed
 

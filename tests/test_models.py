@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from engine.config import ASSETS
+from engine.config import ASSETS, load
 from engine.errors import ConfigError
-from engine.models import Model, download, find_model, model_revision
+from engine.models import Model, download, find_model, find_models, model_revision
 from engine.policy.chat_format import ChatFormat
 from tests.hub import COMMIT, Hub, serving_hub
 
@@ -152,3 +152,53 @@ print(json.dumps([read_json(run.manifest), reopen(run, ()).model_dump()]))
     assert Path(manifest["model_path"]).parent.parent.parent == tmp_path / "home" / "hub"
     assert {path.name for path in Path(manifest["model_path"]).iterdir()} == set(TINY)
     assert config["policy"]["system"] == "{rules}"
+
+
+def test_what_runs_elsewhere_needs_no_weights(served):
+    """Its template and tokenizer are enough; the rest is downloaded when it is needed."""
+    light = download("acme/tiny", None, weights=False, endpoint=served.url, cache=served.cache)
+    assert served.given == set(TINY) - {"model.safetensors"}
+    assert ChatFormat.load(light.path).system == "{rules}"
+    assert served.download() == light
+    assert served.given == set(TINY)
+
+
+@pytest.mark.parametrize("launch", ["sglang", "none"])
+def test_a_run_pins_the_models_of_its_endpoints(served, tmp_path, launch):
+    """As it does its own, once; a cache that was cleared, and a server that is started only later, are made up for."""
+    script = """
+import json, shutil, sys
+from engine.config import load
+from engine.manifest import create, reopen
+from engine.rundir import read_json
+sets = ["scorer.judge=sim", "endpoints.sim.model=acme/tiny", "endpoints.sim.api=sglang", "endpoints.sim.device=cpu"]
+launch = ["endpoints.sim.launch=" + sys.argv[2], *(["endpoints.sim.url=http://a"] if sys.argv[2] == "none" else [])]
+if sys.argv[2] == "none":
+    sets.remove("endpoints.sim.device=cpu")
+run = create(load("dry", [f"run.dir={sys.argv[1]}", *sets, *launch]).config)
+if sys.argv[2] == "sglang":
+    shutil.rmtree(load(run.config).config.endpoints["sim"].model)
+again = reopen(run, ("endpoints.sim.launch=sglang",))
+print(json.dumps([read_json(run.manifest), again.model_dump(), load(run.config).config.model_dump()]))
+"""
+    environment = {**os.environ, "HF_ENDPOINT": served.url, "HF_HOME": str(tmp_path / "home")}
+    argv = [sys.executable, "-c", script, str(tmp_path / "runs"), launch]
+    done = subprocess.run(argv, env=environment, capture_output=True, text=True, check=True)
+    manifest, config, written = json.loads(done.stdout)
+    pinned, path = manifest["endpoints"]["sim"], Path(config["endpoints"]["sim"]["model"])
+    assert pinned == {"model_path": str(path), "hub_id": "acme/tiny", "hub_commit": COMMIT}
+    assert config["endpoints"]["sim"]["model"] == written["endpoints"]["sim"]["model"]
+    assert path.parent.parent.parent == tmp_path / "home" / "hub"
+    assert {file.name for file in path.iterdir()} == set(TINY)
+
+
+def test_the_key_of_an_endpoints_model_is_named():
+    """And a name that only its server knows is not looked for."""
+    config = load(None, ["scorer.judge=a", "endpoints.a.url=http://a", "endpoints.a.model=large"]).config
+    assert find_models(config).endpoints == {}
+    assert find_models(config).into(config).endpoints == config.endpoints
+    native = load(None, ["scorer.judge=a", "endpoints.a.url=http://a", "endpoints.a.model=x", "endpoints.a.api=sglang"])
+    with pytest.raises(ConfigError, match=r"^endpoints\.a\.model: x is no model directory"):
+        find_models(native.config)
+    with pytest.raises(ConfigError, match=r"^endpoints\.a\.model: acme/tiny is no directory here"):
+        download("acme/tiny", None, key="endpoints.a.model", endpoint="http://127.0.0.1:9", cache=Path("/nowhere"))

@@ -98,6 +98,32 @@ def test_without_a_gpu_everything_is_on_the_cpu(plan):
     assert "SGLANG_USE_CPU_ENGINE=1" in result.output
 
 
+SIM = [
+    *("world.kind=llm", "world.endpoint=sim", "user.kind=llm", "user.endpoint=sim", "endpoints.sim.launch=sglang"),
+    *("endpoints.sim.model=model", "endpoints.sim.sglang=environment"),
+]
+
+
+def test_the_models_of_simulators_are_planned_too(plan):
+    """Where each computes, what it needs and its command."""
+    result = plan(3, "learner.gpus=[2]", "limits.tokens=4000", *SIM)
+    assert result.exit_code == 0, result.output
+    assert "endpoint sim (world.endpoint, user.endpoint): model, an SGLang of its own on GPU 0" in result.output
+    assert row(result.output, "endpoint-sim")[:3] == ["0", "endpoint-sim", "7.5"]
+    assert row(result.output, "server-0")[0] == "1"
+    assert "calls of its context_tokens" in result.output
+    [command] = [line for line in result.output.splitlines() if line.startswith("  endpoint-sim: ")]
+    assert "--port 30001" in command
+    assert "--enable-lora" not in command
+    assert "on the CPU" in plan(0, *SIM).output
+
+
+def test_the_model_behind_a_url_is_named(plan):
+    """It costs no GPU here."""
+    remote = ["scorer.judge=j", "endpoints.j.url=https://host/api", "endpoints.j.model=large"]
+    assert "endpoint j (scorer.judge): large at https://host/api" in plan(1, *remote).output
+
+
 def test_rollouts_without_overlap_are_told(plan):
     """Staleness 0 means that one half waits for the other."""
     assert "take turns" in plan(0, "schedule.max_staleness=0").output

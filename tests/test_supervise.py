@@ -16,6 +16,7 @@ from engine.config import child_environment, load
 from engine.errors import RunError
 from engine.processes import Child, Command, end_orphans, likely_cause, record
 from engine.rundir import RunDir, read_json, write_json
+from engine.serving.addresses import addresses
 from engine.stream.segment import CLOSED
 from engine.supervise import Phase, Supervisor
 
@@ -83,14 +84,14 @@ def run(tmp_path):
 def supervisor(monkeypatch, run, *, server=SERVER, learner=LEARNER, engine=ENGINE, on_tick=lambda _: None, sets=()):
     """A supervisor whose children are these scripts; two restarts, unless `sets` says otherwise."""
 
-    def commands(_, __, ports):
+    def commands(_, __, addresses):
         def command(name, script, port=0):
             path = run.path / f"{name}.py"
             path.write_text(PRELUDE + textwrap.dedent(script))
             argv = (sys.executable, "-S", str(path), str(run.path), str(port))
             return Command(name=name, argv=argv, log=run.path / f"{name}.log", environment=child_environment())
 
-        servers = [command(f"server-{index}", server, port) for index, port in enumerate(ports)]
+        servers = [command(f"server-{index}", server, address.port) for index, address in enumerate(addresses)]
         return servers, command("learner", learner), command("engine", engine)
 
     monkeypatch.setattr(supervise, "commands", commands)
@@ -137,6 +138,44 @@ def test_a_server_that_never_gets_ready_ends_the_run(monkeypatch, run):
     assert "server-0 was not ready 1 s after its start (policy.start_s). Its port was taken" in ending.message
     assert "[Errno 98]" in ending.message
     assert told(run) == ["stop learner", "stop server"]
+
+
+JUDGE = ["scorer.judge=j", "endpoints.j.launch=sglang", "endpoints.j.model=tiny"]
+
+
+def test_the_server_of_an_endpoint_is_one_of_the_runs(monkeypatch, run):
+    """It is waited for, named in servers.json beside the policy's, started again when it dies, and stopped last."""
+    notes, killed = [], []
+
+    def look(status):
+        notes.extend(status.notes)
+        if status.phase is Phase.RUNNING and not killed:
+            pids = {row["name"]: row["pid"] for row in read_json(run.processes)["processes"]}
+            killed.append(os.kill(pids["server-1"], signal.SIGKILL))
+
+    engine = """
+    tell("start engine")
+    while (run / "told").read_text().count("start server") < 3:
+        time.sleep(0.02)
+    put(run / "phase.json", phase="done")
+    """
+    ours = supervisor(monkeypatch, run, engine=engine, on_tick=look, sets=JUDGE)
+    assert ours.run().code == 0
+    assert notes == ["server-1 ended (killed by SIGKILL); starting it again in 1 s"]
+    assert told(run)[: told(run).index("start engine")].count("start server") == 2
+    assert told(run)[-2:] == ["stop server", "stop server"]
+    listed = read_json(run.path / "servers.json")
+    assert [*listed["urls"], *listed["endpoints"].values()] == [address.url for address in ours.addresses]
+    assert list(listed["endpoints"]) == ["j"]
+
+
+def test_an_endpoint_that_never_gets_ready_ends_the_run_with_its_own_key(monkeypatch, run):
+    """The policy's server has its own limit."""
+    hangs = 'on_stop("server")\nforever()'
+    sets = [*JUDGE, "endpoints.j.start_s=1"]
+    ending = supervisor(monkeypatch, run, server=hangs, learner=WAITING_LEARNER, sets=sets).run()
+    assert ending.code == 1
+    assert "server-1 was not ready 1 s after its start (endpoints.j.start_s)" in ending.message
 
 
 def test_a_process_that_dies_is_started_again(monkeypatch, run):
@@ -361,8 +400,8 @@ def test_likely_causes(monkeypatch, run):
 
 def test_commands_carry_thread_and_allocator_settings(run):
     """Children that compute with torch get one thread and the allocator's settings, the engine gets neither."""
-    config = load("tiny", ["run.seed=5"]).config
-    servers, learner, engine = supervise.commands(run, config, [1234, 1235])
+    config = load("tiny", ["run.seed=5", "policy.servers=2"]).config
+    servers, learner, engine = supervise.commands(run, config, addresses(config, [1234, 1235]))
     for command in (*servers, learner):
         assert command.environment["OMP_NUM_THREADS"] == "1"
         assert command.environment["MALLOC_MMAP_MAX_"] == "0"

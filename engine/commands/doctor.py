@@ -21,10 +21,10 @@ def command(file: str | None, overrides: tuple[str, ...]) -> None:
     bad = 0
     for finding in examine(load(file or "tiny", overrides).config):
         click.echo(
-            click.style(f"{finding.state:<5}", fg=_COLOURS[finding.state]) + f"{finding.about:<12}{finding.what}"
+            click.style(f"{finding.state:<5}", fg=_COLOURS[finding.state]) + f"{finding.about:<13} {finding.what}"
         )
         if finding.remedy:
-            click.echo(f"{'':<17}{finding.remedy}")
+            click.echo(f"{'':<19}{finding.remedy}")
         bad += finding.state is State.BAD
     click.echo("nothing is missing" if not bad else f"{bad} of these would stop the run")
     raise SystemExit(1 if bad else 0)

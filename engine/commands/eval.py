@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +19,7 @@ from engine.config import Config, load, text_override
 from engine.errors import ConfigError
 from engine.evals.split import Evaluation, Suite, evaluate
 from engine.manifest import pack_file
-from engine.models import find_model
+from engine.models import find_models
 from engine.parts import UVLOOP, build_parts
 from engine.report.console import wide_console
 from engine.rundir import RunDir, adapter_name, find_run, new_run_id, write_json
@@ -133,17 +131,15 @@ def _adapter(config: Config, run: RunDir | None, adapter: str | None) -> Path | 
 
 
 def _fitting(config: Config, adapter: Path | None) -> Config:
-    """The configuration with its model found, and the LoRA rank of the adapter, for which our own server makes room."""
-    sections: dict[str, Any] = {
-        "model": config.model.model_copy(update={"path": str(find_model(config.model.path).path)})
-    }
-    if adapter is not None:
-        try:
-            rank = orjson.loads((adapter / "adapter_config.json").read_bytes())["r"]
-        except (FileNotFoundError, orjson.JSONDecodeError, KeyError, TypeError) as error:
-            raise ConfigError(f"{adapter} is no adapter directory: adapter_config.json gives no rank") from error
-        sections["learner"] = config.learner.model_copy(update={"rank": rank})
-    return config.model_copy(update=sections)
+    """The configuration with its models found, and the adapter's LoRA rank, for which our own server makes room."""
+    config = find_models(config).into(config)
+    if adapter is None:
+        return config
+    try:
+        rank = orjson.loads((adapter / "adapter_config.json").read_bytes())["r"]
+    except (FileNotFoundError, orjson.JSONDecodeError, KeyError, TypeError) as error:
+        raise ConfigError(f"{adapter} is no adapter directory: adapter_config.json gives no rank") from error
+    return config.model_copy(update={"learner": config.learner.model_copy(update={"rank": rank})})
 
 
 def _policy(config: Config, adapter: Path | None) -> str:
@@ -171,20 +167,9 @@ def _suite(config: Config, split: Split, limit: int) -> Suite:
 def _measure(run: RunDir, config: Config, suite: Suite, adapter: Path | None) -> tuple[Evaluation, list[TaskGroup]]:
     """Start what is needed around a run directory that lives only as long as the measurement."""
     write_json(run.manifest, {"run_id": new_run_id("eval")})
-    with _server(run, config, adapter) as urls:
-        write_json(run.path / "servers.json", {"urls": urls})
+    # An embedded server loads from below its adapter root only: here that is the adapter's own place.
+    with served(run, config, adapter.parent if adapter else run.path):
         return anyio.run(_evaluate, run, config, suite, adapter, backend_options={"use_uvloop": UVLOOP})
-
-
-@contextmanager
-def _server(run: RunDir, config: Config, adapter: Path | None) -> Iterator[list[str]]:
-    """The servers that the configuration starts, for the length of the block, or those that it names."""
-    if not config.started_servers:
-        yield list(config.policy.urls)
-        return
-    # An embedded one loads from below its adapter root only: here that is the adapter's own place.
-    with served(run, config, adapter.parent if adapter else run.path) as urls:
-        yield urls
 
 
 async def _evaluate(

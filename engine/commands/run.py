@@ -12,7 +12,7 @@ from rich.console import Console
 from engine.config import Config, load, text_override
 from engine.errors import ConfigError
 from engine.manifest import create, reopen
-from engine.models import find_model
+from engine.models import find_models
 from engine.report.console import wide_console
 from engine.report.progress import Progress
 from engine.rundir import RunDir, find_run, read_json
@@ -95,8 +95,7 @@ def _plan(console: Console, file: str | None, overrides: tuple[str, ...]) -> Non
     from engine.report.plan import show_plan  # noqa: PLC0415
 
     config = load(file or "tiny", overrides).config
-    model = config.model.model_copy(update={"path": str(find_model(config.model.path).path)})
-    show_plan(console, config.model_copy(update={"model": model}))
+    show_plan(console, find_models(config).into(config))
 
 
 def announce(console: Console, run: RunDir, config: Config, *, measured: bool) -> None:
@@ -109,6 +108,7 @@ def announce(console: Console, run: RunDir, config: Config, *, measured: bool) -
         "scripted": "scripted policy",
     }
     count = f"{config.started_servers} x " if config.started_servers > 1 else ""
+    endpoints = "".join(f"SGLang server for endpoint {name}, " for name in config.started_endpoints)
     learner = "GRPO learner" if config.learner.kind == "grpo" else "simulated learner"
     per_step = schedule.groups_per_step * schedule.group_size
     live = f"at most {config.max_live} live = ({schedule.max_staleness} + 1) x {schedule.groups_per_step} groups x "
@@ -123,7 +123,8 @@ def announce(console: Console, run: RunDir, config: Config, *, measured: bool) -
         "training": f"{config.run.steps} steps x {schedule.groups_per_step} groups x {schedule.group_size} episodes = "
         f"{config.run.steps * per_step:,} episodes or more; {live}{schedule.group_size}",
         "measuring": _measuring(config, manifest["tasks"]),
-        "processes": f"{count}{server[config.policy.launch]}, {learner}, engine; logs and all else in {run.path}",
+        "processes": f"{count}{server[config.policy.launch]}, {endpoints}{learner}, engine; logs and all else in "
+        f"{run.path}",
         "time": _MEASURED if measured else "unknown until the first steps; then the ETA shows it",
         "to stop": "Ctrl-C once drains and saves, twice stops at once",
     }

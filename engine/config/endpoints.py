@@ -96,9 +96,14 @@ class EndpointSection(SglangSection):
     def _complete(self) -> EndpointSection:
         if self.launch == "none" and not self.url:
             raise ValueError("it has no url: give the server's, or set launch = 'sglang'")
-        if not self.model and (self.launch == "sglang" or self.api == "sglang"):
+        if not self.model and self.has_model_directory:
             raise ValueError("it has no model: name its directory or its id on the Hugging Face hub")
         return self
+
+    @property
+    def has_model_directory(self) -> bool:
+        """Whether `model` is a directory or an id on the hub; otherwise it is a name that the server knows."""
+        return self.launch == "sglang" or self.api == "sglang"
 
     @property
     def batch_size(self) -> int:

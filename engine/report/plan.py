@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterator, Sequence
+from itertools import count
 from pathlib import Path
 
 from rich.console import Console
@@ -11,8 +12,10 @@ from rich.table import Table
 
 from engine.config import Config
 from engine.rundir import RunDir
+from engine.serving.addresses import addresses
 from engine.serving.gpus import Gpu, gpus
-from engine.serving.placement import Need, needs, place
+from engine.serving.memory import Need, needs
+from engine.serving.placement import Placement, place
 from engine.serving.shape import ModelShape
 from engine.supervise import commands
 
@@ -35,8 +38,10 @@ def show_plan(console: Console, config: Config) -> None:
     )
     here = gpus()
     placement = place(config, here)
+    for line in _endpoints(config, placement):
+        console.print(line, markup=False, soft_wrap=True)
     if used := needs(config, placement, shape, here):
-        console.print(_memory(config, shape, here, used))
+        console.print(_memory(config, here, used))
     else:
         console.print("Everything that this run starts computes on the CPU.")
     console.print(staleness(config), markup=False, soft_wrap=True)
@@ -61,7 +66,7 @@ def staleness(config: Config) -> str:
     )
 
 
-def _memory(config: Config, shape: ModelShape, here: Sequence[Gpu], used: Sequence[Need]) -> Table:
+def _memory(config: Config, here: Sequence[Gpu], used: Sequence[Need]) -> Table:
     """Every process on every GPU; estimates, in GiB."""
     parts = list(dict.fromkeys(part for need in used for part in need.parts))
     table = Table(title="GPU memory in GiB, estimated", title_justify="left", caption_justify="left")
@@ -75,14 +80,29 @@ def _memory(config: Config, shape: ModelShape, here: Sequence[Gpu], used: Sequen
         if len(mine) > 1:
             both = sum(need.mib for need in mine)
             table.add_row(str(gpu.index), "together", *[""] * len(parts), _gib(both), _gib(gpu.total_mib))
-    caches = (_cached(config, shape, need) for need in used if "KV cache" in need.parts)
+    caches = (_cached(config, need) for need in used if need.cached_tokens)
     table.caption = "; ".join(dict.fromkeys(caches))
     return table
 
 
-def _cached(config: Config, shape: ModelShape, need: Need) -> str:
-    tokens = need.parts["KV cache"] * 2**20 * config.policy.tensor_parallel / (2 * shape.kv_values)
+def _cached(config: Config, need: Need) -> str:
+    tokens = need.cached_tokens
+    if name := need.endpoint:
+        calls = tokens / config.endpoints[name].context_tokens
+        return f"{need.who} {tokens:,.0f}: {calls:,.0f} calls of its context_tokens"
     return f"a server caches {tokens:,.0f} tokens: {tokens / config.limits.tokens:,.0f} episodes of limits.tokens"
+
+
+def _endpoints(config: Config, placement: Placement) -> Iterator[str]:
+    """Who plays users, tools and judges, and where."""
+    for name, endpoint in config.endpoints.items():
+        roles = ", ".join(key for key, named in config.endpoint_of.items() if named == name)
+        if endpoint.launch == "none":
+            yield f"endpoint {name} ({roles}): {endpoint.model or 'the model'} at {endpoint.url}"
+            continue
+        on = placement.endpoints.get(name, ())
+        where = f"GPU {', '.join(map(str, on))}" if on else "the CPU"
+        yield f"endpoint {name} ({roles}): {Path(endpoint.model).name}, an SGLang of its own on {where}"
 
 
 def _gib(mib: float) -> str:
@@ -91,8 +111,7 @@ def _gib(mib: float) -> str:
 
 def _commands(config: Config) -> Iterator[tuple[str, str]]:
     run = RunDir(Path(config.run.dir) / config.run.name)
-    ports = range(_FIRST_PORT, _FIRST_PORT + config.started_servers)
-    servers, learner, engine = commands(run, config, ports)
+    servers, learner, engine = commands(run, config, addresses(config, count(_FIRST_PORT)))
     for command in (*servers, learner, engine):
         variables = (
             f"{name}={shlex.quote(command.environment[name])}" for name in _SHOWN if name in command.environment

@@ -1,1 +1,1 @@
-"""Policy servers that we start: the command of the embedded one and of SGLang, and SGLang's own environment."""
+"""Servers that a run starts, for its policy and its endpoints: placement, memory, commands, SGLang's environment."""

@@ -1,4 +1,4 @@
-"""The commands of the policy servers that a run starts."""
+"""The commands of the servers that a run starts."""
 
 from __future__ import annotations
 
@@ -10,19 +10,27 @@ from pathlib import Path
 from engine.config import Config
 from engine.processes import Command, torch_environment
 from engine.rundir import RunDir
-from engine.serving import sglang
+from engine.serving.addresses import Address
+from engine.serving.sglang_commands import endpoint_commands, look_around, policy_commands
 
 
 def server_commands(
-    run: RunDir, config: Config, ports: Sequence[int], adapter_root: Path | None = None
+    run: RunDir, config: Config, addresses: Sequence[Address], adapter_root: Path | None = None
 ) -> list[Command]:
-    """A server on each of `ports`; an embedded one loads adapters from below `adapter_root` (default: the run).
+    """A server at each of `addresses`, which are those of engine.serving.addresses: the policy's, then the endpoints'.
 
-    Raises ConfigError if SGLang is wanted and not installed."""
-    if config.policy.launch == "sglang":
-        return sglang.server_commands(run, config, ports)
-    root = adapter_root or run.path
-    return [_embedded(run, config, port, index, root) for index, port in enumerate(ports)]
+    An embedded one loads adapters from below `adapter_root` (default: the run). Raises ConfigError if SGLang is wanted
+    and not installed, or its GPUs are not there or too small."""
+    ports = [address.port for address in addresses]
+    policy, endpoints = ports[: config.started_servers], ports[config.started_servers :]
+    own = config.policy.launch == "sglang"
+    machine = look_around(config) if own or endpoints else None
+    servers = (
+        policy_commands(run, config, policy, machine)
+        if machine is not None and own
+        else [_embedded(run, config, port, index, adapter_root or run.path) for index, port in enumerate(policy)]
+    )
+    return servers + (endpoint_commands(run, config, endpoints, machine) if machine is not None else [])
 
 
 def _embedded(run: RunDir, config: Config, port: int, index: int, adapter_root: Path) -> Command:

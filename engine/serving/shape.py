@@ -1,4 +1,4 @@
-"""The sizes of a decoder, from its config.json alone: parameters, LoRA parameters, KV cache, activations."""
+"""The sizes of a decoder, from its config.json: parameters, LoRA parameters, KV cache, activations."""
 
 from __future__ import annotations
 
@@ -73,3 +73,9 @@ class ModelShape:
         """Numbers that a training pass keeps per token: of every layer, or its input and one layer at a time."""
         layer = 6 * self.hidden + 3 * self.query + 4 * self.kv + 4 * self.intermediate
         return self.layers * self.hidden + layer if recompute else self.layers * layer
+
+
+def weight_bytes(model: Path, shape: ModelShape) -> int:
+    """What the weights of a model directory take as they are served, whatever their type; in bfloat16 if they are in no
+    file that says so."""
+    return sum(path.stat().st_size for path in model.glob("model*.safetensors")) or 2 * shape.parameters

@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from engine.config.load import validate
 from engine.rundir import RunDir
 from engine.serving.served import served
-from engine.serving.sglang import SPARE_TOKENS
+from engine.serving.sglang_commands import SPARE_TOKENS
 from tests.conformance.differences import EMBEDDED, SGLANG, Differences
 from tests.embedded_models import make_adapter, make_model
 
