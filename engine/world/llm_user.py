@@ -21,12 +21,12 @@ from engine.seams import Session
 from engine.task import Fact, Task
 from engine.types import Json, Reply
 from engine.world.canonical import same
-from engine.world.offline_user import AT_MOST
+from engine.world.offline_user import AT_MOST, asked
 from engine.world.profiles import Profile, profile
 
 _LONGEST = 600
 """Characters of a reply: one or two sentences, and a sentence too many."""
-_NUMBER = re.compile(r"\w*\d[\w.,:/-]*\w|\d")
+_NUMBER = re.compile(r"\w*\d(?:[\w.,:/-]*\w)?")
 """A number, a date, a time, a code: anything with a digit."""
 _QUOTED_LETTERS = 3
 
@@ -90,7 +90,12 @@ class LlmUserSession:
     def _question(self, message: str, values: Mapping[str, Json]) -> Question:
         user = self.task.user
         assert user is not None
-        facts = [{"name": name, "value": values[name], "about": fact.keywords} for name, fact in self._facts.items()]
+        # A small model finds what is meant far more often where the words that the task foresaw are pointed out to it.
+        meant = asked(self._facts, message)
+        facts = [
+            {"name": name, "value": values[name], "about": fact.keywords, "asked": name in meant}
+            for name, fact in sorted(self._facts.items(), key=lambda item: item[0] not in meant)
+        ]
         wrong = {name: told for name, told in self._told.items() if not same(told, values[name])}
         document = {
             "as": "user",
@@ -124,8 +129,9 @@ class LlmUserSession:
         claimed = {reveal["fact"]: reveal["asked_by"] for reveal in said["reveals"]}
         stated = [name for name, value in values.items() if value is not None and _states(text, value)]
         self._refuse_form(text, claimed)
+        meant = asked(self._facts, message)
         for name, quote in claimed.items():
-            if not _asks(message, quote):
+            if name not in meant and not _asks(message, quote):
                 raise RefusedReplyError("leak", f"{name} was not asked for: {quote!r} is not what the assistant said")
             if values[name] is not None and name not in stated:
                 raise RefusedReplyError(
