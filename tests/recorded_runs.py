@@ -135,17 +135,8 @@ class RecordedRun:
     def write(self) -> RunDir:
         """Write everything; returns the run."""
         run = self.run
-        manifest = read_json(run.manifest)
-        header = SegmentHeader(
-            run_id=manifest["run_id"],
-            model_revision=manifest["model_revision"],
-            tokenizer_hash=manifest["tokenizer_sha256"],
-            chat_template_hash=manifest["template_sha256"],
-            vocab_size=manifest["vocab_size"],
-            pack_hash=manifest["pack_sha256"],
-        )
-        anyio.run(_write, run.trajectories, header, self.groups)
-        anyio.run(_write, run.eval, header, self.evaluations)
+        write_stream(run, run.trajectories, self.groups)
+        write_stream(run, run.eval, self.evaluations)
         measured = [("heldout_before", 0), ("heldout_after", STEPS)]
         _lines(run.eval / "evaluations.jsonl", [evaluation(name, version) for name, version in measured])
         _lines(run.learner / "steps.jsonl", self.steps)
@@ -224,6 +215,22 @@ def advantages(tg: TaskGroup) -> list[float | None]:
     """What steps.jsonl says of a group, by the formula."""
     values = iter(recomputed([episode.reward.value for episode in tg.episodes if episode.reward], "group_std"))
     return [None if episode.reward is None else next(values) for episode in tg.episodes]
+
+
+def write_stream(run: RunDir, directory: Path, groups: list[TaskGroup]) -> None:
+    """The groups as the run's own stream in `directory`, in place of what is there."""
+    for path in directory.iterdir():
+        path.unlink()
+    manifest = read_json(run.manifest)
+    header = SegmentHeader(
+        run_id=manifest["run_id"],
+        model_revision=manifest["model_revision"],
+        tokenizer_hash=manifest["tokenizer_sha256"],
+        chat_template_hash=manifest["template_sha256"],
+        vocab_size=manifest["vocab_size"],
+        pack_hash=manifest["pack_sha256"],
+    )
+    anyio.run(_write, directory, header, groups)
 
 
 async def _write(directory: Path, header: SegmentHeader, groups: list[TaskGroup]) -> None:

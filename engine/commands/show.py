@@ -25,7 +25,7 @@ from engine.types import Episode, TaskGroup
 from engine.world.tasks import load_pack
 
 _GROUP = re.compile(r"^(g\d{6}|e\d{5}-\d{4})$")
-_EPISODE = re.compile(r"^(g\d{6}|e\d{5}-\d{4})\.\d\d$")
+EPISODE = re.compile(r"^(g\d{6}|e\d{5}-\d{4})\.\d\d$")
 _RECENT = 12
 
 
@@ -39,12 +39,12 @@ def command(run: str | None, what: str | None, directory: str) -> None:
     WHAT is an episode (g000178.03, e00040-0012.00), a group (g000178), or the id of a task. With an episode or a group
     alone, the latest run is meant.
     """
-    if run is not None and what is None and (_GROUP.match(run) or _EPISODE.match(run)):
+    if run is not None and what is None and (_GROUP.match(run) or EPISODE.match(run)):
         run, what = None, run
     found, console = find_run(run, directory), wide_console()
     if what is None:
         _show_run(console, found)
-    elif _EPISODE.match(what):
+    elif EPISODE.match(what):
         _show_episode(console, found, what)
     elif _GROUP.match(what):
         _show_group(console, _group(found, what))

@@ -1,0 +1,1 @@
+"""Executing recorded episodes again: what the policy sampled and simulators answered is read, the rest done anew."""

@@ -1,0 +1,159 @@
+"""One recorded episode, played again by the loop that played it (engine.core.episode).
+
+From the record come the tokens that the policy sampled and what language models answered, no more. Everything else is
+done again: rendering, parsing, admission, mapping, effects, reveals, checks. The mapping is a fresh one in memory, for
+each group, so that the answers are made and not read. Nobody is waited for: injected delays are left out.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from anyio import to_thread
+
+from engine.config import Config
+from engine.core.episode import run_episode
+from engine.errors import ConfigError, PolicyError
+from engine.llm.journal import Journal, read_journal
+from engine.policy.chat_format import ChatFormat
+from engine.rowstore import read_rows
+from engine.rundir import RunDir
+from engine.seams import Plan, Scorer, Seams, User, World
+from engine.simulators import Models, mapped_world, plugin, recorded_models, scorer_of, user_of
+from engine.task import Task
+from engine.types import Completion, Episode, TaskGroup, Turn
+from engine.world.faults import FaultProfile, FaultyWorld, profiles_of
+from engine.world.store import EntryStore
+
+_PATIENCE_S = 3600.0
+"""Deadline of a replay and of its steps: a plug-in may work as long as it likes, nothing else takes time."""
+
+
+class RecordedPolicy:
+    """A Policy that samples what an episode's record has: the ids are read, their text is decoded again."""
+
+    def __init__(self, episode: Episode, chat: ChatFormat) -> None:
+        self._episode, self._chat = episode, chat
+        self._said = [message["content"] for message in episode.messages if message["role"] == "assistant"]
+
+    async def complete(self, turn: Turn) -> Completion:
+        """The recorded completion of that turn.
+
+        Raises PolicyError where the record has none: the replay went another way."""
+        episode, tokens = self._episode, self._episode.tokens
+        if turn.index >= len(self._said if tokens is None else tokens.spans):
+            raise PolicyError(f"{turn.id}: the record has no such turn")
+        if tokens is None:
+            text, ids, logprobs, ended = self._said[turn.index], None, None, True
+        else:
+            span = tokens.spans[turn.index]
+            first = sum(before.length for before in tokens.spans[: turn.index])
+            ids = tokens.ids[span.start : span.start + span.length].tolist()
+            logprobs = tokens.logprobs[first : first + span.length].tolist()
+            text, ended = self._chat.decode(ids), self._chat.ended(ids)
+        return Completion(
+            text=text,
+            ids=ids,
+            logprobs=logprobs,
+            adapter=episode.adapter,
+            server=episode.server,
+            stop="stop" if ended else "length",
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Replayer:
+    """What the episodes of a run are played again with."""
+
+    config: Config
+    tasks: Mapping[str, Task]
+    chat: ChatFormat
+    models: Models
+    user: User
+    scorer: Scorer
+    frozen: EntryStore | None
+    """The answers of a world in which nothing is made up."""
+
+    @property
+    def journal(self) -> Journal | None:
+        """What language models answered; None where none was asked."""
+        return self.models.journal
+
+    def world(self) -> World:
+        """A world that nobody has been in."""
+        world = self.config.world
+        if world.kind not in ("offline", "llm"):
+            made: World = plugin(world.kind, "world.kind")
+            return made
+        mapped = mapped_world(self.config, self.models, self.frozen)
+        profiles = {tool: _at_once(profile) for tool, profile in profiles_of(world.faults).items()}
+        return FaultyWorld(mapped, profiles, self.config.run.seed) if profiles else mapped
+
+    async def play(self, tg: TaskGroup, episode: Episode, world: World) -> Episode:
+        """The episode as it comes out now.
+
+        Raises RunError for a journal that was altered, ConfigError for an episode whose task is gone."""
+        task = self.tasks.get(episode.task_id)
+        if task is None:
+            raise ConfigError(f"{episode.id}: the run's pack has no task {episode.task_id!r}; restore it from a copy")
+        plan = Plan(
+            id=episode.id,
+            group_id=tg.id,
+            task=task,
+            seed=episode.seed,
+            version=episode.version,
+            adapter=episode.adapter,
+            limits=replace(self.config.limits.value(), wall_s=_PATIENCE_S, turn_s=_PATIENCE_S),
+            sampling=tg.sampling,
+            queued_s=0.0,
+        )
+        seams = Seams(
+            policy=RecordedPolicy(episode, self.chat),
+            world=world,
+            user=self.user,
+            scorer=self.scorer,
+            chat=self.chat,
+            clock=time.monotonic,
+        )
+        # Staleness ended none of the episodes that were scored.
+        return await run_episode(plan, seams, stale=lambda _: False)
+
+
+def _at_once(profile: FaultProfile) -> FaultProfile:
+    """The same faults at the same calls, without waiting: a call that hung ended its episode, as one that failed."""
+    return FaultProfile(error=profile.timeout + profile.error, garbage=profile.garbage)
+
+
+@asynccontextmanager
+async def open_replayer(run: RunDir, config: Config, tasks: Mapping[str, Task]) -> AsyncIterator[Replayer]:
+    """What is needed to play the run's episodes again, until the end of the block; opens no connection.
+
+    Raises ConfigError for a model whose tokenizer is gone, a plug-in that cannot be loaded, and a journal that is
+    missing or none."""
+    chat = await to_thread.run_sync(_chat, config)
+    async with AsyncExitStack() as opened:
+        models, frozen = Models(), None
+        if config.endpoints:
+            models = recorded_models(config, await opened.enter_async_context(read_journal(run.journal)))
+        if config.world.mode == "frozen" and await to_thread.run_sync(run.world.exists):
+            frozen = await opened.enter_async_context(read_rows(EntryStore, run.world))
+        yield Replayer(
+            config=config,
+            tasks=tasks,
+            chat=chat,
+            models=models,
+            user=user_of(config, models),
+            scorer=scorer_of(config, models),
+            frozen=frozen,
+        )
+
+
+def _chat(config: Config) -> ChatFormat:
+    path = Path(config.model.path)
+    if not path.is_dir():
+        raise ConfigError(f"{path}: the run's model is gone; put its tokenizer and chat template back there")
+    return ChatFormat.load(path, config.policy.system)

@@ -1,0 +1,121 @@
+"""All recorded episodes of a run, or some: which come out the same, which do not, and which cannot be verified."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import chain
+from typing import Any
+
+from anyio import to_thread
+
+from engine.config import Config, load
+from engine.errors import ConfigError
+from engine.llm.journal import Counts
+from engine.models import sha256
+from engine.policy.chat_format import ChatFormat
+from engine.rundir import RunDir, read_json
+from engine.stream.digest import transcript_sha256
+from engine.stream.reader import iter_groups, read_group, read_group_ids
+from engine.types import Outcome, TaskGroup
+from engine.verify.compare import Difference, difference
+from engine.verify.replay import open_replayer
+from engine.world.tasks import load_pack
+
+Progress = Callable[[int, int], None]
+"""Hears how many groups are done, and of how many."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Verified:
+    """What came out."""
+
+    episodes: int = 0
+    """Episodes that were played again."""
+    hashes: dict[str, str] = field(default_factory=dict)
+    """Transcript hash of those that were named and came out the same, by id."""
+    differences: list[Difference] = field(default_factory=list)
+    not_verified: Counter[Outcome] = field(default_factory=Counter)
+    """Masked episodes by outcome: time and faults made them what they are."""
+    changed: list[str] = field(default_factory=list)
+    """Files that are not what the run began with."""
+    exchanges: Counts | None = None
+    """What the journal holds, all of it sound; None where it was not read as a whole."""
+
+    @property
+    def identical(self) -> int:
+        """Episodes with the recorded transcript hash, end and reward."""
+        return self.episodes - len(self.differences)
+
+    @property
+    def sound(self) -> bool:
+        """Whether nothing differs."""
+        return not self.differences and not self.changed
+
+
+async def verify_run(run: RunDir, episodes: Sequence[str], progress: Progress) -> Verified:
+    """Play recorded episodes again, all or those named, and compare.
+
+    Raises ConfigError for an episode that is not there and for what `open_replayer` lacks, RunError for a journal that
+    was altered, StreamError at a damaged segment."""
+    config = (await to_thread.run_sync(load, run.config)).config
+    pack = await to_thread.run_sync(load_pack, run.pack)
+    wanted, result = frozenset(episodes), Verified()
+    async with open_replayer(run, config, {task.id: task for task in pack.tasks}) as replayer:
+        result.changed += await to_thread.run_sync(_changed, run, config, replayer.chat)
+        if not wanted and replayer.journal is not None:
+            result.exchanges = await replayer.journal.check()
+        total, groups = await to_thread.run_sync(_groups, run, wanted)
+        done = 0
+        while (tg := await to_thread.run_sync(next, groups, None)) is not None:
+            world = replayer.world()
+            for episode in tg.episodes:
+                if wanted and episode.id not in wanted:
+                    continue
+                if episode.reward is None:
+                    result.not_verified[episode.outcome] += 1
+                    continue
+                result.episodes += 1
+                replayed = await replayer.play(tg, episode, world)
+                if (found := difference(episode, replayed)) is not None:
+                    result.differences.append(found)
+                elif wanted:
+                    result.hashes[episode.id] = transcript_sha256(replayed)
+            done += 1
+            progress(done, total)
+    return result
+
+
+def _groups(run: RunDir, wanted: frozenset[str]) -> tuple[int, Iterator[TaskGroup]]:
+    """How many groups there are to look at, and these: training in arrival order, then evaluations.
+
+    Raises ConfigError for an episode that is not there."""
+    if not wanted:
+        total = len(read_group_ids(run.trajectories)) + len(read_group_ids(run.eval))
+        return total, chain(iter_groups(run.trajectories), iter_groups(run.eval))
+    found: dict[str, TaskGroup] = {}
+    for episode_id in sorted(wanted):
+        group_id = episode_id.rpartition(".")[0]
+        place = run.eval if group_id.startswith("e") else run.trajectories
+        tg = found.get(group_id) or read_group(place, group_id)
+        if tg is None or episode_id not in {episode.id for episode in tg.episodes}:
+            raise ConfigError(f"{run.path}: it has no episode {episode_id}; `synth-engine show {run.path}` names some")
+        found[group_id] = tg
+    return len(found), iter(found.values())
+
+
+def _changed(run: RunDir, config: Config, chat: ChatFormat) -> list[str]:
+    """What is not what manifest.json says: rules, checks and tokens come from there."""
+    manifest: Mapping[str, Any] = read_json(run.manifest) or {}
+    model = config.model.path
+    facts = [
+        (str(run.pack), sha256(run.pack), "pack_sha256"),
+        (f"the tokenizer of {model}", chat.tokenizer_sha256, "tokenizer_sha256"),
+        (f"the chat template of {model}", chat.template_sha256, "template_sha256"),
+    ]
+    return [
+        f"{what} is not what the run began with: sha256 {found}, manifest.json has {manifest.get(name)}"
+        for what, found, name in facts
+        if found != manifest.get(name)
+    ]
