@@ -21,8 +21,10 @@ import psutil
 from engine.config import Config, api_key
 from engine.config.endpoints import EndpointSection, SglangSection
 from engine.errors import ConfigError, RunError
+from engine.manifest import pack_file
 from engine.models import endpoint_key, find_model
 from engine.parts import UVLOOP, descriptors_needed, raise_descriptor_limit
+from engine.rehearsal import plugins, rehearse
 from engine.serving.gpus import gpus
 from engine.serving.install import look
 from engine.serving.placement import without_gpu
@@ -63,6 +65,8 @@ def examine(config: Config) -> Iterator[Finding]:
             yield _answers(url)
     for name, endpoint in config.endpoints.items():
         yield _endpoint(name, endpoint)
+    if plugins(config):
+        yield _told("plug-ins", lambda: _plugins(config))
     yield from _environments(config)
 
 
@@ -195,6 +199,11 @@ def _sglang(section: SglangSection, table: str, *, cpu: bool) -> Finding:
         return f"{facts.sglang} with torch {facts.torch} on the {'CPU' if cpu else 'GPU'} ({program})"
 
     return _told("SGLang", ask)
+
+
+def _plugins(config: Config) -> str:
+    rehearse(config, pack_file(config.tasks.pack))
+    return ", ".join(f"{key} = {name}" for key, name in plugins(config).items())
 
 
 def _answers(url: str) -> Finding:

@@ -7,9 +7,10 @@ configuration names others as `package:Object`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from engine.task import Task
 from engine.types import (
@@ -24,7 +25,10 @@ from engine.types import (
     StopReason,
     ToolCall,
     Turn,
+    Verdict,
 )
+
+_T = TypeVar("_T", Observation, Reply, Reward)
 
 
 class Policy(Protocol):
@@ -141,3 +145,23 @@ class Plan:
     sampling: Sampling
     queued_s: float
     """When its group was admitted, on the run's clock."""
+
+
+def returned(value: object, kind: type[_T]) -> _T:
+    """What a session, a user or a scorer returned; somebody's own may return anything.
+
+    Raises TypeError or ValueError for what no record could hold."""
+    if not isinstance(value, kind):
+        raise TypeError(f"returned {type(value).__name__}, not engine.types.{kind.__name__}")
+    if isinstance(value, Reward):
+        _check_reward(value)
+    elif not isinstance(text := value.text if isinstance(value, Reply) else value.content, str):
+        raise TypeError(f"the text of the {kind.__name__} is {type(text).__name__}, not str")
+    return value
+
+
+def _check_reward(reward: Reward) -> None:
+    if not all(map(math.isfinite, (reward.value, reward.F, reward.N, reward.I))):
+        raise ValueError(f"the Reward is not finite: {reward}")
+    if not all(isinstance(item, Verdict) for item in reward.items):
+        raise TypeError("the items of the Reward are not all engine.types.Verdict")

@@ -7,7 +7,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from engine.config import Config, api_key, load_object
+from engine.config import Config, api_key, foreign, load_object
 from engine.llm.asking import JournaledAsker
 from engine.llm.endpoint import Endpoint, open_endpoint
 from engine.llm.journal import Journal, open_journal
@@ -92,5 +92,9 @@ def scorer_of(config: Config, models: Models) -> Scorer:
 
 
 def plugin(name: str, key: str) -> Any:
-    """An object of the class that a configuration names."""
-    return load_object(name, key)()
+    """An object of the class that a configuration names.
+
+    Raises ConfigError if it cannot be loaded, or made without arguments."""
+    made = load_object(name, key)
+    with foreign(f"{key} = {name!r}: making one, without arguments,"):
+        return made()

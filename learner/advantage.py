@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from statistics import fmean, stdev
 from typing import Protocol, cast
 
-from engine.config import load_object
+from engine.config import foreign, load_object
 from engine.errors import ConfigError
 
 EPSILON = 1e-4
@@ -45,11 +45,12 @@ ADVANTAGES: dict[str, Advantage] = {"group_std": group_std, "group_mean": group_
 def find_advantage(name: str) -> Advantage:
     """A registered advantage, or the callable that `package:Object` names.
 
-    Raises ConfigError if there is no such thing."""
+    Raises ConfigError if there is no such thing, or a class that cannot be made without arguments."""
     if name in ADVANTAGES:
         return ADVANTAGES[name]
     found = load_object(name, "learner.advantage")
-    made = found() if isinstance(found, type) else found
+    with foreign(f"learner.advantage = {name!r}: making one, without arguments,"):
+        made = found() if isinstance(found, type) else found
     if not callable(made):
         raise ConfigError(f"learner.advantage = {name!r} is not callable: it must be (rewards, group_id) -> advantages")
     return cast("Advantage", made)

@@ -6,12 +6,13 @@ cursor is one position in the stream, and replaying a stream forms the same step
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from engine.config import Config
+from engine.config import Config, foreign
 from engine.errors import RunError
 from engine.types import Episode, Outcome, Sampling, Source, TaskGroup
 from learner.advantage import Advantage
@@ -143,12 +144,16 @@ def drop_reason(tg: TaskGroup, rules: FormingRules, version: int) -> DropReason 
 def usable_group(tg: TaskGroup, advantage: Advantage, version: int) -> UsableGroup:
     """Advantages and tensors' sources of a group that trains.
 
-    Raises RunError if the advantage function returns another number of values, or the ledger contradicts itself."""
-    values: Sequence[float] = advantage(scored_rewards(tg), tg.id)
-    episodes = scored(tg)
+    Raises ConfigError for whatever the advantage function raises, RunError if it does not return one finite number a
+    reward, or the ledger contradicts itself."""
+    episodes, rewards = scored(tg), scored_rewards(tg)
+    with foreign(f"learner.advantage, called for {tg.id} with rewards {rewards},"):
+        values: Sequence[float] = [float(value) for value in advantage(rewards, tg.id)]
     if len(values) != len(episodes):
         raise RunError(f"{tg.id}: learner.advantage returned {len(values)} values for {len(episodes)} rewards")
-    by_id = {episode.id: float(value) for episode, value in zip(episodes, values, strict=True)}
+    if not all(map(math.isfinite, values)):
+        raise RunError(f"{tg.id}: learner.advantage returned {values} for rewards {rewards}: not all are finite")
+    by_id = {episode.id: value for episode, value in zip(episodes, values, strict=True)}
     temperature = tg.sampling.temperature
     trained = [
         trained_episode(episode, tg.id, advantage=by_id[episode.id], temperature=temperature) for episode in episodes

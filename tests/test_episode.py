@@ -1,5 +1,7 @@
 """One episode: every ending, every boundary, and the ledger."""
 
+import math
+import re
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -12,7 +14,13 @@ import pytest
 from engine.core.episode import run_episode
 from engine.errors import PolicyError, RewardError, ToolError, UserError
 from engine.reward.rubric import RubricScorer
-from engine.scripted import ConstantScorer, ConstantUser, ConstantWorld
+from engine.scripted.constant import (
+    ConstantScorer,
+    ConstantSession,
+    ConstantUser,
+    ConstantUserSession,
+    ConstantWorld,
+)
 from engine.seams import Plan, ScoringRecord, Seams
 from engine.task import Task
 from engine.types import Completion, Episode, Limits, Observation, Outcome, Reply, Reward, Sampling, StopReason, Turn
@@ -57,6 +65,15 @@ class Lines:
             server="here",
             stop="stop" if self.stop else "length",
         )
+
+
+def returns(kind: type, method: str, value: Any) -> Any:
+    """An object of `kind` one of whose methods returns what it should not."""
+
+    async def wrong(*_: Any) -> Any:
+        return value
+
+    return type("Wrong", (kind,), {method: staticmethod(wrong)})()
 
 
 def fails(error: Exception, *, after_s: float = 0.0) -> Callable[..., Any]:
@@ -188,6 +205,31 @@ async def test_limits_are_scored_on_what_was_done(limits: dict[str, int], stop: 
     assert (episode.stop, episode.scored) == (stop, True)
     assert episode.tokens is not None
     assert len(episode.tokens.ids) <= 2000
+
+
+@pytest.mark.parametrize(
+    ("seams", "outcome", "said"),
+    [
+        ({"world": returns(ConstantWorld, "open", returns(ConstantSession, "call", "{}"))}, Outcome.TOOL_FAULT, "Obs"),
+        ({"world": returns(ConstantWorld, "open", returns(ConstantSession, "close", 1j))}, Outcome.TOOL_FAULT, "JSON"),
+        (
+            {"user": returns(ConstantUser, "open", returns(ConstantUserSession, "reply", 7))},
+            Outcome.USER_FAULT,
+            "Reply",
+        ),
+        ({"scorer": returns(ConstantScorer, "score", 1.0)}, Outcome.JUDGE_FAULT, "returned float, not .*Reward"),
+        (
+            {"scorer": returns(ConstantScorer, "score", Reward(value=math.inf, F=1, N=1, I=1))},
+            Outcome.JUDGE_FAULT,
+            "inf",
+        ),
+    ],
+)
+async def test_what_no_record_could_hold_masks_the_episode(seams: dict[str, Any], outcome: Outcome, said: str) -> None:
+    """Somebody's own world, user or scorer may return anything."""
+    episode = await play(Lines(ORDER, "<question>So?</question>", DONE), **seams)
+    assert (episode.outcome, episode.reward) == (outcome, None)
+    assert re.search(said, episode.error)
 
 
 @pytest.mark.parametrize(

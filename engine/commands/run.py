@@ -11,8 +11,9 @@ from rich.console import Console
 
 from engine.config import Config, load, text_override
 from engine.errors import ConfigError
-from engine.manifest import create, reopen
+from engine.manifest import create, pack_file, reopen
 from engine.models import find_models
+from engine.rehearsal import rehearse
 from engine.report.console import wide_console
 from engine.report.progress import Progress
 from engine.rundir import RunDir, find_run, read_json
@@ -74,7 +75,9 @@ def command(
     if resume is None:
         given = {"run.name": name, "run.dir": directory}
         named = [text_override(key, value) for key, value in given.items() if value is not None]
-        run = create(load(file or "tiny", (*overrides, *named)).config)
+        wanted = load(file or "tiny", (*overrides, *named)).config
+        rehearse(wanted, pack_file(wanted.tasks.pack))
+        run = create(wanted)
         config = load(run.config).config
     else:
         if file or name:
@@ -83,6 +86,7 @@ def command(
         # Under the lock: what a run that is being worked on reads must not change.
         with run.locked():
             config = reopen(run, overrides)
+            rehearse(config, run.pack)
     announce(console, run, config, measured=resume is None and file in (None, "tiny") and not overrides)
     with Progress(run, config, console, plain=flags["plain"] or not console.is_terminal) as progress:
         ending = Supervisor(run, config, progress).run()

@@ -16,7 +16,7 @@ from engine.config.load import (
     text_override,
     value_of,
 )
-from engine.config.plugins import load_object
+from engine.config.plugins import foreign, load_object
 from engine.config.tree import Config
 
 __all__ = [
@@ -29,6 +29,7 @@ __all__ = [
     "dump",
     "environment",
     "fields",
+    "foreign",
     "load",
     "load_object",
     "marks",

@@ -16,8 +16,8 @@ from engine import errors
 from engine.errors import Deadline, boundary
 from engine.ledger import Ledger
 from engine.policy.actions import Answer, Calls, Malformed, parse
-from engine.seams import Plan, ScoringRecord, Seams, Session, UserSession
-from engine.types import Completion, Episode, EventKind, Observation, Outcome, Reward, StopReason, ToolCall
+from engine.seams import Plan, ScoringRecord, Seams, Session, UserSession, returned
+from engine.types import Completion, Episode, EventKind, Observation, Outcome, Reply, Reward, StopReason, ToolCall
 
 _NO_USER = '{"error":"there is no user: call a tool or give the final answer"}'
 
@@ -114,7 +114,7 @@ async def _call(live: Ledger, session: Session, call: ToolCall | Malformed) -> s
     if isinstance(call, Malformed):
         return call.observation
     async with live.step(errors.ToolError, call.name, "tool"):
-        observation: Observation = await session.call(call)
+        observation = returned(await session.call(call), Observation)
     arguments = call.arguments
     live.happened(EventKind.CALLED, observation.content, tool=call.name, arguments=arguments, ok=observation.ok)
     return observation.content
@@ -123,7 +123,7 @@ async def _call(live: Ledger, session: Session, call: ToolCall | Malformed) -> s
 async def _ask(live: Ledger, user: UserSession, text: str) -> tuple[str, bool]:
     """Say `text` to the user; returns the reply and whether the user left."""
     async with live.step(errors.UserError, "user", "user"):
-        reply = await user.reply(text)
+        reply = returned(await user.reply(text), Reply)
     live.happened(EventKind.SAID, text, revealed=reply.revealed)
     return reply.text, reply.done
 
@@ -133,4 +133,4 @@ async def _score(live: Ledger, stop: StopReason) -> Reward:
         task=live.plan.task, messages=live.messages, events=live.events, final_state=live.final_state, stop=stop
     )
     async with live.step(errors.RewardError, f"{live.plan.id}: scoring", "scoring"):
-        return await live.seams.scorer.score(record)
+        return returned(await live.seams.scorer.score(record), Reward)
