@@ -42,7 +42,7 @@ async def everything(path: Path) -> list[Exchange]:
         return [one async for one in journal.exchanges()]
 
 
-async def looked_up(path: Path) -> str | None:
+async def looked_up(path: Path) -> Exchange | None:
     """What an asker finds."""
     async with read_journal(path) as journal:
         return await journal.find(subject(1))
@@ -66,13 +66,17 @@ async def test_what_was_kept_is_found_before_and_after_its_commit(tmp_path: Path
     """Also by the next process; a question that nobody asked has no answer."""
     path = tmp_path / "journal.sqlite"
     async with open_journal(path) as journal:
-        assert journal.keep(exchange(1)) == '{"n":1}'
-        assert (journal.pending, await journal.find(subject(1))) == (1, '{"n":1}')
+        assert journal.keep(exchange(1)).reply == '{"n":1}'
+        assert (journal.pending, await journal.find(subject(1))) == (1, exchange(1))
         await journal.flush()
-        assert (journal.pending, await journal.find(subject(1)), await journal.find(subject(2))) == (0, '{"n":1}', None)
+        assert (journal.pending, await journal.find(subject(1)), await journal.find(subject(2))) == (
+            0,
+            exchange(1),
+            None,
+        )
     for opened in (open_journal, read_journal):
         async with opened(path) as journal:
-            assert (await journal.find(subject(1)), await journal.find(subject(2))) == ('{"n":1}', None)
+            assert (await journal.find(subject(1)), await journal.find(subject(2))) == (exchange(1), None)
 
 
 async def test_an_unknown_question_costs_no_query(tmp_path: Path) -> None:
@@ -88,9 +92,9 @@ async def test_two_that_asked_at_once_agree(tmp_path: Path) -> None:
     """The first accepted reply is the answer, however late the second one comes, and in the file too."""
     path = tmp_path / "journal.sqlite"
     async with open_journal(path) as journal:
-        assert journal.keep(exchange(1, reply="first")) == "first"
+        assert journal.keep(exchange(1, reply="first")).reply == "first"
         await journal.flush()
-        assert journal.keep(exchange(1, reply="second")) == "first"
+        assert journal.keep(exchange(1, reply="second")).reply == "first"
     assert [one.reply for one in await everything(path)] == ["first"]
 
 
@@ -99,10 +103,10 @@ async def test_refused_replies_are_kept_and_answer_nothing(tmp_path: Path) -> No
     path = tmp_path / "journal.sqlite"
     refused = exchange(1, reply="no JSON", refusal="malformed: it is not one JSON object")
     async with open_journal(path) as journal:
-        assert journal.keep(refused) == "no JSON"
+        assert journal.keep(refused) == refused
         assert await journal.find(subject(1)) is None
         journal.keep(exchange(1, attempt=1))
-        assert await journal.find(subject(1)) == '{"n":1}'
+        assert (await journal.find(subject(1))).reply == '{"n":1}'
     assert await everything(path) == [refused, exchange(1, attempt=1)]
 
 
@@ -132,7 +136,7 @@ async def test_memory_stays_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPa
             journal.keep(exchange(number))
             assert journal.pending <= 2
         assert len(journal._recent) == 3
-        assert await journal.find(subject(0)) == '{"n":0}'
+        assert (await journal.find(subject(0))).reply == '{"n":0}'
 
 
 @pytest.mark.parametrize(
@@ -196,10 +200,10 @@ async def test_a_reader_does_not_disturb_a_run(tmp_path: Path) -> None:
         journal.keep(exchange(1))
         await journal.flush()
         async with read_journal(path) as reader:
-            assert await reader.find(subject(1)) == '{"n":1}'
+            assert (await reader.find(subject(1))).reply == '{"n":1}'
             journal.keep(exchange(2))
             await journal.flush()
-        assert await journal.find(subject(2)) == '{"n":2}'
+        assert (await journal.find(subject(2))).reply == '{"n":2}'
 
 
 def test_flushed_exchanges_survive_a_kill(tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ def question(role="user", about="x"):
     )
 
 
-def admit(reply):
+def admit(reply, _document):
     """Only `true` is acceptable."""
     if not reply["ok"]:
         raise RefusedReplyError("leak", "ok must be true")
@@ -94,7 +94,7 @@ async def test_a_recorded_answer_is_checked_like_a_fresh_one(tmp_path):
         asker = JournaledAsker(journal, opened)
         await asker.ask(question(), admit)
 
-        def stricter(_reply):
+        def stricter(_reply, _document):
             raise RefusedReplyError("leak", "never")
 
         with pytest.raises(UserError, match="the recorded reply is refused: never"):

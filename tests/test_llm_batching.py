@@ -182,4 +182,4 @@ async def test_a_bug_in_sending_is_its_callers_trouble_alone():
         batcher = Batcher(Queue(1, 0), server.send, concurrency=3)
         tasks.start_soon(ask, batcher, "crash", said)
         tasks.start_soon(ask, batcher, "fine", said)
-    assert said == {"crash": "! a bug", "fine": "fine"}
+    assert said == {"crash": "! endpoint: ValueError: a bug", "fine": "fine"}

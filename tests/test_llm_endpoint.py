@@ -18,7 +18,7 @@ SAID = "I have nothing to say to that."
 
 
 def answering(*replies):
-    """A server that gives these replies in turn (status, body, headers), the last one for ever; and what it was sent."""
+    """A server that gives these replies in turn (status, body, headers), the last for ever; and what it was sent."""
     bodies, left = [], list(replies)
 
     async def handle(request):
@@ -134,10 +134,13 @@ async def test_one_bad_prompt_harms_nobody_else_in_its_batch():
         except EndpointError:
             said[text] = "refused"
 
-    async with listening(application) as url, reachable(url, api="sglang", batch=3) as opened:
-        async with anyio.create_task_group() as tasks:
-            for text in ("a", "poison", "b"):
-                tasks.start_soon(ask, opened, text)
+    async with (
+        listening(application) as url,
+        reachable(url, api="sglang", batch=3) as opened,
+        anyio.create_task_group() as tasks,
+    ):
+        for text in ("a", "poison", "b"):
+            tasks.start_soon(ask, opened, text)
     assert said == {"a": "fine", "poison": "refused", "b": "fine"}
 
 

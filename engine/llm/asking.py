@@ -8,9 +8,9 @@ a fresh one: with a journal alone (engine.verify) a run's simulators are exactly
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import orjson
 
@@ -19,8 +19,7 @@ from engine.llm.batching import EndpointError
 from engine.llm.endpoint import Reachable
 from engine.llm.journal import Exchange, Journal
 from engine.llm.json_text import parsed
-from engine.llm.question import Completed, Message, Prompt, Question, RefusedReplyError, Role
-from engine.types import Json
+from engine.llm.question import Admit, Completed, Message, Prompt, Question, RefusedReplyError, Role
 from engine.world import schema
 
 _T = TypeVar("_T")
@@ -55,7 +54,7 @@ class JournaledAsker:
         self._journal, self._reachable = journal, reachable
         self.tallies: dict[Role, Tally] = {role: Tally() for role in FAULTS}
 
-    async def ask(self, question: Question, admit: Callable[[Json], _T]) -> _T:
+    async def ask(self, question: Question, admit: Admit[_T]) -> _T:
         """See engine.llm.question.Asker."""
         fault, tally = FAULTS[question.role], self.tallies[question.role]
         tally.asked += 1
@@ -63,7 +62,7 @@ class JournaledAsker:
         if recorded is not None:
             tally.recorded += 1
             try:
-                return _admitted(recorded, question, admit)
+                return _recorded(recorded, question, admit)
             except RefusedReplyError as refusal:
                 raise fault(f"{_what(question)}: the recorded reply is refused: {refusal.reason}") from refusal
         if self._reachable is None:
@@ -74,7 +73,7 @@ class JournaledAsker:
             tally.given_up += 1
             raise fault(f"{_what(question)}: {error}") from error
 
-    async def _asked(self, reachable: Reachable, question: Question, admit: Callable[[Json], _T]) -> _T:
+    async def _asked(self, reachable: Reachable, question: Question, admit: Admit[_T]) -> _T:
         """Ask until a reply is admitted.
 
         Raises EndpointError, or the fault of the role with the last reason."""
@@ -89,7 +88,7 @@ class JournaledAsker:
             tally.completion_tokens += completed.completion_tokens
             exchange = _exchange(reachable, question, prompt, completed, attempt)
             try:
-                value = _admitted(completed.text, question, admit)
+                value = _admitted(completed.text, question, admit, question.document)
             except RefusedReplyError as refusal:
                 tally.refused[refusal.kind] += 1
                 reason = refusal.reason
@@ -98,13 +97,13 @@ class JournaledAsker:
                 continue
             kept = self._journal.keep(exchange)
             # Somebody else may have asked the same at the same time: the first answer is everybody's.
-            return value if kept == completed.text else _admitted(kept, question, admit)
+            return value if kept is exchange else _recorded(kept, question, admit)
         tally.given_up += 1
         raise FAULTS[question.role](f"{_what(question)}: {_ATTEMPTS} replies were refused, the last one: {reason}")
 
 
-def _admitted(text: str, question: Question, admit: Callable[[Json], _T]) -> _T:
-    """What the caller makes of a reply.
+def _admitted(text: str, question: Question, admit: Admit[_T], document: Mapping[str, Any]) -> _T:
+    """What the caller makes of a reply to a document.
 
     Raises RefusedReplyError for text without a JSON object, one of the wrong form, and whatever the caller refuses."""
     value = parsed(text)
@@ -114,7 +113,13 @@ def _admitted(text: str, question: Question, admit: Callable[[Json], _T]) -> _T:
     if defect is not None:
         where = ".".join(map(str, defect.path)) or "the object"
         raise RefusedReplyError("malformed", f"{where}: {defect.reason}")
-    return admit(value)
+    return admit(value, document)
+
+
+def _recorded(exchange: Exchange, question: Question, admit: Admit[_T]) -> _T:
+    """What the caller makes of an answer that was given before."""
+    document = orjson.loads(orjson.loads(exchange.request)["messages"][1]["content"])
+    return _admitted(exchange.reply, question, admit, document)
 
 
 def _again(reply: str, reason: str) -> tuple[Message, Message]:

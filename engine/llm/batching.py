@@ -17,11 +17,12 @@ from typing import Self
 
 import anyio
 
+from engine.errors import EpisodeError, boundary
 from engine.llm.question import Completed, Prompt
 
 
-class EndpointError(Exception):
-    """An endpoint did not answer, after all attempts."""
+class EndpointError(EpisodeError):
+    """An endpoint did not answer, after all attempts; whoever asked makes it the fault of the role that was played."""
 
 
 @dataclass(slots=True, eq=False)
@@ -150,9 +151,12 @@ class Batcher:
             call.flight = flight
         try:
             with flight.scope:
-                self._land(calls, await self._send([call.prompt for call in calls]))
-        except Exception as error:  # noqa: BLE001 - it is the callers' trouble, and must not be everybody's
-            self._land(calls, [EndpointError(str(error) or type(error).__name__) for _ in calls])
+                async with boundary(EndpointError, "endpoint"):
+                    answers = await self._send([call.prompt for call in calls])
+                self._land(calls, answers)
+        except EndpointError as error:
+            # One for each: an exception that several tasks raise collects all their frames.
+            self._land(calls, [EndpointError(str(error)) for _ in calls])
         finally:
             self._room += len(calls)
             self._pump()

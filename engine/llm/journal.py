@@ -97,11 +97,11 @@ class Journal(RowStore[Exchange]):
         self._answered = {
             hash(subject) for (subject,) in connection.execute("SELECT subject FROM exchanges WHERE refusal = ''")
         }
-        self._recent: OrderedDict[str, str] = OrderedDict()
+        self._recent: OrderedDict[str, Exchange] = OrderedDict()
         self._compressor, self._decompressor = zstandard.ZstdCompressor(level=3), zstandard.ZstdDecompressor()
 
-    async def find(self, subject: str) -> str | None:
-        """The accepted reply to a question, committed or not; None if there is none, which costs no query.
+    async def find(self, subject: str) -> Exchange | None:
+        """The exchange in which a question was answered, committed or not; None if none was, which costs no query.
 
         Raises RunError where the file cannot be read, or the row is not what was written."""
         if self.pending >= _PENDING_ROWS:
@@ -109,24 +109,23 @@ class Journal(RowStore[Exchange]):
         recent = self._recent.get(subject)
         if recent is not None or hash(subject) not in self._answered:
             return recent
-        found = await self._run(lambda: self._answer(subject))
-        return None if found is None else found.reply
+        return await self._run(lambda: self._answer(subject))
 
-    def keep(self, exchange: Exchange) -> str:
-        """Keep an exchange, durable after the next :meth:`flush`; returns the answer to its question.
+    def keep(self, exchange: Exchange) -> Exchange:
+        """Keep an exchange, durable after the next :meth:`flush`; returns the one that answers its question.
 
-        That is the first accepted reply: of two callers that asked at the same time, both go on with the same one. A
-        refused reply comes back as it is."""
+        That is the first with an accepted reply: of two callers that asked at the same time, both go on with the same
+        one. A refused one comes back as it is."""
         if not exchange.refusal:
             first = self._recent.get(exchange.subject)
             if first is not None:
                 return first
             self._answered.add(hash(exchange.subject))
-            self._recent[exchange.subject] = exchange.reply
+            self._recent[exchange.subject] = exchange
             if len(self._recent) > _RECENT_ANSWERS:
                 self._recent.popitem(last=False)
         self.put(exchange)
-        return exchange.reply
+        return exchange
 
     async def exchanges(self, role: str | None = None, task: str | None = None) -> AsyncIterator[Exchange]:
         """All exchanges in the order in which they were kept, or those of one role or task.

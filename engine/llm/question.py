@@ -73,11 +73,17 @@ class RefusedReplyError(Exception):
         self.kind, self.reason = kind, reason
 
 
+Admit = Callable[[Json, Mapping[str, Any]], _T]
+"""What a caller makes of a reply to a document; raises RefusedReplyError where the reply breaks its contract.
+
+The document of a recorded answer is the one that was asked then: who else was in the world may differ now."""
+
+
 class Asker(Protocol):
     """Gets questions answered."""
 
-    async def ask(self, question: Question, admit: Callable[[Json], _T]) -> _T:
-        """What `admit` makes of the reply; where it raises RefusedReplyError, the model is asked again.
+    async def ask(self, question: Question, admit: Admit[_T]) -> _T:
+        """What `admit` makes of the reply; where it refuses it, the model is asked again.
 
         Raises the error of the question's role (ToolError, UserError, RewardError) when nothing helps."""
         ...

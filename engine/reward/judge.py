@@ -44,7 +44,7 @@ class LlmJudge:
             document=document,
             schema=_schema(items),
         )
-        return await self._asker.ask(question, lambda reply: _verdicts(items, record.events, reply["verdicts"]))
+        return await self._asker.ask(question, lambda reply, _: _verdicts(items, record.events, reply["verdicts"]))
 
 
 def _events(record: ScoringRecord) -> list[dict[str, Any]]:

@@ -21,7 +21,7 @@ from engine.types import Json, Observation, ToolCall
 from engine.world import effects, tools
 from engine.world.canonical import same
 from engine.world.mapping import Equivalent
-from engine.world.states import Entry, Key, WorldState, key_of
+from engine.world.states import Entry, WorldState, key_of
 
 _MOST_ANSWERS = 160
 """Of a state's answers, and of other states', that the model sees (paper: M has at most about as many)."""
@@ -51,17 +51,16 @@ class LlmSimulator:
         if tools.decided(tool, known):
             applied = tools.simulate(state.task, state.state, call)
             return Observation(content=tools.content(applied.answer), ok=applied.ok)
-        shown = _answers(state, tool)
 
-        def admit(reply: Json) -> Observation | Equivalent:
+        def admit(reply: Json, document: Mapping[str, Any]) -> Observation | Equivalent:
             if reply["same_as"] is not None:
-                return _same(tool, call, shown, reply["same_as"])
+                return _same(tool, call, document["answers"], reply["same_as"])
             return _made(tool, call, known, reply)
 
-        return await self._asker.ask(_question(state, tool, call, shown), admit)
+        return await self._asker.ask(_question(state, tool, call), admit)
 
 
-def _question(state: WorldState, tool: Tool, call: ToolCall, shown: Sequence[tuple[Key, Entry]]) -> Question:
+def _question(state: WorldState, tool: Tool, call: ToolCall) -> Question:
     key = key_of(call)
     elsewhere = (
         entry for digest, known in state.world.entries.items() if digest != state.hash for entry in known.values()
@@ -78,7 +77,7 @@ def _question(state: WorldState, tool: Tool, call: ToolCall, shown: Sequence[tup
         "arguments": call.arguments,
         "state": state.state,
         "writes": [{"tool": write.name, "arguments": write.arguments} for write in state.writes],
-        "answers": [{"number": number, **_told(entry)} for number, (_, entry) in enumerate(shown, 1)],
+        "answers": [{"number": number, **_told(entry)} for number, entry in enumerate(_answers(state, tool), 1)],
         "elsewhere": [_told(entry) for entry in islice(elsewhere, _MOST_ANSWERS)],
     }
     return Question(
@@ -97,17 +96,19 @@ def _background(task: Task) -> str:
     return "\n".join(filter(None, (task.instruction, task.user.context if task.user else "")))
 
 
-def _answers(state: WorldState, tool: Tool) -> list[tuple[Key, Entry]]:
+def _answers(state: WorldState, tool: Tool) -> list[Entry]:
     """The answers of this state, those of the tool first: only they can be the same."""
-    known = sorted(state.entries.items(), key=lambda item: item[0].tool != tool.name)
+    known = sorted(state.entries.values(), key=lambda entry: entry.call.name != tool.name)
     return known[:_MOST_ANSWERS]
 
 
 def _told(entry: Entry) -> dict[str, Any]:
+    observation = entry.observation
     return {
         "tool": entry.call.name,
         "arguments": entry.call.arguments,
-        "answer": orjson.loads(entry.observation.content),
+        "ok": observation.ok,
+        "answer": orjson.loads(observation.content),
     }
 
 
@@ -128,20 +129,22 @@ def _schema(tool: Tool) -> dict[str, Any]:
 # --- what is believed -----------------------------------------------------------------------------------------------
 
 
-def _same(tool: Tool, call: ToolCall, shown: Sequence[tuple[Key, Entry]], number: int) -> Equivalent:
-    """The entry of that number, if it can mean the same.
+def _same(tool: Tool, call: ToolCall, shown: Sequence[Mapping[str, Any]], number: int) -> Equivalent:
+    """The answer of that number, if it can mean the same.
 
     Raises RefusedReplyError otherwise."""
-    if number > len(shown) or shown[number - 1][0].tool != tool.name:
+    if number > len(shown) or shown[number - 1]["tool"] != tool.name:
         raise RefusedReplyError("malformed", f"same_as {number}: no entry of {tool.name} has that number; use null")
-    key, entry = shown[number - 1]
-    for name in sorted(call.arguments.keys() | entry.call.arguments.keys()):
-        mine, theirs = call.arguments.get(name), entry.call.arguments.get(name)
+    other = shown[number - 1]
+    arguments = other["arguments"]
+    for name in sorted(call.arguments.keys() | arguments.keys()):
+        mine, theirs = call.arguments.get(name), arguments.get(name)
         if not _may_mean_the_same(mine, theirs, tool.parameters.get("properties", {}).get(name, {})):
             raise RefusedReplyError(
                 "contradiction", f"same_as {number}: {name} differs ({mine!r} here, {theirs!r} there); use null"
             )
-    return Equivalent(key)
+    said = Observation(content=tools.content(other["answer"]), ok=other["ok"])
+    return Equivalent(key_of(ToolCall(name=tool.name, arguments=arguments)), said)
 
 
 def _may_mean_the_same(mine: Json, theirs: Json, declared: Mapping[str, Any]) -> bool:
@@ -163,12 +166,12 @@ def _digits(text: str) -> str:
 def _made(tool: Tool, call: ToolCall, known: Mapping[str, Any], reply: Mapping[str, Any]) -> Observation:
     """The answer that the model made, with what the state says of it.
 
-    Raises RefusedReplyError where it is an error and says that it is none, or contradicts the call."""
+    Raises RefusedReplyError where it is no error and says that it is one, or contradicts the call."""
     answer, ok = reply["answer"], reply["ok"]
+    # The answer says whether it is an error; a small model's `ok` often says the contrary.
     failed = isinstance(answer, dict) and answer.keys() == {"error"} and "error" not in _declared(tool)
-    if failed == ok:
-        said = "ok is true, and the answer is an error" if ok else 'ok is false, and the answer is not {"error": ...}'
-        raise RefusedReplyError("malformed", said)
+    if not ok and not failed:
+        raise RefusedReplyError("malformed", 'ok is false, and the answer is not {"error": ...}')
     if failed:
         return Observation(content=tools.content(answer), ok=False)
     answer = {**answer, **{name: value for name, value in known.items() if name in answer}}

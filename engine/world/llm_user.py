@@ -66,7 +66,9 @@ class LlmUserSession:
 
         Raises UserError if the model gives no acceptable reply."""
         values = self._values()
-        reply = await self.asker.ask(self._question(message, values), lambda said: self._admit(said, message, values))
+        reply = await self.asker.ask(
+            self._question(message, values), lambda said, _: self._admit(said, message, values)
+        )
         self._conversation.append({"agent": message, "you": reply.text})
         self._told |= {name: values[name] for name in reply.revealed if values[name] is not None}
         self._asked_before |= {name for name in reply.revealed if values[name] is None}

@@ -27,9 +27,10 @@ _PENDING_ROWS = 1024
 
 
 class Equivalent(NamedTuple):
-    """A simulator's word that a call means the same as an entry of the same world state."""
+    """A simulator's word that a call means the same as an entry of the same world state, and what that one says."""
 
     key: Key
+    observation: Observation
 
 
 class ToolSimulator(Protocol):
@@ -174,10 +175,7 @@ class TaskMapping:
         answer = await self._simulator.simulate(state, call)
         if isinstance(answer, Observation):
             return _entry(state, call, answer, "simulated")
-        same = state.entries.get(answer.key)
-        if same is None:
-            raise ToolError(f"{state.task.id}: the simulator points at an entry that this world state does not have")
-        return _entry(state, call, same.observation, "equivalent", answer.key)
+        return _entry(state, call, answer.observation, "equivalent", answer.key)
 
 
 def _entry(state: WorldState, call: ToolCall, said: Observation, source: Origin, same_as: Key | None = None) -> Entry:
