@@ -8,8 +8,8 @@ that differ in a number, a code or a choice are never the same.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from itertools import islice
+from collections.abc import Collection, Mapping, Sequence
+from itertools import chain, islice
 from typing import Any
 
 import orjson
@@ -19,9 +19,9 @@ from engine.llm.question import Asker, Question, RefusedReplyError, subject
 from engine.task import Task, Tool
 from engine.types import Json, Observation, ToolCall
 from engine.world import effects, tools
-from engine.world.canonical import same
 from engine.world.mapping import Equivalent
-from engine.world.states import Entry, WorldState, key_of
+from engine.world.meaning import differing, may_mean_the_same
+from engine.world.states import Entry, Key, WorldState, key_of
 
 _MOST_ANSWERS = 160
 """Of a state's answers, and of other states', that the model sees (paper: M has at most about as many)."""
@@ -44,13 +44,10 @@ class LlmSimulator:
         """See engine.world.mapping.ToolSimulator."""
         tool = state.task.tool(call.name)
         assert tool is not None
-        try:
-            known = tools.known(tool, state.state, call)
-        except effects.RefusedError as refusal:
-            return Observation(content=tools.content(tools.error(str(refusal))), ok=False)
-        if tools.decided(tool, known):
-            applied = tools.simulate(state.task, state.state, call)
-            return Observation(content=tools.content(applied.answer), ok=applied.ok)
+        settled = tools.settled(state.task, state.state, call)
+        if settled is not None:
+            return settled
+        known = tools.known(tool, state.state, call)
 
         def admit(reply: Json, document: Mapping[str, Any]) -> Observation | Equivalent:
             if reply["same_as"] is not None:
@@ -62,8 +59,13 @@ class LlmSimulator:
 
 def _question(state: WorldState, tool: Tool, call: ToolCall) -> Question:
     key = key_of(call)
-    elsewhere = (
-        entry for digest, known in state.world.entries.items() if digest != state.hash for entry in known.values()
+    apart, withdrawn = state.apart(key), state.withdrawn(key)
+    # An answer that was withdrawn is not to be found in the journal again.
+    again = [withdrawn] if withdrawn else []
+    # What it is not the same as cannot be pointed at, and is still to be consistent with.
+    elsewhere = chain(
+        (state.entries[other] for other in apart),
+        (entry for digest, known in state.world.entries.items() if digest != state.hash for entry in known.values()),
     )
     document = {
         "as": "tool",
@@ -77,14 +79,14 @@ def _question(state: WorldState, tool: Tool, call: ToolCall) -> Question:
         "arguments": call.arguments,
         "state": state.state,
         "writes": [{"tool": write.name, "arguments": write.arguments} for write in state.writes],
-        "answers": [{"number": number, **_told(entry)} for number, entry in enumerate(_answers(state, tool), 1)],
+        "answers": [{"number": number, **_told(entry)} for number, entry in enumerate(_answers(state, tool, apart), 1)],
         "elsewhere": [_told(entry) for entry in islice(elsewhere, _MOST_ANSWERS)],
     }
     return Question(
         role="tool",
         task=state.task.id,
         owner=state.world.name,
-        subject=subject("tool", state.world.name, state.hash, key.tool, key.arguments.decode()),
+        subject=subject("tool", state.world.name, state.hash, key.tool, key.arguments.decode(), *again),
         instructions=INSTRUCTIONS["tool"],
         document=document,
         schema=_schema(tool),
@@ -96,9 +98,10 @@ def _background(task: Task) -> str:
     return "\n".join(filter(None, (task.instruction, task.user.context if task.user else "")))
 
 
-def _answers(state: WorldState, tool: Tool) -> list[Entry]:
-    """The answers of this state, those of the tool first: only they can be the same."""
-    known = sorted(state.entries.values(), key=lambda entry: entry.call.name != tool.name)
+def _answers(state: WorldState, tool: Tool, apart: Collection[Key]) -> list[Entry]:
+    """The answers of this state that can be pointed at, those of the tool first: only they can be the same."""
+    known = [entry for key, entry in state.entries.items() if key not in apart]
+    known.sort(key=lambda entry: entry.call.name != tool.name)
     return known[:_MOST_ANSWERS]
 
 
@@ -137,30 +140,14 @@ def _same(tool: Tool, call: ToolCall, shown: Sequence[Mapping[str, Any]], number
         raise RefusedReplyError("malformed", f"same_as {number}: no entry of {tool.name} has that number; use null")
     other = shown[number - 1]
     arguments = other["arguments"]
-    for name in sorted(call.arguments.keys() | arguments.keys()):
+    name = differing(tool, call.arguments, arguments)
+    if name is not None:
         mine, theirs = call.arguments.get(name), arguments.get(name)
-        if not _may_mean_the_same(mine, theirs, tool.parameters.get("properties", {}).get(name, {})):
-            raise RefusedReplyError(
-                "contradiction", f"same_as {number}: {name} differs ({mine!r} here, {theirs!r} there); use null"
-            )
+        raise RefusedReplyError(
+            "contradiction", f"same_as {number}: {name} differs ({mine!r} here, {theirs!r} there); use null"
+        )
     said = Observation(content=tools.content(other["answer"]), ok=other["ok"])
     return Equivalent(key_of(ToolCall(name=tool.name, arguments=arguments)), said)
-
-
-def _may_mean_the_same(mine: Json, theirs: Json, declared: Mapping[str, Any]) -> bool:
-    """Words can; numbers, truth values, choices, and texts whose digits differ cannot."""
-    if same(mine, theirs):
-        return True
-    words = (
-        isinstance(mine, str)
-        and isinstance(theirs, str)
-        and not {"enum", "const", "pattern", "format"} & declared.keys()
-    )
-    return words and _digits(mine) == _digits(theirs)
-
-
-def _digits(text: str) -> str:
-    return "".join(filter(str.isdigit, text))
 
 
 def _made(tool: Tool, call: ToolCall, known: Mapping[str, Any], reply: Mapping[str, Any]) -> Observation:
@@ -176,7 +163,7 @@ def _made(tool: Tool, call: ToolCall, known: Mapping[str, Any], reply: Mapping[s
         return Observation(content=tools.content(answer), ok=False)
     answer = {**answer, **{name: value for name, value in known.items() if name in answer}}
     for name in answer.keys() & call.arguments.keys() & _declared(tool).keys():
-        if not _may_mean_the_same(call.arguments[name], answer[name], {}):
+        if not may_mean_the_same(call.arguments[name], answer[name], {}):
             raise RefusedReplyError(
                 "contradiction",
                 f"{name} was {call.arguments[name]!r} in the call, and is {answer[name]!r} in the answer",
@@ -194,9 +181,5 @@ class FrozenSimulator:
 
     async def simulate(self, state: WorldState, call: ToolCall) -> Observation:
         """See engine.world.mapping.ToolSimulator; never fails."""
-        tool = state.task.tool(call.name)
-        assert tool is not None
-        applied = tools.simulate(state.task, state.state, call)
-        if applied.ok and not tools.decided(tool, tools.known(tool, state.state, call)):
-            return Observation(content=tools.content(tools.error(effects.NOT_FOUND)), ok=False)
-        return Observation(content=tools.content(applied.answer), ok=applied.ok)
+        settled = tools.settled(state.task, state.state, call)
+        return settled or Observation(content=tools.content(tools.error(effects.NOT_FOUND)), ok=False)

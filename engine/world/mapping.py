@@ -17,8 +17,9 @@ from engine.errors import ToolError
 from engine.task import Task
 from engine.types import Json, Observation, ToolCall
 from engine.world import effects, tools
-from engine.world.states import Entry, Key, TaskWorld, WorldState, from_row, key_of, to_row
+from engine.world.states import Entry, Key, TaskWorld, WorldState, entries_of, key_of, to_row
 from engine.world.store import EntryStore, Origin
+from engine.world.vetoes import vetoed
 
 _IDLE_TASKS = 512
 """Tasks without an open session whose entries stay in memory: siblings of a group need not start together."""
@@ -123,11 +124,13 @@ class TaskMapping:
         return entry.observation, state.after(key, call) if entry.moves else state
 
     async def _load(self, task: Task, name: str) -> TaskWorld:
-        entries: dict[str, dict[Key, Entry]] = {}
-        for row in await self._store.load(name) if self._store is not None else ():
-            key, entry = from_row(task, row)
-            entries.setdefault(row.world, {})[key] = entry
-        world = self._worlds[name] = TaskWorld(task=task, name=name, entries=entries)
+        if self._store is None:
+            world = TaskWorld(task=task, name=name, entries={})
+        else:
+            said = vetoed(self._store.vetoes, self._store.withdrawn, task.id, name)
+            entries = entries_of(task, await self._store.load(name))
+            world = TaskWorld(task=task, name=name, entries=entries, vetoed=said)
+        self._worlds[name] = world
         return world
 
     async def _resolve(self, state: WorldState, key: Key, call: ToolCall) -> Entry:
@@ -165,17 +168,25 @@ class TaskMapping:
         return entry
 
     async def _make(self, state: WorldState, key: Key, call: ToolCall) -> Entry:
-        seeded = state.world.seeded(key, state.writes)
-        if seeded is None or seeded.ok:
-            refusal = _refusal(state, call)
-            if refusal is not None:
-                return _entry(state, call, Observation(content=tools.content(refusal), ok=False), "simulated")
-        if seeded is not None:
-            return _entry(state, call, Observation(content=tools.content(seeded.answer), ok=seeded.ok), "seeded")
+        fixed = fixed_entry(state, key, call)
+        if fixed is not None:
+            return fixed
         answer = await self._simulator.simulate(state, call)
         if isinstance(answer, Observation):
             return _entry(state, call, answer, "simulated")
         return _entry(state, call, answer.observation, "equivalent", answer.key)
+
+
+def fixed_entry(state: WorldState, key: Key, call: ToolCall) -> Entry | None:
+    """The answer that the task fixes: a seeded one, or the refusal of a write that the state does not allow."""
+    seeded = state.world.seeded(key, state.writes)
+    if seeded is None or seeded.ok:
+        refusal = _refusal(state, call)
+        if refusal is not None:
+            return _entry(state, call, Observation(content=tools.content(refusal), ok=False), "simulated")
+    if seeded is not None:
+        return _entry(state, call, Observation(content=tools.content(seeded.answer), ok=seeded.ok), "seeded")
+    return None
 
 
 def _entry(state: WorldState, call: ToolCall, said: Observation, source: Origin, same_as: Key | None = None) -> Entry:

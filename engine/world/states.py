@@ -8,7 +8,7 @@ A state is identified by the chain hash of the write calls that led to it::
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Any, NamedTuple
@@ -48,6 +48,16 @@ class Entry:
     """The entry of the same state that an equivalent one points at."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Vetoed:
+    """What people said against merges of one task's world (engine.world.vetoes)."""
+
+    apart: Mapping[Key, frozenset[Key]] = field(default_factory=dict)
+    """What a call does not mean the same as, in whatever state."""
+    withdrawn: Mapping[tuple[str, Key], int] = field(default_factory=dict)
+    """How often the answer to a call was withdrawn, by the hash of the state."""
+
+
 @dataclass(slots=True, kw_only=True, eq=False)
 class WorldState:
     """One state of a task's world."""
@@ -72,9 +82,33 @@ class WorldState:
             tool = self.task.tool(call.name)
             assert tool is not None
             written = effects.write(tool, self.state, call.arguments).state
-            digest = sha256(b"\0".join((self.hash.encode(), key.tool.encode(), key.arguments))).hexdigest()
+            digest = hash_after(self.hash, key)
             known = self.following[key] = self.world.state(digest, (*self.writes, call), written)
         return known
+
+    def withdrawn(self, key: Key) -> int:
+        """How often people withdrew the answer to a call in this state."""
+        return self.world.vetoed.withdrawn.get((self.hash, key), 0)
+
+    def apart(self, key: Key) -> Collection[Key]:
+        """Entries of this state that a call must not be merged with: those that it does not mean the same as, and what
+        has their answers."""
+        others = self.world.vetoed.apart.get(key)
+        if others is None:
+            return ()
+        roots = {self._root(other) for other in others}
+        return [known for known in self.entries if self._root(known) in roots]
+
+    def _root(self, key: Key) -> Key:
+        """The call whose answer a call was given."""
+        while (entry := self.entries.get(key)) is not None and entry.same_as is not None:
+            key = entry.same_as
+        return key
+
+
+def hash_after(state: str, key: Key) -> str:
+    """The hash of the state that a successful write leads to."""
+    return sha256(b"\0".join((state.encode(), key.tool.encode(), key.arguments))).hexdigest()
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -86,6 +120,7 @@ class TaskWorld:
     """What its answers are kept under: the task's id, and the episode's seed where every episode has its own."""
     entries: dict[str, dict[Key, Entry]]
     """By world hash: the paper's mapping M, also of states that no episode of this process has reached yet."""
+    vetoed: Vetoed = field(default_factory=Vetoed)
     sessions: int = 0
     start: WorldState = field(init=False)
     _seeded: Mapping[Key, list[tuple[frozenset[Key], SeededResponse]]] = field(init=False)
@@ -127,7 +162,6 @@ def _packed(task: Task, name: str, arguments: Mapping[str, Any]) -> Key:
 
 def to_row(state: WorldState, key: Key, entry: Entry) -> Row:
     """An entry as world.sqlite holds it."""
-    same = entry.same_as
     return Row(
         task=state.world.name,
         world=state.hash,
@@ -136,23 +170,46 @@ def to_row(state: WorldState, key: Key, entry: Entry) -> Row:
         content=entry.observation.content,
         ok=int(entry.observation.ok),
         source=entry.source,
-        same_as=None if same is None else orjson.dumps([same.tool, same.arguments.decode()]).decode(),
+        same_as=entry.same_as and same_as_text(entry.same_as),
     )
+
+
+def same_as_text(key: Key) -> str:
+    """The key of an entry as the row of an equivalent one holds it."""
+    return orjson.dumps([key.tool, key.arguments.decode()]).decode()
+
+
+def entries_of(task: Task, rows: Iterable[Row]) -> dict[str, dict[Key, Entry]]:
+    """The entries of a task's rows, by world hash."""
+    entries: dict[str, dict[Key, Entry]] = {}
+    for row in rows:
+        key, entry = from_row(task, row)
+        entries.setdefault(row.world, {})[key] = entry
+    return entries
 
 
 def from_row(task: Task, row: Row) -> tuple[Key, Entry]:
     """The entry of a row."""
     call = ToolCall(name=row.tool, arguments=orjson.loads(row.arguments))
     tool = task.tool(row.tool)
-    same: Key | None = None
-    if row.same_as is not None:
-        name, arguments = orjson.loads(row.same_as)
-        same = Key(name, arguments.encode())
     entry = Entry(
         call=call,
         observation=Observation(content=row.content, ok=bool(row.ok)),
         source=row.source,
         moves=bool(row.ok) and tool is not None and tool.writes,
-        same_as=same,
+        same_as=key_of_same(row),
     )
-    return Key(row.tool, row.arguments.encode()), entry
+    return key_of_row(row), entry
+
+
+def key_of_row(row: Row) -> Key:
+    """The key of a row's call."""
+    return Key(row.tool, row.arguments.encode())
+
+
+def key_of_same(row: Row) -> Key | None:
+    """The key of the call whose answer a row was given, where it was."""
+    if row.same_as is None:
+        return None
+    tool, arguments = orjson.loads(row.same_as)
+    return Key(tool, arguments.encode())

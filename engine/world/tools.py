@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from engine.task import Task, Tool
-from engine.types import Json, ToolCall
+from engine.types import Json, Observation, ToolCall
 from engine.world import effects, schema
 from engine.world.canonical import canonical, canonical_bytes, compact, with_defaults
 from engine.world.draw import drawn
@@ -104,7 +104,18 @@ def known(tool: Tool, state: Json, call: ToolCall) -> Mapping[str, Any]:
     return value if isinstance(value, Mapping) else {}
 
 
-def decided(tool: Tool, known: Mapping[str, Any]) -> bool:
+def settled(task: Task, state: Json, call: ToolCall) -> Observation | None:
+    """The answer that the state alone gives to an admitted call; None where it leaves something to say."""
+    tool = task.tool(call.name)
+    assert tool is not None
+    try:
+        said = known(tool, state, call)
+    except effects.RefusedError as refusal:
+        return Observation(content=content(error(str(refusal))), ok=False)
+    return Observation(content=content(_answer(task, tool, call, said)), ok=True) if _decided(tool, said) else None
+
+
+def _decided(tool: Tool, known: Mapping[str, Any]) -> bool:
     """Whether `known` is all there is to say: a declared effect leaves no output open."""
     declared_effect = tool.effect is not None and tool.effect.get("write") is not True
     return declared_effect and _outputs(tool).keys() <= known.keys()

@@ -1,0 +1,97 @@
+"""A person's veto of a semantic merge: two calls that a simulator took for the same are different calls from now on.
+
+The answers that came from the merge are withdrawn, so that the next caller asks again, and no state of the task merges
+the two once more. To ask about a call whose answer was withdrawn is a new question (engine.world.llm_tools), for the
+journal would answer the old one as before. Nothing that was recorded changes: earlier episodes are what they were.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from hashlib import sha256
+from typing import NamedTuple
+
+from engine.errors import ConfigError
+from engine.world.states import Key, Vetoed, key_of_row, key_of_same
+from engine.world.store import EntryStore, Row, Veto
+
+_ID_DIGITS = 10
+
+
+class Recorded(NamedTuple):
+    """How many groups a run has recorded."""
+
+    training: int
+    evaluation: int
+
+
+def merge_id(row: Row) -> str:
+    """A short name of a merge that stays the same: it depends on both calls, the task and the state."""
+    parts = (row.task, row.world, row.tool, row.arguments, row.same_as or "")
+    return sha256("\0".join(parts).encode()).hexdigest()[:_ID_DIGITS]
+
+
+def task_of(name: str, *, private: bool) -> str:
+    """The id of the task whose world has that name; `private`: every episode has one of its own."""
+    return name.rpartition("#")[0] if private else name
+
+
+def vetoed(vetoes: Iterable[Veto], withdrawn: Iterable[tuple[int, Row]], task: str, name: str) -> Vetoed:
+    """What they say of the world `name` of a task."""
+    apart: dict[Key, frozenset[Key]] = {}
+    for veto in vetoes:
+        if veto.task == task:
+            one, other = Key(veto.tool, veto.one.encode()), Key(veto.tool, veto.other.encode())
+            apart[one] = apart.get(one, frozenset()) | {other}
+            apart[other] = apart.get(other, frozenset()) | {one}
+    times = Counter((row.world, key_of_row(row)) for _, row in withdrawn if row.task == name)
+    return Vetoed(apart=apart, withdrawn=times)
+
+
+async def veto(store: EntryStore, merge: str, recorded: Recorded, *, private: bool) -> list[Row]:
+    """Veto the merge whose id begins with `merge`; returns the entries that were withdrawn.
+
+    `private` says that every episode of the run has a world of its own. Raises ConfigError if there is not exactly one
+    such merge, RunError where the database cannot be written."""
+    found = [row for task in sorted(store.tasks) for row in await store.load(task) if _is(row, merge)]
+    if len(found) != 1:
+        raise ConfigError(_not_one(merge, found, [row for _, row in store.withdrawn]))
+    [row] = found
+    same = key_of_same(row)
+    assert same is not None
+    made = Veto(
+        number=len(store.vetoes) + 1,
+        task=task_of(row.task, private=private),
+        tool=row.tool,
+        one=row.arguments,
+        other=same.arguments.decode(),
+        training=recorded.training,
+        evaluation=recorded.evaluation,
+    )
+    rows = _concerned(await store.load(row.task), {key_of_row(row), same})
+    await store.withdraw(made, rows)
+    return rows
+
+
+def _is(row: Row, merge: str) -> bool:
+    return row.same_as is not None and merge_id(row).startswith(merge)
+
+
+def _not_one(merge: str, found: Sequence[Row], withdrawn: Iterable[Row]) -> str:
+    if found:
+        return f"{merge} is the beginning of several merges: {', '.join(map(merge_id, found))}; write more of it"
+    if any(_is(row, merge) for row in withdrawn):
+        return f"{merge} was withdrawn already; `synth-engine world audit` lists the merges that there are"
+    return f"there is no merge {merge}; `synth-engine world audit` lists them"
+
+
+def _concerned(rows: Sequence[Row], pair: set[Key]) -> list[Row]:
+    """Merges of the pair in any state, and what has its answer from one of them."""
+    gone = {row[:4]: row for row in rows if {key_of_row(row), key_of_same(row)} == pair}
+    while True:
+        places = {(row.world, key_of_row(row)) for row in gone.values()}
+        more = {row[:4]: row for row in rows if (row.world, key_of_same(row)) in places and row[:4] not in gone}
+        if not more:
+            return list(gone.values())
+        gone |= more
