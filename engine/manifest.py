@@ -23,9 +23,12 @@ from engine.config import Config, asset, dump, load, refuse_changes
 from engine.errors import ConfigError
 from engine.models import Model, Models, download, endpoint_key, find_model, find_models, model_revision, sha256
 from engine.policy.chat_format import ChatFormat
+from engine.rowstore import write_rows
 from engine.rundir import RunDir, new_run_id, point_link, read_json, write_atomic, write_json
 from engine.serving.memory import check_placement
 from engine.task import Split
+from engine.world.exported import read_exported
+from engine.world.store import EntryStore
 from engine.world.tasks import load_pack
 
 _PACKAGES = (
@@ -45,16 +48,18 @@ def pack_file(name: str) -> Path:
 def create(config: Config) -> RunDir:
     """A fresh run directory for `config`, and `latest` beside it; a name that is taken gets a number (tiny-2).
 
-    Raises ConfigError, and makes nothing, if the model or the pack cannot be found or used, or the GPUs cannot
-    hold them."""
+    Raises ConfigError, and makes nothing, if the model, the pack or the answers to start from cannot be found or used,
+    or the GPUs cannot hold them."""
     pack = pack_file(config.tasks.pack)
-    splits = Counter(str(task.split) for task in load_pack(pack).tasks)
+    tasks = load_pack(pack).tasks
+    splits = Counter(str(task.split) for task in tasks)
     if not splits[Split.TRAIN]:
         raise ConfigError(f"tasks.pack: {pack} has no task with split = train: there is nothing to train on")
     models = find_models(config)
     chat = ChatFormat.load(models.policy.path, config.policy.system)
     config = models.into(config)
     check_placement(config)
+    answers = read_exported(Path(config.world.mapping), tasks) if config.world.mapping else None
     run = RunDir(_fresh(Path(config.run.dir).resolve(), config.run.name))
     run.create()
     resolved = config.model_copy(
@@ -62,10 +67,13 @@ def create(config: Config) -> RunDir:
             "run": config.run.model_copy(update={"name": run.path.name, "dir": str(run.path.parent)}),
             "policy": config.policy.model_copy(update={"system": chat.system}),
             "tasks": config.tasks.model_copy(update={"pack": str(pack)}),
+            "world": config.world.model_copy(update={"mapping": _absolute(config.world.mapping)}),
             "learner": config.learner.model_copy(update={"warm_start": _absolute(config.learner.warm_start)}),
         }
     )
     copy_pack(pack, run.pack)
+    if answers is not None:
+        write_rows(EntryStore, run.world, answers)
     write_atomic(run.config, dump(resolved).encode())
     _write_manifest(run, resolved, {"tasks": splits, **_described(models, chat)})
     point_latest(run)

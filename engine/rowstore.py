@@ -129,6 +129,19 @@ async def open_rows(store: type[_Store], path: Path) -> AsyncIterator[_Store]:
         yield opened
 
 
+def write_rows(store: type[RowStore[_Row]], path: Path, rows: Sequence[_Row]) -> None:
+    """Keep rows in a file, made where it does not exist: for who prepares a run and has no event loop yet.
+
+    Raises ConfigError as `open_rows` does, and where they cannot be written."""
+    opened = _open(store, path)
+    try:
+        opened._insert(list(rows))  # noqa: SLF001 - rows are this module's
+    except sqlite3.Error as error:
+        raise ConfigError(f"{path}: {error}; free space or make it writable") from error
+    finally:
+        opened._connection.close()  # noqa: SLF001 - so is the connection
+
+
 @asynccontextmanager
 async def read_rows(store: type[_Store], path: Path) -> AsyncIterator[_Store]:
     """Open a file of rows to look at it, without a lock that its writer would meet.

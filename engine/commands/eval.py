@@ -22,10 +22,13 @@ from engine.manifest import pack_file
 from engine.models import find_models
 from engine.parts import UVLOOP, build_parts
 from engine.report.console import wide_console
+from engine.rowstore import write_rows
 from engine.rundir import RunDir, adapter_name, find_run, new_run_id, write_json
 from engine.serving.served import served
 from engine.task import Split
 from engine.types import TaskGroup
+from engine.world.exported import read_exported
+from engine.world.store import EntryStore
 from engine.world.tasks import load_pack
 
 _READY_S = 30.0
@@ -167,6 +170,9 @@ def _suite(config: Config, split: Split, limit: int) -> Suite:
 def _measure(run: RunDir, config: Config, suite: Suite, adapter: Path | None) -> tuple[Evaluation, list[TaskGroup]]:
     """Start what is needed around a run directory that lives only as long as the measurement."""
     write_json(run.manifest, {"run_id": new_run_id("eval")})
+    if config.world.mapping:
+        tasks = load_pack(pack_file(config.tasks.pack)).tasks
+        write_rows(EntryStore, run.world, read_exported(Path(config.world.mapping), tasks))
     # An embedded server loads from below its adapter root only: here that is the adapter's own place.
     with served(run, config, adapter.parent if adapter else run.path):
         return anyio.run(_evaluate, run, config, suite, adapter, backend_options={"use_uvloop": UVLOOP})

@@ -154,6 +154,11 @@ class WorldSection(Section):
         "episode has a world of its own",
         only_if=_MAPPED,
     )
+    mapping: str = key(
+        "",
+        "A file of `synth-engine world export`: the run starts from its answers; empty: from none",
+        only_if={**_MAPPED, "world.mode": ("grow", "frozen")},
+    )
     faults: str = key(
         "",
         "Seeded faults by tool, such as `get_order: timeout=0.01, error=0.02; *: garbage=0.01, latency_s=0.1`; "
