@@ -18,9 +18,8 @@ from engine.seams import Scorer, User
 from engine.serving.addresses import endpoint_urls
 from engine.world.llm_tools import FrozenSimulator, LlmSimulator
 from engine.world.llm_user import LlmUser
-from engine.world.mapping import ToolSimulator
+from engine.world.mapping import Answers, ToolSimulator
 from engine.world.offline import MappedWorld, OfflineSimulator, OfflineUser
-from engine.world.store import EntryStore
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,7 +61,7 @@ def recorded_models(config: Config, journal: Journal) -> Models:
     return Models(askers={name: JournaledAsker(journal, None) for name in config.endpoints}, journal=journal)
 
 
-def mapped_world(config: Config, models: Models, store: EntryStore | None) -> MappedWorld:
+def mapped_world(config: Config, models: Models, store: Answers | None) -> MappedWorld:
     """The world of an offline or llm configuration; without a store its answers live as long as it does."""
     simulator: ToolSimulator = OfflineSimulator()
     if config.world.mode == "frozen":

@@ -17,11 +17,14 @@ from engine.parts import build_parts
 from engine.rundir import RunDir
 from engine.scripted.endpoint import Endpoint
 from engine.seams import Plan
+from engine.stream.reader import iter_groups
+from engine.types import Source
 from engine.verify.run import verify_run
-from engine.world.store import Row, open_store
+from engine.world.exported import exported
+from engine.world.store import Row, open_store, read_store
 from engine.world.tasks import load_pack
 from tests.llm_parts import listening
-from tests.recorded_runs import RecordedRun, small_pack
+from tests.recorded_runs import RecordedRun, group, small_pack, write_stream
 from tests.test_verify import EPISODES, LLM, packed, recorded
 
 MERGED = "high  street!"
@@ -199,9 +202,12 @@ def again(run):
                 )
                 episode = await run_episode(plan, parts.seams, lambda _: False)
                 await parts.flush()
-                return [event.text for event in episode.events if event.tool == "find_shop"]
+                return episode
 
-    return anyio.run(played)
+    episode = anyio.run(played)
+    more = group("g000009", 9, Source.POLICY, [episode])
+    write_stream(run, run.trajectories, [*iter_groups(run.trajectories), more])
+    return [event.text for event in episode.events if event.tool == "find_shop"]
 
 
 def test_a_vetoed_merge_is_asked_again_when_the_run_goes_on(run):
@@ -219,7 +225,36 @@ def test_a_vetoed_merge_is_asked_again_when_the_run_goes_on(run):
     [answer] = again(run)
     assert orjson.loads(answer)["street"] == MERGED
     assert merges(run) == others
-    assert anyio.run(verify_run, run, (), lambda done, total: None).identical == EPISODES
+    result = anyio.run(verify_run, run, (), lambda done, total: None)
+    assert (result.differences, result.identical) == ([], EPISODES + 1)
+
+
+@pytest.mark.parametrize("mode", ["grow", "frozen"])
+def test_what_began_with_exported_answers_verifies(base, tmp_path, mode):
+    """Also what was withdrawn since; the journal has nothing of them."""
+    changed = tmp_path / "world.jsonl"
+    changed.write_bytes(anyio.run(_renamed, RunDir(base / "recorded")))
+    settings = {name: value for name, value in LLM.items() if "judge" not in name}
+    settings |= {"world.mapping": changed, "world.mode": mode}
+    run = recorded(tmp_path, base / "shops.jsonl", **settings)
+    assert any(
+        "Renamed" in event.text for tg in iter_groups(run.trajectories) for e in tg.episodes for event in e.events
+    )
+    for _ in range(2):
+        result = anyio.run(verify_run, run, (), lambda done, total: None)
+        assert (result.differences, result.identical) == ([], EPISODES)
+        if merges(run):
+            invoke("veto", run.path, merges(run)[0])
+
+
+async def _renamed(run):
+    async with read_store(run.world) as store:
+        rows = [row for task in sorted(store.tasks) for row in await store.load(task)]
+    lines = [orjson.loads(exported(row)) for row in rows]
+    for line in lines:
+        if line["tool"] == "find_shop":
+            line["answer"]["name"] = "Renamed"
+    return b"".join(orjson.dumps(line) + b"\n" for line in lines)
 
 
 def test_veto_takes_the_latest_run_and_refuses_one_at_work(run):

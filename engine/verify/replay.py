@@ -7,6 +7,7 @@ each group, so that the answers are made and not read. Nobody is waited for: inj
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -20,14 +21,15 @@ from engine.core.episode import run_episode
 from engine.errors import ConfigError, PolicyError
 from engine.llm.journal import Journal, read_journal
 from engine.policy.chat_format import ChatFormat
-from engine.rowstore import read_rows
 from engine.rundir import RunDir
 from engine.seams import Plan, Scorer, Seams, User, World
 from engine.simulators import Models, mapped_world, plugin, recorded_models, scorer_of, user_of
+from engine.stream.reader import read_group_ids
 from engine.task import Task
 from engine.types import Completion, Episode, TaskGroup, Turn
 from engine.world.faults import FaultProfile, FaultyWorld, profiles_of
-from engine.world.store import EntryStore
+from engine.world.store import EntryStore, read_store
+from engine.world.vetoes import AsOf, Recorded
 
 _PATIENCE_S = 3600.0
 """Deadline of a replay and of its steps: a plug-in may work as long as it likes, nothing else takes time."""
@@ -75,23 +77,30 @@ class Replayer:
     models: Models
     user: User
     scorer: Scorer
-    frozen: EntryStore | None
-    """The answers of a world in which nothing is made up."""
+    answers: EntryStore | None
+    """The run's world.sqlite: what it began with, and what people vetoed."""
+    places: Mapping[str, Recorded]
+    """What was recorded before each group."""
 
     @property
     def journal(self) -> Journal | None:
         """What language models answered; None where none was asked."""
         return self.models.journal
 
-    def world(self) -> World:
-        """A world that nobody has been in."""
+    def world(self, group_id: str) -> World:
+        """A world that nobody has been in, as it was when the group was played."""
         world = self.config.world
         if world.kind not in ("offline", "llm"):
             made: World = plugin(world.kind, "world.kind")
             return made
-        mapped = mapped_world(self.config, self.models, self.frozen)
+        mapped = mapped_world(self.config, self.models, self._answers(group_id))
         profiles = {tool: _at_once(profile) for tool, profile in profiles_of(world.faults).items()}
         return FaultyWorld(mapped, profiles, self.config.run.seed) if profiles else mapped
+
+    def _answers(self, group_id: str) -> AsOf | None:
+        if self.answers is None:
+            return None
+        return AsOf(self.answers, self.places[group_id], frozen=self.config.world.mode == "frozen")
 
     async def play(self, tg: TaskGroup, episode: Episode, world: World) -> Episode:
         """The episode as it comes out now.
@@ -136,11 +145,11 @@ async def open_replayer(run: RunDir, config: Config, tasks: Mapping[str, Task]) 
     missing or none."""
     chat = await to_thread.run_sync(_chat, config)
     async with AsyncExitStack() as opened:
-        models, frozen = Models(), None
+        models, answers = Models(), None
         if config.endpoints:
             models = recorded_models(config, await opened.enter_async_context(read_journal(run.journal)))
-        if config.world.mode == "frozen" and await to_thread.run_sync(run.world.exists):
-            frozen = await opened.enter_async_context(read_rows(EntryStore, run.world))
+        if config.world.kind in ("offline", "llm") and await to_thread.run_sync(run.world.exists):
+            answers = await opened.enter_async_context(read_store(run.world))
         yield Replayer(
             config=config,
             tasks=tasks,
@@ -148,8 +157,15 @@ async def open_replayer(run: RunDir, config: Config, tasks: Mapping[str, Task]) 
             models=models,
             user=user_of(config, models),
             scorer=scorer_of(config, models),
-            frozen=frozen,
+            answers=answers,
+            places=await to_thread.run_sync(_places, run),
         )
+
+
+def _places(run: RunDir) -> dict[str, Recorded]:
+    """For each group, how many were recorded before it in its own stream; the other one does not matter then."""
+    training = {id_: Recorded(number, sys.maxsize) for number, id_ in enumerate(read_group_ids(run.trajectories))}
+    return training | {id_: Recorded(sys.maxsize, number) for number, id_ in enumerate(read_group_ids(run.eval))}
 
 
 def _chat(config: Config) -> ChatFormat:

@@ -69,7 +69,7 @@ async def verify_run(run: RunDir, episodes: Sequence[str], progress: Progress) -
         total, groups = await to_thread.run_sync(_groups, run, wanted)
         done = 0
         while (tg := await to_thread.run_sync(next, groups, None)) is not None:
-            world = replayer.world()
+            world = replayer.world(tg.id)
             for episode in tg.episodes:
                 if wanted and episode.id not in wanted:
                     continue

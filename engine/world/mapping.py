@@ -8,6 +8,7 @@ declared write is decided by the state alone and never asked of a simulator.
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
@@ -18,7 +19,7 @@ from engine.task import Task
 from engine.types import Json, Observation, ToolCall
 from engine.world import effects, tools
 from engine.world.states import Entry, Key, TaskWorld, WorldState, entries_of, key_of, to_row
-from engine.world.store import EntryStore, Origin
+from engine.world.store import Origin, Row, Veto
 from engine.world.vetoes import vetoed
 
 _IDLE_TASKS = 512
@@ -45,6 +46,37 @@ class ToolSimulator(Protocol):
         ...
 
 
+class Answers(Protocol):
+    """Where answers are kept: world.sqlite, or what a replay begins with (engine.world.vetoes)."""
+
+    @property
+    def pending(self) -> int:
+        """Answers that wait for the next commit."""
+        ...
+
+    @property
+    def vetoes(self) -> Sequence[Veto]:
+        """What people said of merges."""
+        ...
+
+    @property
+    def withdrawn(self) -> Sequence[tuple[int, Row]]:
+        """Answers that were withdrawn, each with the number of its veto."""
+        ...
+
+    async def load(self, task: str) -> list[Row]:
+        """The answers about one task."""
+        ...
+
+    def put(self, row: Row) -> None:
+        """Keep an answer."""
+        ...
+
+    async def flush(self) -> None:
+        """Commit every answer kept so far."""
+        ...
+
+
 @dataclass(slots=True, eq=False)
 class _Flight:
     """One simulator call that several episodes wait for."""
@@ -67,7 +99,7 @@ class TaskMapping:
 
     Without a store the answers live as long as this object; a frozen one reads its store and keeps nothing there."""
 
-    def __init__(self, simulator: ToolSimulator, store: EntryStore | None = None, *, frozen: bool = False) -> None:
+    def __init__(self, simulator: ToolSimulator, store: Answers | None = None, *, frozen: bool = False) -> None:
         self._simulator = simulator
         self._store = store
         self._frozen = frozen

@@ -10,7 +10,7 @@ from typing import Literal
 from engine.task import Task
 from engine.types import Json, Observation, ToolCall
 from engine.world import effects, tools
-from engine.world.mapping import TaskMapping, ToolSimulator
+from engine.world.mapping import Answers, TaskMapping, ToolSimulator
 from engine.world.offline_user import OfflineUser
 from engine.world.states import WorldState
 from engine.world.store import EntryStore
@@ -63,7 +63,7 @@ class MappedWorld:
     def __init__(
         self,
         simulator: ToolSimulator,
-        store: EntryStore | None = None,
+        store: Answers | None = None,
         *,
         mode: Literal["grow", "frozen", "private"] = "grow",
     ) -> None:

@@ -74,6 +74,34 @@ async def veto(store: EntryStore, merge: str, recorded: Recorded, *, private: bo
     return rows
 
 
+class AsOf:
+    """The answers that a run began with as they were when a group was played, for playing it again; keeps nothing.
+
+    Those of a frozen world are all there are; in others, whatever was answered meanwhile is answered again."""
+
+    pending = 0
+
+    def __init__(self, store: EntryStore, place: Recorded, *, frozen: bool) -> None:
+        self._store, self._frozen = store, frozen
+        done = sum(veto.training <= place.training and veto.evaluation <= place.evaluation for veto in store.vetoes)
+        self.vetoes = store.vetoes[:done]
+        self.withdrawn = [(number, row) for number, row in store.withdrawn if number <= done]
+        self._later = [row for number, row in store.withdrawn if number > done]
+
+    async def load(self, task: str) -> list[Row]:
+        """The answers about a task, those included that were withdrawn later.
+
+        Raises RunError where the database cannot be read."""
+        rows = [*await self._store.load(task), *(row for row in self._later if row.task == task)]
+        return [row for row in rows if self._frozen or row.source == "imported"]
+
+    def put(self, row: Row) -> None:
+        """Nothing is kept."""
+
+    async def flush(self) -> None:
+        """There is nothing to commit."""
+
+
 def _is(row: Row, merge: str) -> bool:
     return row.same_as is not None and merge_id(row).startswith(merge)
 
