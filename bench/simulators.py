@@ -5,6 +5,8 @@ A scripted policy follows each task's gold script, in its own words and in other
 which are the truth that the model's answers are compared with. The judge decides the items that have checks.
 
     python -m bench simulators --tasks 10 --set endpoints.sim.url=http://127.0.0.1:30000
+
+Without a `--set endpoints.sim...` the scripted endpoint plays, by rules.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +25,7 @@ from typing import Any
 import anyio
 import orjson
 
+from bench._processes import serving
 from engine.config import Config, load
 from engine.core.episode import run_episode
 from engine.errors import RewardError
@@ -264,11 +268,14 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--keep", metavar="DIR", type=Path, help="keep journal.sqlite there, and go on from it")
     options = parser.parse_args(arguments)
-    config = load(None, [*_SET, *options.overrides]).config
-    tasks = load_pack(pack_file(options.pack)).tasks[: options.tasks]
-    if options.keep is not None:
-        options.keep.mkdir(parents=True, exist_ok=True)
-        anyio.run(run, config, tasks, options.keep)
-        return
-    with tempfile.TemporaryDirectory(prefix="simulators-") as directory:
-        anyio.run(run, config, tasks, Path(directory))
+    with ExitStack() as opened:
+        overrides = options.overrides
+        if not any(override.startswith("endpoints.sim.") for override in overrides):
+            overrides = [
+                f"endpoints.sim.url={opened.enter_context(serving('engine.scripted', 'endpoint'))}",
+                *overrides,
+            ]
+        directory = options.keep or Path(opened.enter_context(tempfile.TemporaryDirectory(prefix="simulators-")))
+        directory.mkdir(parents=True, exist_ok=True)
+        config = load(None, [*_SET, *overrides]).config
+        anyio.run(run, config, load_pack(pack_file(options.pack)).tasks[: options.tasks], directory)
