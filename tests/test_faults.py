@@ -11,6 +11,7 @@ from engine.config import dump, load
 from engine.errors import ConfigError, ToolError
 from engine.parts import _world
 from engine.rundir import RunDir
+from engine.simulators import Models
 from engine.types import Observation, ToolCall
 from engine.world.faults import GARBAGE, FaultProfile, FaultyWorld, profiles_of
 from engine.world.offline import OfflineWorld
@@ -108,7 +109,7 @@ def test_profiles_are_written_by_tool() -> None:
 async def test_a_profile_that_cannot_be_is_refused(tmp_path: Path, text: str, reason: str) -> None:
     """Before anything is played, with the key, the part that is wrong and what to write."""
     with pytest.raises(ConfigError, match=r"^world\.faults: '") as caught:
-        async with _world(RunDir(tmp_path), load(None, [f'world.faults="{text}"']).config):
+        async with _world(RunDir(tmp_path), load(None, [f'world.faults="{text}"']).config, Models()):
             raise AssertionError("it was opened")
     assert reason in str(caught.value)
 
@@ -133,7 +134,7 @@ async def test_the_configured_world_misbehaves_and_keeps_its_flush(tmp_path: Pat
     """A named tool has its own profile, the others that of `*`; what was answered is committed all the same."""
     config = load(None, ["world.faults=list_orders: garbage=1; *: error=1"]).config
     run = RunDir(tmp_path)
-    async with _world(run, config) as (world, flush):
+    async with _world(run, config, Models()) as (world, flush):
         session = await world.open(shop(), 0)
         assert await session.call(LIST) == Observation(content=GARBAGE, ok=True)
         with pytest.raises(ToolError, match="place_order: injected fault"):
@@ -141,7 +142,7 @@ async def test_the_configured_world_misbehaves_and_keeps_its_flush(tmp_path: Pat
         await session.close()
         await flush()
         assert await anyio.to_thread.run_sync(committed, run.world) == 1
-    async with _world(run, load(None).config) as (world, _):
+    async with _world(run, load(None).config, Models()) as (world, _):
         session = await world.open(shop(), 0)
         assert '"pear"' in (await session.call(LIST)).content
         assert world.mapping.counts == (1, 0, 0, 0)
@@ -153,7 +154,7 @@ async def test_the_same_run_has_the_same_faults(tmp_path: Path) -> None:
 
     async def heard(*sets: str) -> list[str]:
         config = load(None, ["world.faults=*: garbage=0.5", *sets]).config
-        async with _world(RunDir(tmp_path), config) as (world, _):
+        async with _world(RunDir(tmp_path), config, Models()) as (world, _):
             session = await world.open(shop(), 0)
             contents = [(await session.call(LIST)).content for _ in range(32)]
             await session.close()
