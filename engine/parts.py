@@ -12,6 +12,7 @@ from typing import Any
 
 import anyio
 
+from engine.accounts import Row, account
 from engine.adapters import AdapterServers
 from engine.config import Config, api_key, load_object
 from engine.errors import ConfigError, RunError
@@ -21,7 +22,9 @@ from engine.policy.servers import Loads, Servers
 from engine.rundir import RunDir, read_json
 from engine.seams import Policy, Seams, World
 from engine.simulators import Models, mapped_world, open_models, plugin, scorer_of, user_of
+from engine.world.fault_lines import open_fault_lines
 from engine.world.faults import FaultyWorld, profiles_of
+from engine.world.mapping import TaskMapping
 from engine.world.store import open_store
 
 UVLOOP = importlib.util.find_spec("uvloop") is not None
@@ -76,9 +79,10 @@ class Parts:
     config: Config
     seams: Seams
     served: Served
-    models: Models
     flush: Act
-    """Commits the world's mapping, and what was asked of language models."""
+    """Commits the world's mapping, what was asked of language models, and the faults that were injected."""
+    account: Callable[[], Row]
+    """What language models were asked and how tool calls were answered, since the start."""
 
 
 @asynccontextmanager
@@ -96,15 +100,18 @@ async def build_parts(
         if config.policy.launch == "scripted"
         else _http(run, config, chat, clock, on_event, ready_s)
     )
-    async with open_models(run, config) as models, _world(run, config, models) as (world, flush), served_by as served:
+    async with open_models(run, config) as models, _world(run, config, models, clock) as made, served_by as served:
         user, scorer = user_of(config, models), scorer_of(config, models)
-        seams = Seams(policy=served.policy, world=world, user=user, scorer=scorer, chat=chat, clock=clock)
+        seams = Seams(policy=served.policy, world=made.world, user=user, scorer=scorer, chat=chat, clock=clock)
 
-        async def flush_all() -> None:
-            await flush()
+        async def flush() -> None:
+            await made.flush()
             await models.flush()
 
-        yield Parts(config=config, seams=seams, served=served, models=models, flush=flush_all)
+        def counted() -> Row:
+            return account(models, made.mapping.counts if made.mapping is not None else None)
+
+        yield Parts(config=config, seams=seams, served=served, flush=flush, account=counted)
 
 
 @asynccontextmanager
@@ -142,19 +149,38 @@ def _connections(config: Config) -> int:
     return config.max_live + config.eval.live_slots
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Made:
+    """A world and what keeps its answers."""
+
+    world: World
+    flush: Act
+    mapping: TaskMapping | None = None
+
+
+async def _nothing() -> None:
+    """A world of one's own keeps its answers itself."""
+
+
 @asynccontextmanager
-async def _world(run: RunDir, config: Config, models: Models) -> AsyncIterator[tuple[World, Act]]:
+async def _world(run: RunDir, config: Config, models: Models, clock: Callable[[], float]) -> AsyncIterator[_Made]:
     if config.world.kind not in ("offline", "llm"):
-
-        async def nothing() -> None:
-            """A world of one's own keeps its answers itself."""
-
-        yield plugin(config.world.kind, "world.kind"), nothing
+        yield _Made(world=plugin(config.world.kind, "world.kind"), flush=_nothing)
         return
     profiles = profiles_of(config.world.faults)
     async with open_store(run.world) as store:
         world = mapped_world(config, models, store)
-        yield FaultyWorld(world, profiles, config.run.seed) if profiles else world, world.flush
+        if not profiles:
+            yield _Made(world=world, flush=world.flush, mapping=world.mapping)
+            return
+        async with open_fault_lines(run.faults, clock) as lines:
+
+            async def flush() -> None:
+                await world.flush()
+                await lines.flush()
+
+            faulty = FaultyWorld(world, profiles, config.run.seed, lines.add)
+            yield _Made(world=faulty, flush=flush, mapping=world.mapping)
 
 
 def descriptors_needed(config: Config) -> int:

@@ -163,17 +163,24 @@ class Engine:
         await anyio.to_thread.run_sync(write_json, self.run.path / "phase.json", state)
 
     async def _rows(self) -> None:
+        loads = Loads(running=0, queued=0, kv_used=0.0)
         with MetricsFile(self.run.metrics) as metrics:
-            while True:
-                loads = await self.parts.served.loads()
-                scheduler = self.rollout.scheduler
-                scheduler.slots.adapt(scheduler.live, room=loads.room)
-                scheduler.wake()
-                await anyio.to_thread.run_sync(self._write_row, metrics, self._row(loads))
-                await anyio.sleep(_ROW_S)
+            try:
+                while True:
+                    loads = await self.parts.served.loads()
+                    scheduler = self.rollout.scheduler
+                    scheduler.slots.adapt(scheduler.live, room=loads.room)
+                    scheduler.wake()
+                    await self._write_row(metrics, loads)
+                    await anyio.sleep(_ROW_S)
+            finally:
+                # The last row has what the last second counted.
+                with anyio.CancelScope(shield=True):
+                    await self._write_row(metrics, loads)
 
-    def _write_row(self, metrics: MetricsFile, row: dict[str, float | int]) -> None:
-        metrics.append({**row, **self.counters.row()})
+    async def _write_row(self, metrics: MetricsFile, loads: Loads) -> None:
+        known = {**self._row(loads), **self.parts.account()}
+        await anyio.to_thread.run_sync(lambda: metrics.append({**known, **self.counters.row()}))
 
     def _row(self, loads: Loads) -> dict[str, float | int]:
         scheduler, versions = self.rollout.scheduler, self.adapters.versions

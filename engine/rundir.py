@@ -257,6 +257,11 @@ class RunDir:
         return self.path / "swaps.jsonl"
 
     @property
+    def faults(self) -> Path:
+        """faults.jsonl: every fault that `world.faults` injected at the tool boundary."""
+        return self.path / "faults.jsonl"
+
+    @property
     def log(self) -> Path:
         """log.jsonl."""
         return self.path / "log.jsonl"

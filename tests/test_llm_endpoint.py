@@ -231,4 +231,27 @@ async def test_tokens_cost_what_the_endpoint_says():
     application, _ = answering(completion())
     async with listening(application) as url, reachable(url, input_price=2.0, output_price=5.0) as opened:
         await opened.batcher.call("a", prompt())
-        assert opened.endpoint.account.money(opened.endpoint.settings) == pytest.approx((10 * 2 + 2 * 5) / 1e6)
+        account, settings = opened.endpoint.account, opened.endpoint.settings
+        assert settings.priced
+        assert settings.money(account.prompt_tokens, account.completion_tokens) == pytest.approx((10 * 2 + 2 * 5) / 1e6)
+
+
+async def test_every_request_is_accounted_for():
+    """Answered, a fault, refused, or abandoned by whoever waited for it."""
+    replies = (completion(), (500, {}, {}), completion(), (404, {}, {}))
+    application, _ = answering(*replies)
+    async with listening(application) as url, reachable(url, structured="prompt") as opened:
+        for _ in range(2):
+            await opened.batcher.call("a", prompt())
+        with pytest.raises(EndpointError, match="refuses"):
+            await opened.batcher.call("a", prompt())
+        account = opened.endpoint.account
+        assert (account.requests, account.calls, account.retries, account.failed) == (4, 2, 1, 1)
+        assert account.faults == {"error": 1, "refused": 1}
+    hanging = Scripted(faults=Faults(rates={Fault.HANG: 1.0}))
+    async with listening(hanging.application()) as url, reachable(url) as opened:
+        with anyio.move_on_after(0.2):
+            await opened.batcher.call("a", prompt())
+        await anyio.sleep(0.05)
+        assert (opened.endpoint.account.requests, opened.endpoint.account.abandoned) == (1, 1)
+        assert not opened.endpoint.account.faults

@@ -259,10 +259,12 @@ def test_masked_episodes_are_counted(tmp_path, offline):
 
 
 def test_seeded_faults_are_executed_without_waiting(tmp_path):
-    """Garbage is garbled again at the same calls; what hung or failed was masked; delays are left out."""
-    faults = "'*: garbage=0.4, timeout=0.05, error=0.05, latency_s=0.05'"
+    """Garbage and refusals come again at the same calls; what hung or failed was masked; delays are left out."""
+    faults = "'*: garbage=0.2, flaky=0.2, timeout=0.05, error=0.05, latency_s=0.05'"
     run = recorded(tmp_path, packed(tmp_path / "shops.jsonl"), **{"world.faults": faults, "limits.turn_s": 0.5})
-    assert any(event.text.endswith("502</html>{") for tg in iter_groups(run.trajectories) for event in _events(tg))
+    texts = [event.text for tg in iter_groups(run.trajectories) for event in _events(tg)]
+    assert any(text.endswith("502</html>{") for text in texts)
+    assert any("temporarily unavailable" in text for text in texts)
     began = time.monotonic()
     result = verified(run)
     assert time.monotonic() - began < 2

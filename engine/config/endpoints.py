@@ -10,6 +10,7 @@ from engine.config.keys import Modes, Section, key
 
 _STARTED: Modes = {"launch": "sglang"}
 _NATIVE: Modes = {"api": "sglang"}
+_MILLION = 1_000_000
 NAME = r"^[a-z][a-z0-9_-]{0,30}$"
 
 
@@ -104,6 +105,15 @@ class EndpointSection(SglangSection):
     def has_model_directory(self) -> bool:
         """Whether `model` is a directory or an id on the hub; otherwise it is a name that the server knows."""
         return self.launch == "sglang" or self.api == "sglang"
+
+    @property
+    def priced(self) -> bool:
+        """Whether tokens have a price."""
+        return self.input_price > 0 or self.output_price > 0
+
+    def money(self, prompt_tokens: int, completion_tokens: int) -> float:
+        """What these tokens cost."""
+        return (prompt_tokens * self.input_price + completion_tokens * self.output_price) / _MILLION
 
     @property
     def batch_size(self) -> int:

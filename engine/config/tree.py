@@ -161,8 +161,8 @@ class WorldSection(Section):
     )
     faults: str = key(
         "",
-        "Seeded faults by tool, such as `get_order: timeout=0.01, error=0.02; *: garbage=0.01, latency_s=0.1`; "
-        "* is every other tool, empty turns them off",
+        "Seeded faults by tool, such as `get_order: timeout=0.01, error=0.02; *: garbage=0.01, flaky=0.1`; * is "
+        "every other tool, empty turns them off",
         only_if=_MAPPED,
     )
 

@@ -23,13 +23,14 @@ from engine.llm.question import Completed, Prompt
 from engine.llm.transport import AttemptError, OpenAiTransport, RefusedError, SglangTransport, Transport
 
 _BACKOFF_S, _LONGEST_BACKOFF_S = 0.5, 15.0
-_MILLION = 1_000_000
 _MINUTE_S = 60
 
 
 @dataclass(slots=True, kw_only=True)
 class Account:
-    """What an endpoint was asked, what it cost, and what went wrong, since the start."""
+    """What an endpoint was asked, what it took, and what went wrong, since the start.
+
+    Every request is answered, a fault, abandoned, or still on its way."""
 
     calls: int = 0
     requests: int = 0
@@ -37,14 +38,11 @@ class Account:
     completion_tokens: int = 0
     retries: int = 0
     faults: Counter[str] = field(default_factory=Counter)
-    """Attempts that failed, by kind: timeout, reset, busy, error, garbage."""
+    """Requests that failed, by kind: timeout, reset, busy, error, garbage; refused ones are not tried again."""
     failed: int = 0
     """Calls without an answer after all attempts."""
-
-    def money(self, endpoint: EndpointSection) -> float:
-        """What the tokens cost, where the endpoint has prices."""
-        spent = self.prompt_tokens * endpoint.input_price + self.completion_tokens * endpoint.output_price
-        return spent / _MILLION
+    abandoned: int = 0
+    """Requests given up on the way, because nobody waited for the answer any more."""
 
 
 class Endpoint:
@@ -73,6 +71,7 @@ class Endpoint:
                 backoff_s = min(_BACKOFF_S * 2**attempt, _LONGEST_BACKOFF_S) * random.uniform(0.5, 1.0)
                 await anyio.sleep(max(error.after_s, backoff_s))
             except RefusedError as error:
+                self.account.faults["refused"] += 1
                 if len(prompts) > 1:
                     return await self._one_by_one(prompts)
                 self.account.failed += 1
@@ -83,7 +82,11 @@ class Endpoint:
         if self._rate is not None:
             await self._rate.acquire()
         self.account.requests += 1
-        answers = await self._transport.send(self._http, prompts)
+        try:
+            answers = await self._transport.send(self._http, prompts)
+        except anyio.get_cancelled_exc_class():
+            self.account.abandoned += 1
+            raise
         self.account.calls += len(answers)
         self.account.prompt_tokens += sum(answer.prompt_tokens for answer in answers)
         self.account.completion_tokens += sum(answer.completion_tokens for answer in answers)

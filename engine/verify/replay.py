@@ -134,7 +134,7 @@ class Replayer:
 
 def _at_once(profile: FaultProfile) -> FaultProfile:
     """The same faults at the same calls, without waiting: a call that hung ended its episode, as one that failed."""
-    return FaultProfile(error=profile.timeout + profile.error, garbage=profile.garbage)
+    return replace(profile, latency_s=0.0, timeout=0.0, error=profile.timeout + profile.error)
 
 
 @asynccontextmanager

@@ -1,15 +1,20 @@
 """Fault injection at the tool boundary, outside the mapping: what goes wrong never becomes an answer that others get.
 
 Every fault of an episode follows from (seed, task, episode seed, number of the call): the same seed gives the same
-faults. `world.faults` of the configuration says which, as ``get_order: timeout=0.01, error=0.02; *: latency_s=0.1``.
+faults. `world.faults` of the configuration says which, as ``get_order: timeout=0.01, flaky=0.2; *: latency_s=0.1``.
+Whoever keeps the account hears of each (engine.world.fault_lines).
+
+`timeout` and `error` are failures of the simulator: they end the episode, masked. `flaky` and `garbage` belong to the
+world: the agent sees them, as it would those of a real API, and is scored on what it makes of them.
 """
 
 from __future__ import annotations
 
 import math
 import random
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from typing import Literal
 
 import anyio
 
@@ -17,11 +22,20 @@ from engine.errors import ConfigError, ToolError
 from engine.seams import Session, World
 from engine.task import Task
 from engine.types import Json, Observation, ToolCall
+from engine.world import tools
+from engine.world.canonical import canonical
+from engine.world.states import Key, key_of
+
+Fault = Literal["timeout", "error", "garbage", "flaky"]
+OnFault = Callable[[Task, int, int, str, Fault], None]
+"""Hears of a fault: task, seed of the episode, number of the call in it (from 0), tool, fault."""
 
 EVERY = "*"
 """In place of a tool's name: every tool that has no profile of its own."""
 GARBAGE = "\ufffd<html>502</html>{"
 """What a garbled answer reads like: no JSON, and not what the tool said."""
+UNAVAILABLE = Observation(content=tools.content(tools.error("temporarily unavailable")), ok=False)
+"""What a flaky tool answers."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,9 +50,11 @@ class FaultProfile:
     """The simulator fails: ToolError."""
     garbage: float = 0.0
     """The call is executed, its answer garbled."""
+    flaky: float = 0.0
+    """The call is not executed, and answered with ok false; the same call works the next time that it is made."""
 
     def __post_init__(self) -> None:
-        chances = (self.timeout, self.error, self.garbage)
+        chances = (self.timeout, self.error, self.garbage, self.flaky)
         if not 0 <= self.latency_s < math.inf or min(chances) < 0 or not sum(chances) <= 1:
             raise ValueError(
                 "latency_s is a finite number of at least 0; the probabilities are at least 0 and together at most 1"
@@ -76,45 +92,103 @@ def _numbers(faults: str) -> dict[str, float]:
     return numbers
 
 
+def _unheard(*_: object) -> None:
+    """Nobody keeps an account."""
+
+
 class FaultyWorld:
     """A world whose tools misbehave by profile; tools without one work, unless there is one for every tool."""
 
-    def __init__(self, world: World, profiles: Mapping[str, FaultProfile], seed: int) -> None:
+    def __init__(
+        self, world: World, profiles: Mapping[str, FaultProfile], seed: int, on_fault: OnFault = _unheard
+    ) -> None:
         self._world = world
         self._profiles = profiles
         self._seed = seed
+        self._on_fault = on_fault
 
     async def open(self, task: Task, seed: int) -> FaultySession:
         """A session of the inner world, with faults drawn for this episode."""
-        draws = random.Random(f"{self._seed}/{task.id}/{seed}")
-        return FaultySession(await self._world.open(task, seed), self._profiles, draws)
+
+        def injected(number: int, tool: str, fault: Fault) -> None:
+            self._on_fault(task, seed, number, tool, fault)
+
+        return FaultySession(
+            session=await self._world.open(task, seed),
+            profiles=self._profiles,
+            draws=random.Random(f"{self._seed}/{task.id}/{seed}"),
+            injected=injected,
+        )
 
 
+@dataclass(slots=True, kw_only=True, eq=False)
 class FaultySession:
     """One episode's view of a faulty world."""
 
-    def __init__(self, session: Session, profiles: Mapping[str, FaultProfile], draws: random.Random) -> None:
-        self._session = session
-        self._profiles = profiles
-        self._draws = draws
+    session: Session
+    profiles: Mapping[str, FaultProfile]
+    draws: random.Random
+    injected: Callable[[int, str, Fault], None]
+    _number: int = 0
+    _refused: set[Key] = field(default_factory=set)
+    """Calls that found their tool unavailable: made again, they work."""
 
     async def call(self, call: ToolCall) -> Observation:
-        """Answer one call, late, garbled or not at all.
+        """Answer one call, late, garbled, with a refusal that passes, or not at all.
 
         Raises ToolError where the profile says that the simulator failed."""
-        profile = self._profiles.get(call.name, self._profiles.get(EVERY))
+        number, self._number = self._number, self._number + 1
+        profile = self.profiles.get(call.name, self.profiles.get(EVERY))
         if profile is None:
-            return await self._session.call(call)
-        delay, draw = self._draws.expovariate(1), self._draws.random()
+            return await self.session.call(call)
+        delay, fault = self.draws.expovariate(1), self._drawn(profile, self.draws.random(), call)
         await anyio.sleep(profile.latency_s * delay)
-        if draw < profile.timeout:
+        if fault is not None:
+            self.injected(number, call.name, fault)
+        if fault == "timeout":
             await anyio.sleep_forever()
-        if draw < profile.timeout + profile.error:
+        if fault == "error":
             raise ToolError(f"{call.name}: injected fault")
-        observation = await self._session.call(call)
-        garbled = draw < profile.timeout + profile.error + profile.garbage
-        return Observation(content=GARBAGE, ok=observation.ok) if garbled else observation
+        if fault == "flaky":
+            return UNAVAILABLE
+        observation = await self.session.call(call)
+        return observation if fault is None else Observation(content=GARBAGE, ok=observation.ok)
+
+    def _drawn(self, profile: FaultProfile, draw: float, call: ToolCall) -> Fault | None:
+        """The fault of this call, of a draw in [0, 1)."""
+        fault, key = _fault(profile, draw), _key(call)
+        if key in self._refused:
+            self._refused.remove(key)
+            return None
+        if fault == "flaky":
+            if key is None:
+                return None
+            self._refused.add(key)
+        return fault
 
     async def close(self) -> Json:
         """End the inner session; returns the final state."""
-        return await self._session.close()
+        return await self.session.close()
+
+
+def _key(call: ToolCall) -> Key | None:
+    """What makes two calls the same; None for arguments that are no JSON on the wire, which no world takes."""
+    try:
+        return key_of(ToolCall(name=call.name, arguments=canonical(call.arguments)))
+    except ValueError:
+        return None
+
+
+def _fault(profile: FaultProfile, draw: float) -> Fault | None:
+    chances: tuple[tuple[Fault, float], ...] = (
+        ("timeout", profile.timeout),
+        ("error", profile.error),
+        ("garbage", profile.garbage),
+        ("flaky", profile.flaky),
+    )
+    upto = 0.0
+    for fault, chance in chances:
+        upto += chance
+        if draw < upto:
+            return fault
+    return None
