@@ -74,6 +74,15 @@ class Recorded:
             progress=read_json(run.progress) or {},
         )
 
+    def total(self, key: str) -> float:
+        """What a counter of metrics.jsonl came to over all engine processes; each starts again at zero."""
+        total = last = 0.0
+        for row in self.rows:
+            now = row.get(key, 0)
+            total += now - last if now >= last else now
+            last = now
+        return total
+
 
 def named(ids: Sequence[str]) -> str:
     """The first ids of a list, and how many more there are."""

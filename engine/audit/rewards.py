@@ -1,17 +1,20 @@
-"""Check on rewards: the rubric evaluated again over the recorded events gives the recorded rewards."""
+"""Check on rewards: the rubric evaluated again over the recorded events gives the recorded rewards.
+
+What a judge decided is taken from the record; that its verdicts follow from the journal is for engine.verify to say.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import anyio
 
 from engine.audit.check import Finding, Recorded, named
 from engine.errors import RewardError
-from engine.reward.rubric import RubricScorer
+from engine.reward.rubric import OpenItem, RubricScorer
 from engine.seams import Scorer, ScoringRecord
 from engine.task import Task
-from engine.types import Episode, Reward, TaskGroup
+from engine.types import Episode, Reward, TaskGroup, Verdict
 from engine.world.tasks import load_pack
 
 
@@ -35,13 +38,18 @@ def scoring_record(task: Task, episode: Episode) -> ScoringRecord:
 
 def score_again(scorer: Scorer, tasks: Mapping[str, Task], episodes: Sequence[Episode]) -> list[Reward | None]:
     """Rewards of recorded episodes under (other) rubrics; None where the task is gone or an item stays undecided."""
+    return _scored(lambda _: scorer, tasks, episodes)
 
+
+def _scored(
+    scorer_of: Callable[[Episode], Scorer], tasks: Mapping[str, Task], episodes: Sequence[Episode]
+) -> list[Reward | None]:
     async def score(episode: Episode) -> Reward | None:
         task = tasks.get(episode.task_id)
         if task is None:
             return None
         try:
-            return await scorer.score(scoring_record(task, episode))
+            return await scorer_of(episode).score(scoring_record(task, episode))
         except RewardError:
             return None
 
@@ -51,13 +59,37 @@ def score_again(scorer: Scorer, tasks: Mapping[str, Task], episodes: Sequence[Ep
     return anyio.run(score_all)
 
 
+class _RecordedJudge:
+    """Says what the judge said of an episode when it was scored."""
+
+    def __init__(self, reward: Reward) -> None:
+        self._verdicts = [verdict for verdict in reward.items if verdict.by == "judge"]
+
+    async def decide(
+        self,
+        items: Sequence[OpenItem],  # noqa: ARG002 - the seam's
+        record: ScoringRecord,
+    ) -> Sequence[Verdict]:
+        """See engine.reward.rubric.Judge.
+
+        Raises RewardError where something is met that no event shows."""
+        numbers = {event.number for event in record.events}
+        if unshown := [verdict.id for verdict in self._verdicts if verdict.met and verdict.evidence not in numbers]:
+            raise RewardError(f"met without an event that shows it: {', '.join(unshown)}")
+        return self._verdicts
+
+
+def _as_recorded(episode: Episode) -> Scorer:
+    assert episode.reward is not None
+    return RubricScorer(_RecordedJudge(episode.reward))
+
+
 class Rewards:
     """Every recorded reward follows from the recorded events."""
 
     def __init__(self, recorded: Recorded) -> None:
         self._kind = recorded.config.scorer.kind
         self._tasks = tasks_of(recorded) if self._kind == "rubric" else {}
-        self._scorer = RubricScorer()
         self._episodes = 0
         self._wrong: list[str] = []
 
@@ -67,7 +99,7 @@ class Rewards:
         if self._kind != "rubric" or not episodes:
             return
         self._episodes += len(episodes)
-        again = score_again(self._scorer, self._tasks, episodes)
+        again = _scored(_as_recorded, self._tasks, episodes)
         self._wrong += [episode.id for episode, reward in zip(episodes, again, strict=True) if reward != episode.reward]
 
     def finding(self) -> Finding:

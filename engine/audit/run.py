@@ -27,7 +27,7 @@ def checks(recorded: Recorded) -> list[Check]:
         Staleness(recorded),
         Advantages(recorded),
         Rewards(recorded),
-        Outcomes(),
+        Outcomes(recorded),
         Budgets(recorded),
         Published(recorded),
         Checkpoints(recorded),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 
 from engine.audit.check import Finding, Recorded, named
 from engine.rundir import read_json
@@ -115,27 +116,50 @@ class Lost:
 
 
 class Outcomes:
-    """*trusted-reward*: a reward exactly where the outcome is the agent's doing, and `agent_ok` exactly at reward 1."""
+    """*trusted-reward*: a reward exactly where the outcome is the agent's doing, and `agent_ok` exactly at reward 1.
 
-    def __init__(self) -> None:
-        self._episodes = 0
+    Whatever else ended an episode is said, and the engine counted no episode that the stream does not have."""
+
+    def __init__(self, recorded: Recorded) -> None:
+        self._recorded = recorded
+        self._outcomes: Counter[str] = Counter()
+        self._trained: Counter[bool] = Counter()
+        """Training episodes with and without a reward."""
         self._wrong: list[str] = []
+        self._unsaid: list[str] = []
 
     def see(self, tg: TaskGroup) -> None:
-        """Compare outcome and reward."""
+        """Compare outcome, reward and error."""
         for episode in tg.episodes:
-            self._episodes += 1
+            self._outcomes[episode.outcome] += 1
+            self._trained[episode.scored] += tg.source is not Source.EVAL
             full = episode.reward is not None and episode.reward.value == 1.0
-            agrees = (episode.reward is not None) == episode.outcome.scored
-            if not agrees or full != (episode.outcome is Outcome.AGENT_OK):
+            if episode.scored != episode.outcome.scored or full != (episode.outcome is Outcome.AGENT_OK):
                 self._wrong.append(episode.id)
+            if not episode.outcome.scored and not episode.error:
+                self._unsaid.append(episode.id)
 
     def finding(self) -> Finding:
-        """Episodes whose outcome and reward contradict each other."""
+        """Episodes whose outcome, reward and error contradict each other, or that were counted and are not there."""
+        violations = [f"outcome and reward disagree in {named(self._wrong)}"] if self._wrong else []
+        if self._unsaid:
+            violations.append(f"no word of what went wrong in {named(self._unsaid)}")
+        missing = 0
+        counts = ((keys.EPISODES_FINISHED, self._trained.total()), (keys.EPISODES_MASKED, self._trained[False]))
+        for key, there in counts:
+            counted = int(self._recorded.total(key))
+            if counted > there:
+                violations.append(f"{key} came to {counted}, the stream has {there}")
+                missing = max(missing, counted - there)
         return Finding(
             name="outcomes_contradicted",
-            promise="only what the agent did makes a reward; agent_ok means reward 1",
-            checked=f"{self._episodes} episodes",
-            violations=[f"outcome and reward disagree in {named(self._wrong)}"] if self._wrong else [],
-            count=len(self._wrong),
+            promise="only what the agent did makes a reward, agent_ok means reward 1; what else ended it is said",
+            checked=f"{self._outcomes.total()} episodes: {by_outcome(self._outcomes)}",
+            violations=violations,
+            count=len({*self._wrong, *self._unsaid}) + missing,
         )
+
+
+def by_outcome(outcomes: Mapping[str, int]) -> str:
+    """How many there are of each outcome that there is, in words."""
+    return " + ".join(f"{outcomes[outcome]:,} {outcome}" for outcome in Outcome if outcomes.get(outcome)) or "none"

@@ -42,6 +42,8 @@ class Curves:
 
     episodes: int = 0
     """Training episodes in the stream."""
+    recorded: int = 0
+    """All of them, evaluations included."""
     masked: int = 0
     turns: int = 0
     policy_tokens: int = 0
@@ -53,6 +55,7 @@ class Curves:
 
     def see(self, tg: TaskGroup) -> None:
         """Count one group."""
+        self.recorded += len(tg.episodes)
         for episode in tg.episodes:
             if tg.source is Source.EVAL:
                 # Resumed evaluations are played again: the last one counts.

@@ -6,7 +6,7 @@ import html
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from engine.report import charts
+from engine.report import charts, simulators
 from engine.report.summary import Summary
 from engine.report.transcript import transcript
 from engine.rundir import RunDir, write_atomic
@@ -40,6 +40,7 @@ def page(summary: Summary, chart: str) -> str:
         _heldout(values),
         f"<h2>Curves</h2>{chart}",
         _numbers(values),
+        *(_simulators(values["simulators"]) if values["simulators"] else ()),
         _audit(summary),
         *(_example(*summary.example) if summary.example is not None else ()),
         "</body></html>",
@@ -66,9 +67,15 @@ def _heldout(values: Mapping[str, Any]) -> str:
 
 def _numbers(values: Mapping[str, Any]) -> str:
     shown = {key: value for key, value in values.items() if isinstance(value, int | float | str)}
-    nested = {key: values[key] for key in ("staleness", "groups_dropped", "outcomes", "stop_reasons")}
+    nested = {key: values[key] for key in ("staleness", "groups_dropped", "outcomes", "stop_reasons", "tool_faults")}
     rows = [[html.escape(key), html.escape(_shown(value))] for key, value in {**shown, **nested}.items()]
     return "<h2>Numbers</h2>" + _table(["key of summary.json", "value"], rows)
+
+
+def _simulators(values: Mapping[str, Any]) -> Iterable[str]:
+    yield f"<h2>Users, tools and judges by language model, over {values['episodes']:,} episodes</h2>"
+    yield _table(simulators.HEADER, ([html.escape(cell) for cell in line] for line in simulators.table(values)))
+    yield from (f"<p>{html.escape(sentence)}</p>" for sentence in simulators.sentences(values))
 
 
 def _shown(value: Any) -> str:

@@ -11,6 +11,7 @@ from engine.audit.check import Finding, Recorded
 from engine.audit.run import audit
 from engine.report.curves import Curves, improved, paired_gain
 from engine.report.gauges import phase_s, phase_start_s
+from engine.report.simulators import simulators
 from engine.rundir import RunDir, read_json, read_lines, write_json
 from engine.telemetry import engine_metrics as keys
 from engine.types import Episode
@@ -67,6 +68,8 @@ def summarize(run: RunDir) -> Summary:
         "episodes_masked": curves.masked,
         "outcomes": dict(curves.outcomes),
         "stop_reasons": dict(curves.stops),
+        "tool_faults": dict(Counter(row["fault"] for row in read_lines(run.faults))),
+        "simulators": simulators(recorded, curves.recorded),
         "turns": curves.turns,
         "policy_tokens": curves.policy_tokens,
         "groups_trained": recorded.progress.get("trained_groups", 0),
@@ -123,7 +126,7 @@ def _times(recorded: Recorded) -> dict[str, Any]:
     wall_s = max([float(rows[-1][keys.RUN_S]) if rows else 0.0, *(entry["start_s"] for entry in history)])
     begun = phase_start_s(history, "training")
     train_wall_s = phase_s(history, ("training", "draining"), wall_s)
-    admission_s = min(_cumulative(rows, keys.WAIT_ADMISSION), train_wall_s)
+    admission_s = min(recorded.total(keys.WAIT_ADMISSION), train_wall_s)
     # The learner is up before the first measurement of the held-out split and counts that too; it is no training time.
     waited_s = float(recorded.progress.get("wait_s", 0.0)) - (begun or 0.0)
     learner_s = min(max(0.0, waited_s), train_wall_s)
@@ -134,15 +137,6 @@ def _times(recorded: Recorded) -> dict[str, Any]:
         "admission_waited_s": admission_s,
         "bottleneck": bottleneck(learner_s, admission_s, train_wall_s),
     }
-
-
-def _cumulative(rows: Sequence[Mapping[str, Any]], key: str) -> float:
-    """The total of a counter that starts again at zero with every engine process."""
-    total = last = 0.0
-    for row in rows:
-        total += row[key] - last if row[key] >= last else row[key]
-        last = row[key]
-    return total
 
 
 def bottleneck(learner_s: float, admission_s: float, train_s: float) -> str:

@@ -11,6 +11,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from engine.audit.stream import by_outcome
+from engine.report import simulators
 from engine.report.html import write_report
 from engine.report.summary import summarize
 from engine.report.transcript import transcript
@@ -28,6 +30,8 @@ def conclude(console: Console, run: RunDir) -> None:
     console.print()
     if summary.values["heldout_before"] or summary.values["heldout_after"]:
         console.print(_table(summary.values))
+    if summary.values["simulators"]:
+        console.print(_simulators(summary.values["simulators"]))
     console.print(sentences(summary.values), soft_wrap=True)
     if summary.example is not None:
         early, late = summary.example
@@ -67,15 +71,29 @@ def _table(values: Mapping[str, Any]) -> Table:
     return table
 
 
+def _simulators(values: Mapping[str, Any]) -> Table:
+    title = f"Users, tools and judges by language model, over {values['episodes']:,} episodes"
+    table = Table(title=title, title_justify="left")
+    for column in simulators.HEADER:
+        table.add_column(column, justify="right" if column and column != simulators.HEADER.refused else "left")
+    for line in simulators.table(values):
+        table.add_row(*line)
+    return table
+
+
 def sentences(values: Mapping[str, Any]) -> str:
     """What summary.json says of the run as a whole."""
     stale = ", ".join(f"{share:.0%} at {staleness}" for staleness, share in values["staleness"].items())
     dropped = ", ".join(f"{count} {reason}" for reason, count in values["groups_dropped"].items() if count) or "none"
+    faults = ", ".join(f"{count:,} {fault}" for fault, count in values["tool_faults"].items())
     broken = values["broken_promises"]
     done = f"{values['steps']} steps, {values['swaps']} hot-swaps, {values['episodes']:,} episodes"
     rate = values["stream_mb"] / max(values["train_wall_s"], 1.0) * 3600
     lines = [
         f"{done}, {values['policy_tokens']:,} policy tokens in {values['wall_s']:.0f} s",
+        f"training episodes by outcome: {by_outcome(values['outcomes'])}",
+        *(simulators.sentences(values["simulators"]) if values["simulators"] else ()),
+        *([f"faults injected into tool calls: {faults}"] if faults else ()),
         f"stream: {values['stream_mb']:.1f} MB, {rate:.0f} MB an hour of training",
         f"groups dropped: {dropped}" + (f"; trained tokens by staleness: {stale}" if stale else ""),
         values["bottleneck"],
