@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
@@ -20,7 +21,9 @@ from engine.task import Split, Task
 from engine.types import Episode, Limits, Sampling, Source, TaskGroup
 
 _HOPELESS_GROUPS = 8
-"""Groups in a row, and a whole group budget, without a scored episode: something is broken; waiting mends nothing."""
+"""Groups in a row, and a whole group budget, without a scored episode: something is broken."""
+_OUTAGE_S = 300.0
+"""How long whoever used to play users, tools or judges may be away before it is: until then waiting may mend it."""
 _FIRST_SLOTS = 256
 """Live episodes to begin with when `schedule.live_slots` is auto."""
 
@@ -59,6 +62,8 @@ class Rollout:
     _admitted_s: dict[int, float] = field(default_factory=dict)
     _unscored: int = 0
     """Groups without a scored episode since the last that had one."""
+    _scored_s: float = -math.inf
+    """When that was."""
 
     def __post_init__(self) -> None:
         self.tasks = [task for task in self.tasks if task.split is Split.TRAIN]
@@ -117,8 +122,12 @@ class Rollout:
         await self.writer.write(tg)
         del self._admitted_s[position]
         self.counters.add(tg)
-        self._unscored = 0 if any(episode.scored for episode in episodes) else self._unscored + 1
-        if self._unscored >= max(_HOPELESS_GROUPS, self.config.group_budget):
+        if any(episode.scored for episode in episodes):
+            self._unscored, self._scored_s = 0, self.seams.clock()
+            return
+        self._unscored += 1
+        waiting = self.seams.clock() - self._scored_s < _OUTAGE_S
+        if self._unscored >= max(_HOPELESS_GROUPS, self.config.group_budget) and not waiting:
             raise RunError(
                 f"not one episode of the last {self._unscored} groups could be scored, so nothing can be learned. The "
                 f"newest, {episodes[-1].id}: {episodes[-1].outcome}: {episodes[-1].error}"

@@ -255,3 +255,39 @@ async def test_every_request_is_accounted_for():
         await anyio.sleep(0.05)
         assert (opened.endpoint.account.requests, opened.endpoint.account.abandoned) == (1, 1)
         assert not opened.endpoint.account.faults
+
+
+async def test_an_endpoint_that_is_away_is_waited_for(monkeypatch):
+    """Attempts are counted while others get answers: when nobody does, calls wait until it is back, or for ever."""
+    monkeypatch.setattr("engine.llm.endpoint._BACKOFF_S", 0.01)
+    monkeypatch.setattr("engine.llm.endpoint._LONGEST_BACKOFF_S", 0.02)
+    replies = (completion(), *[(503, {}, {})] * 40, completion())
+    application, _ = answering(*replies)
+    async with listening(application) as url, reachable(url, retries=1, structured="prompt") as opened:
+        await opened.batcher.call("a", prompt())
+        async with anyio.create_task_group() as tasks:
+            for owner in range(10):
+                tasks.start_soon(opened.batcher.call, str(owner), prompt())
+        assert (opened.endpoint.account.calls, opened.endpoint.account.failed) == (11, 0)
+        assert opened.endpoint.account.faults == {"busy": 40}
+
+
+@pytest.mark.parametrize("ago_s", [None, 301.0])
+async def test_an_endpoint_that_was_never_there_or_is_gone_is_not_waited_for(monkeypatch, ago_s):
+    """A wrong URL is said after the attempts that the configuration allows."""
+    monkeypatch.setattr("engine.llm.endpoint._BACKOFF_S", 0.01)
+    application, _ = answering((503, {}, {}))
+    failed = []
+    async with listening(application) as url, reachable(url, retries=1, structured="prompt") as opened:
+        if ago_s is not None:
+            opened.endpoint._heard_s = time.monotonic() - ago_s
+
+        async def call(owner):
+            with pytest.raises(EndpointError, match="2 attempts failed"):
+                await opened.batcher.call(owner, prompt())
+            failed.append(owner)
+
+        async with anyio.create_task_group() as tasks:
+            for owner in range(10):
+                tasks.start_soon(call, str(owner))
+    assert len(failed) == 10

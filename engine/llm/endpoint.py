@@ -3,15 +3,20 @@
 call ─▶ batcher (concurrency) ─▶ rate limit ─▶ one request ─▶ answers
                                      ▲               │ no answer, 5xx, 429: again, later and later, or when it says so
                                      └───────────────┘ refused: a batch is taken apart, so that it harms nobody else
+
+Attempts are counted while others get answers. An endpoint that is away, restarted say, is waited for.
 """
 
 from __future__ import annotations
 
+import math
 import random
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from itertools import count
 
 import aiohttp
 import anyio
@@ -24,6 +29,10 @@ from engine.llm.transport import AttemptError, OpenAiTransport, RefusedError, Sg
 
 _BACKOFF_S, _LONGEST_BACKOFF_S = 0.5, 15.0
 _MINUTE_S = 60
+_AWAY_REQUESTS = 8
+"""Requests in a row that fail when an endpoint is away; fewer may be bad luck."""
+_AWAY_S = 300.0
+"""How long an endpoint that used to answer may be silent before calls are given up after their attempts again."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -51,6 +60,8 @@ class Endpoint:
     def __init__(self, name: str, settings: EndpointSection, transport: Transport, http: aiohttp.ClientSession) -> None:
         self.name, self.settings, self.account = name, settings, Account()
         self._transport, self._http = transport, http
+        self._silent, self._heard_s = 0, -math.inf
+        """Requests that failed since the last answer, and when that was."""
         limit = settings.requests_per_minute
         # One at a time at an even pace: a burst at the start is what a limit of the minute punishes.
         self._rate = AsyncLimiter(1, _MINUTE_S / limit) if limit else None
@@ -59,12 +70,13 @@ class Endpoint:
         """One batch, with all the attempts that it takes.
 
         Raises EndpointError if the endpoint does not answer."""
-        for attempt in range(self.settings.retries + 1):
+        for attempt in count():
             try:
                 return await self._attempt(prompts)
             except AttemptError as error:
                 self.account.faults[error.kind] += 1
-                if attempt == self.settings.retries:
+                self._silent += 1
+                if attempt >= self.settings.retries and not self._away(attempt + 1):
                     self.account.failed += len(prompts)
                     raise EndpointError(f"endpoint {self.name}: {attempt + 1} attempts failed: {error}") from error
                 self.account.retries += 1
@@ -72,11 +84,23 @@ class Endpoint:
                 await anyio.sleep(max(error.after_s, backoff_s))
             except RefusedError as error:
                 self.account.faults["refused"] += 1
+                self._heard()
                 if len(prompts) > 1:
                     return await self._one_by_one(prompts)
                 self.account.failed += 1
                 raise EndpointError(f"endpoint {self.name} refuses the request: {error}") from error
         raise AssertionError("the last attempt returns or raises")
+
+    def _heard(self) -> None:
+        """The endpoint is there."""
+        self._silent, self._heard_s = 0, time.monotonic()
+
+    def _away(self, attempts: int) -> bool:
+        """Whether nobody gets an answer any more: not a call in all its attempts, and no other one.
+
+        That says nothing of the call, and is worth waiting for; who asked sets the limit (limits.turn_s)."""
+        nobody = self._silent > max(attempts, _AWAY_REQUESTS)
+        return nobody and time.monotonic() - self._heard_s < _AWAY_S
 
     async def _attempt(self, prompts: Sequence[Prompt]) -> Sequence[Completed]:
         if self._rate is not None:
@@ -87,6 +111,7 @@ class Endpoint:
         except anyio.get_cancelled_exc_class():
             self.account.abandoned += 1
             raise
+        self._heard()
         self.account.calls += len(answers)
         self.account.prompt_tokens += sum(answer.prompt_tokens for answer in answers)
         self.account.completion_tokens += sum(answer.completion_tokens for answer in answers)
