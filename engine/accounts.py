@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from engine.llm.asking import Tally
+from engine.llm.asking import FAULTS, Tally
 from engine.llm.endpoint import Endpoint
 from engine.simulators import Models
 from engine.telemetry import simulator_metrics as keys
@@ -47,10 +47,10 @@ def _endpoint(endpoint: Endpoint) -> Row:
 
 def _parts(models: Models) -> Iterator[tuple[str, Tally, Endpoint]]:
     """Every part that is played; each has one endpoint."""
-    for name, asker in models.askers.items():
-        for part, tally in asker.tallies.items():
-            if tally.asked:
-                yield part, tally, models.endpoints[name]
+    for part in FAULTS:
+        for name, asker in models.askers.items():
+            if asker.tallies[part].asked:
+                yield part, asker.tallies[part], models.endpoints[name]
 
 
 def _part(part: str, tally: Tally, endpoint: Endpoint) -> Row:

@@ -2,7 +2,9 @@
 
 from dataclasses import replace
 
+import orjson
 import pytest
+import zstandard
 from click.testing import CliRunner
 
 from engine.audit.check import Recorded
@@ -12,7 +14,7 @@ from engine.rundir import write_json
 from engine.stream.segment import CLOSED
 from engine.telemetry import engine_metrics as keys
 from engine.types import Outcome, Span, TurnTiming
-from tests.recorded_runs import SERVER, RecordedRun, small_pack
+from tests.recorded_runs import SERVER, RecordedRun, advantages, small_pack
 
 
 @pytest.fixture(scope="module")
@@ -191,6 +193,61 @@ def test_a_scored_fault_is_found(recorded):
     """A simulator's fault must be masked."""
     with_episode(recorded, 4, 0, outcome=Outcome.TOOL_FAULT)
     assert broken(recorded.write()) == {"outcomes_contradicted": 1}
+
+
+def test_a_fault_that_nobody_tells_of_is_found(recorded):
+    """Whatever masks an episode is said."""
+    with_episode(recorded, 4, 0, outcome=Outcome.USER_FAULT, reward=None)
+    recorded.steps[2]["groups"][0]["advantages"] = advantages(recorded.groups[4])
+    assert broken(recorded.write()) == {"outcomes_contradicted": 1}
+
+
+def test_outcomes_are_counted_and_add_up(recorded):
+    """What the engine counted, over its restarts, is in the stream; the table says how many there are of each."""
+    with_episode(recorded, 4, 0, outcome=Outcome.JUDGE_FAULT, reward=None, error="no verdict")
+    recorded.steps[2]["groups"][0]["advantages"] = advantages(recorded.groups[4])
+    for row, finished, masked in zip(recorded.rows, (12, 20, 2, 4), (0, 1, 0, 0), strict=True):
+        row |= {keys.EPISODES_FINISHED: finished, keys.EPISODES_MASKED: masked}
+    run = recorded.write()
+    [outcomes] = [one for one in audit(Recorded.read(run)) if one.name == "outcomes_contradicted"]
+    assert (outcomes.ok, outcomes.checked) == (True, "28 episodes: 27 agent_fail + 1 simulator_fault_judge")
+
+
+def test_an_episode_that_was_counted_and_is_not_there_is_found(recorded):
+    """One that ended without a reward, here."""
+    recorded.rows[-1] |= {keys.EPISODES_FINISHED: 24, keys.EPISODES_MASKED: 1}
+    assert broken(recorded.write()) == {"outcomes_contradicted": 1}
+
+
+def judged(recorded, evidence):
+    """Judge one episode's last item of its first group, and say so in its task; the reward stays the same."""
+    episode = recorded.groups[0].episodes[1]
+    *others, last = episode.reward.items
+    assert last.met
+    verdicts = (*others, replace(last, by="judge", evidence=evidence))
+    with_episode(recorded, 0, 1, reward=replace(episode.reward, items=verdicts))
+    run = recorded.write()
+    header, *tasks = map(
+        orjson.loads, zstandard.ZstdDecompressor().stream_reader(run.pack.read_bytes()).read().splitlines()
+    )
+    for task in tasks:
+        if task["id"] == episode.task_id:
+            del task["rubric"]["interactions"][-1]["check"]
+    run.pack.write_bytes(zstandard.ZstdCompressor().compress(b"\n".join(map(orjson.dumps, [header, *tasks]))))
+    return run
+
+
+def test_a_judges_verdict_is_what_it_was(recorded):
+    """Nobody judges again; the episodes of the task that no judge looked at cannot be scored any more."""
+    [rewards] = [one for one in audit(Recorded.read(judged(recorded, 0))) if one.name == "rewards_wrong"]
+    assert "g000000.01" not in rewards.violations[0]
+    assert rewards.count == 3
+
+
+def test_a_verdict_without_evidence_is_found(recorded):
+    """The event that it names must be there."""
+    [rewards] = [one for one in audit(Recorded.read(judged(recorded, 9))) if one.name == "rewards_wrong"]
+    assert rewards.count == 4
 
 
 def test_a_row_over_the_budget_is_found(recorded):

@@ -85,6 +85,65 @@ def test_the_last_words_hold_what_a_newcomer_needs(run):
     assert "audit: every promise was kept" in text
 
 
+def with_simulators(made):
+    """The same run with users and tools played by a language model; its engine was restarted once."""
+    made.run.config.write_bytes(
+        made.run.config.read_bytes().replace(b'kind = "offline"', b'kind = "llm"\nendpoint = "sim"')
+        + b'\n[endpoints.sim]\nurl = "http://127.0.0.1:1"\nmodel = "m"\n'
+    )
+    counted = {
+        "endpoint.sim/requests_count": 40,
+        "endpoint.sim/calls_count": 28,
+        "endpoint.sim/abandoned_count": 1,
+        "endpoint.sim/failed_count": 2,
+        "endpoint.sim/fault_timeout_count": 11,
+        "endpoint.sim/cost_money": 0.5,
+        "user/asked_count": 26,
+        "user/replies_count": 28,
+        "user/given_up_count": 2,
+        "user/prompt_tokens_count": 2_000,
+        "user/completion_tokens_count": 80,
+        "user/refused_leak_count": 7,
+        "user/cost_money": 0.5,
+        "mapping/exact_count": 9,
+        "mapping/simulated_count": 3,
+    }
+    made.rows[1] |= counted
+    made.rows[3] |= {key: count / 2 for key, count in counted.items() if key != "user/refused_leak_count"}
+    made.rows[2] |= dict.fromkeys(counted, 0)
+    return made.write()
+
+
+def test_the_last_words_show_what_simulators_took(tmp_path, pack):
+    """Per recorded episode, over restarts; refused replies as shares; what the endpoint went through."""
+    run = with_simulators(RecordedRun.make(tmp_path, pack))
+    values = summarize(run).values["simulators"]
+    assert values["episodes"] == 28
+    assert values["parts"]["user"] | {"replies": 42, "refused": {"leak": 7}, "cost": 0.75} == values["parts"]["user"]
+    assert values["mapping"] == {"exact": 13, "simulated": 4}
+    out, told = console()
+    conclude(out, run)
+    text = told.getvalue()
+    assert re.search(r"user +│ +1.50 │ +111 │ leak 16.7% +│ +3 of 39 │ 0.7500", text)
+    assert "endpoint sim: 60 requests: 42 calls answered, 16 timeout, 1 abandoned; 3 calls failed; cost 0.7500" in text
+    assert "tool calls answered: 13 exact, 4 simulated" in text
+    assert "leak 16.7%" in (run.path / "report.html").read_text()
+
+
+def test_outcomes_and_injected_faults_are_counted(tmp_path, pack):
+    """A run without language models says nothing of them."""
+    made = RecordedRun.make(tmp_path, pack)
+    made.run.faults.write_bytes(b'{"fault":"flaky"}\n{"fault":"error"}\n{"fault":"flaky"}\n')
+    run = made.write()
+    values = summarize(run).values
+    assert (values["tool_faults"], values["simulators"]) == ({"flaky": 2, "error": 1}, None)
+    out, told = console()
+    conclude(out, run)
+    assert "training episodes by outcome: 24 agent_fail\n" in told.getvalue()
+    assert "faults injected into tool calls: 2 flaky, 1 error" in told.getvalue()
+    assert "calls per episode" not in told.getvalue()
+
+
 def test_the_report_contains_everything_it_shows(run):
     """One page without a link to anything outside, and a picture."""
     conclude(console()[0], run)
