@@ -247,6 +247,11 @@ class RunDir:
         return self.path / "journal.sqlite"
 
     @property
+    def judge(self) -> Path:
+        """judge.sqlite: the exchanges with judges that were asked about recorded episodes."""
+        return self.path / "judge.sqlite"
+
+    @property
     def metrics(self) -> Path:
         """metrics.jsonl: the engine's rows."""
         return self.path / "metrics.jsonl"

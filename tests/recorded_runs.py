@@ -9,7 +9,7 @@ import numpy as np
 import orjson
 from safetensors.numpy import save
 
-from engine.audit.rewards import score_again
+from engine.audit.rewards import scoring_record
 from engine.audit.steps import recomputed
 from engine.config import ASSETS, load
 from engine.manifest import create
@@ -76,7 +76,7 @@ class RecordedRun:
         for position, task in enumerate(train):
             version = position // GROUPS_PER_STEP
             episodes = [
-                episode(f"g{position:06d}.{index:02d}", task, version, asks=index % 2 == 1, tasks=tasks, at_s=position)
+                episode(f"g{position:06d}.{index:02d}", task, version, asks=index % 2 == 1, at_s=position)
                 for index in range(GROUP_SIZE)
             ]
             made.groups.append(group(f"g{position:06d}", position, Source.POLICY, episodes))
@@ -84,7 +84,7 @@ class RecordedRun:
         for version in (0, STEPS):
             for index, task in heldout:
                 id_ = f"e{version:05d}-{index:04d}"
-                only = episode(f"{id_}.00", task, version, asks=version > 0, tasks=tasks, at_s=50)
+                only = episode(f"{id_}.00", task, version, asks=version > 0, at_s=50)
                 made.evaluations.append(group(id_, index, Source.EVAL, [only]))
         made._learn()
         return made
@@ -162,7 +162,7 @@ def evaluation(name: str, version: int) -> dict:
     return {"name": name, "version": version, "split": "heldout", **parts, **counts}
 
 
-def episode(id_: str, task, version: int, *, asks: bool, tasks, at_s: float) -> Episode:
+def episode(id_: str, task, version: int, *, asks: bool, at_s: float) -> Episode:
     """An episode that asks for everything (reward 0.5) or does nothing (reward 0), in one request."""
     facts = tuple(task.user.facts)
     said = Event(number=0, turn=0, kind=EventKind.SAID, text="What is it?", revealed=facts)
@@ -195,8 +195,7 @@ def episode(id_: str, task, version: int, *, asks: bool, tasks, at_s: float) -> 
         timings=(TurnTiming(turn=0, phase="policy", start_s=at_s, end_s=at_s + REQUEST_S),),
         turns=1 + asks,
     )
-    [reward] = score_again(RubricScorer(), tasks, [played])
-    return replace(played, reward=reward)
+    return replace(played, reward=anyio.run(RubricScorer().score, scoring_record(task, played)))
 
 
 def group(id_: str, position: int, source: Source, episodes: list[Episode]) -> TaskGroup:

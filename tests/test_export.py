@@ -101,8 +101,8 @@ def test_rescoring_with_the_same_rubric_changes_nothing(run):
     """All 24 training and 4 evaluation episodes keep their rewards."""
     lines = [line.split("│") for line in invoke("rescore", run.path).splitlines() if "│" in line]
     assert [[cell.strip() for cell in line[1:-1]] for line in lines] == [
-        ["training", "24", "0.250 ± 0.102", "0.250 ± 0.102", "0", "0"],
-        ["evaluations", "4", "0.250 ± 0.283", "0.250 ± 0.283", "0", "0"],
+        ["training", "24", "0.250 ± 0.102", "0.250 ± 0.102", "0", "0", "0"],
+        ["evaluations", "4", "0.250 ± 0.283", "0.250 ± 0.283", "0", "0", "0"],
     ]
 
 
@@ -118,7 +118,7 @@ def test_rescoring_with_a_changed_rubric_says_what_changed(run, pack, tmp_path):
     output = invoke("rescore", run.path, "--pack", changed, "--out", out)
     training = next(line for line in output.splitlines() if "training" in line)
     assert [cell.strip() for cell in training.split("│")[1:-1]] == [
-        *("training", "20", "0.250 ± 0.112", "0.000 ± 0.000", "10", "4")
+        *("training", "20", "0.250 ± 0.112", "0.000 ± 0.000", "10", "4", "0")
     ]
     rows = [orjson.loads(line) for line in out.read_bytes().splitlines()]
     assert {(row["before"], row["after"]) for row in rows} == {(0.0, 0.0), (0.5, 0.0)}

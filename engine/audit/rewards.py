@@ -1,11 +1,12 @@
 """Check on rewards: the rubric evaluated again over the recorded events gives the recorded rewards.
 
-What a judge decided is taken from the record; that its verdicts follow from the journal is for engine.verify to say.
+What a judge decided is taken from the record; that the journal has its verdicts is a check of its own
+(engine.audit.verdicts).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import anyio
 
@@ -36,20 +37,15 @@ def scoring_record(task: Task, episode: Episode) -> ScoringRecord:
     )
 
 
-def score_again(scorer: Scorer, tasks: Mapping[str, Task], episodes: Sequence[Episode]) -> list[Reward | None]:
-    """Rewards of recorded episodes under (other) rubrics; None where the task is gone or an item stays undecided."""
-    return _scored(lambda _: scorer, tasks, episodes)
+def _scored(tasks: Mapping[str, Task], episodes: Sequence[Episode]) -> list[Reward | None]:
+    """Rewards of recorded episodes by what was recorded; None where the task is gone or an item stays undecided."""
 
-
-def _scored(
-    scorer_of: Callable[[Episode], Scorer], tasks: Mapping[str, Task], episodes: Sequence[Episode]
-) -> list[Reward | None]:
     async def score(episode: Episode) -> Reward | None:
         task = tasks.get(episode.task_id)
         if task is None:
             return None
         try:
-            return await scorer_of(episode).score(scoring_record(task, episode))
+            return await _as_recorded(episode).score(scoring_record(task, episode))
         except RewardError:
             return None
 
@@ -99,7 +95,7 @@ class Rewards:
         if self._kind != "rubric" or not episodes:
             return
         self._episodes += len(episodes)
-        again = _scored(_as_recorded, self._tasks, episodes)
+        again = _scored(self._tasks, episodes)
         self._wrong += [episode.id for episode, reward in zip(episodes, again, strict=True) if reward != episode.reward]
 
     def finding(self) -> Finding:

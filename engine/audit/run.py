@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 
 from engine.audit.check import Check, Finding, Recorded
 from engine.audit.checkpoints import Checkpoints
@@ -11,12 +12,14 @@ from engine.audit.rewards import Rewards
 from engine.audit.steps import Advantages, Staleness, TrainedTwice
 from engine.audit.stream import EmitOnce, Lost, MixedVersions, Outcomes
 from engine.audit.swaps import Aborted, Paused, Published
+from engine.audit.verdicts import Verdicts
 from engine.stream.reader import iter_groups
 from engine.types import TaskGroup
 
 
-def checks(recorded: Recorded) -> list[Check]:
-    """All of them, in the order of the table."""
+def checks(recorded: Recorded, opened: ExitStack) -> list[Check]:
+    """All of them, in the order of the table; `opened` closes what they open."""
+    judged = [Verdicts(recorded, opened)] if recorded.config.scorer.judge else []
     return [
         MixedVersions(),
         Paused(recorded),
@@ -27,6 +30,7 @@ def checks(recorded: Recorded) -> list[Check]:
         Staleness(recorded),
         Advantages(recorded),
         Rewards(recorded),
+        *judged,
         Outcomes(recorded),
         Budgets(recorded),
         Published(recorded),
@@ -37,13 +41,15 @@ def checks(recorded: Recorded) -> list[Check]:
 def audit(recorded: Recorded, also: Sequence[Callable[[TaskGroup], None]] = ()) -> list[Finding]:
     """Run every check; `also` sees the same groups, so that a summary needs no second read.
 
-    Raises StreamError at a damaged segment, ConfigError for a damaged copy of the pack."""
-    all_checks = checks(recorded)
-    for tg in _groups(recorded):
-        for check in all_checks:
-            check.see(tg)
-        for see in also:
-            see(tg)
+    Raises StreamError at a damaged segment, ConfigError for a damaged copy of the pack, RunError for an altered
+    journal."""
+    with ExitStack() as opened:
+        all_checks = checks(recorded, opened)
+        for tg in _groups(recorded):
+            for check in all_checks:
+                check.see(tg)
+            for see in also:
+                see(tg)
     return [check.finding() for check in all_checks]
 
 

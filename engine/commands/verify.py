@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 
 import anyio
 import click
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-from rich.progress import Progress as Bar
 
 from engine.commands.show import EPISODE
 from engine.report.console import wide_console
+from engine.report.counting import counting
 from engine.rundir import find_run
 from engine.verify.compare import Difference
-from engine.verify.run import Progress, Verified, verify_run
+from engine.verify.run import Verified, verify_run
 
-_LINE_S = 10.0
 _SHOWN = 20
 """Differences that are shown in full."""
 _EXAMPLES = """\b
@@ -47,30 +43,10 @@ def command(run: str | None, episodes: tuple[str, ...], directory: str) -> None:
     if run is not None and EPISODE.match(run):
         episodes, run = (run, *episodes), None
     found, console = find_run(run, directory), wide_console()
-    with _shown(console) as progress:
+    with counting(console, "verifying", "groups") as progress:
         result = anyio.run(verify_run, found, episodes, progress)
     _print(console, result)
     raise SystemExit(0 if result.sound else 1)
-
-
-@contextmanager
-def _shown(console: Console) -> Iterator[Progress]:
-    """A bar on a terminal, one line per ten seconds elsewhere."""
-    if not console.is_terminal:
-        due = time.monotonic() + _LINE_S
-
-        def line(done: int, total: int) -> None:
-            nonlocal due
-            if time.monotonic() >= due:
-                due = time.monotonic() + _LINE_S
-                console.print(f"{done:,} of {total:,} groups")
-
-        yield line
-        return
-    columns = (TextColumn("verifying groups"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Bar(*columns, console=console, transient=True) as bar:
-        task = bar.add_task("", total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 def _print(console: Console, result: Verified) -> None:

@@ -8,7 +8,7 @@ a fresh one: with a journal alone (engine.verify) a run's simulators are exactly
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -48,17 +48,17 @@ class Tally:
 
 
 class JournaledAsker:
-    """An Asker over one endpoint, or over the journal alone."""
+    """An Asker over one endpoint, or the journal alone; `earlier` journals are looked up first, and not written."""
 
-    def __init__(self, journal: Journal, reachable: Reachable | None) -> None:
-        self._journal, self._reachable = journal, reachable
+    def __init__(self, journal: Journal, reachable: Reachable | None, earlier: Sequence[Journal] = ()) -> None:
+        self._journal, self._reachable, self._earlier = journal, reachable, earlier
         self.tallies: dict[Role, Tally] = {role: Tally() for role in FAULTS}
 
     async def ask(self, question: Question, admit: Admit[_T]) -> _T:
         """See engine.llm.question.Asker."""
         fault, tally = FAULTS[question.role], self.tallies[question.role]
         tally.asked += 1
-        recorded = await self._journal.find(question.subject)
+        recorded = await self._find(question.subject)
         if recorded is not None:
             tally.recorded += 1
             try:
@@ -72,6 +72,12 @@ class JournaledAsker:
         except EndpointError as error:
             tally.given_up += 1
             raise fault(f"{_what(question)}: {error}") from error
+
+    async def _find(self, subject: str) -> Exchange | None:
+        for journal in (*self._earlier, self._journal):
+            if (found := await journal.find(subject)) is not None:
+                return found
+        return None
 
     async def _asked(self, reachable: Reachable, question: Question, admit: Admit[_T]) -> _T:
         """Ask until a reply is admitted.

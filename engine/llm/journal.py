@@ -107,9 +107,13 @@ class Journal(RowStore[Exchange]):
         if self.pending >= _PENDING_ROWS:
             await self.flush()
         recent = self._recent.get(subject)
-        if recent is not None or hash(subject) not in self._answered:
+        if recent is not None or not self._may_answer(subject):
             return recent
         return await self._run(lambda: self._answer(subject))
+
+    def _may_answer(self, subject: str) -> bool:
+        """Whether the file is worth a query."""
+        return hash(subject) in self._answered
 
     def keep(self, exchange: Exchange) -> Exchange:
         """Keep an exchange, durable after the next :meth:`flush`; returns the one that answers its question.
@@ -185,6 +189,13 @@ class Journal(RowStore[Exchange]):
         return stored._replace(request=self._decompressor.decompress(stored.request))
 
 
+class _Reader(Journal):
+    """A journal that another process may be writing: what was not there at first may be now."""
+
+    def _may_answer(self, subject: str) -> bool:  # noqa: ARG002 - the writer's
+        return True
+
+
 def _digest(fields: Iterable[Any]) -> bytes:
     digest = blake2b(digest_size=_DIGEST_BYTES)
     for field in fields:
@@ -206,4 +217,4 @@ def read_journal(path: Path) -> AbstractAsyncContextManager[Journal]:
     """Open journal.sqlite to look it up, without a lock that a run would meet.
 
     Raises ConfigError where there is none, for an unknown format, and for a file that is not ours."""
-    return read_rows(Journal, path)
+    return read_rows(_Reader, path)

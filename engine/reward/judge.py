@@ -20,10 +20,13 @@ _LONGEST = 4_000
 
 
 class LlmJudge:
-    """A Judge that asks a language model (paper section 3.3)."""
+    """A Judge that asks a language model (paper section 3.3).
 
-    def __init__(self, asker: Asker) -> None:
+    `occasion` tells apart questions that are the same otherwise: each is then asked, and answered, on its own."""
+
+    def __init__(self, asker: Asker, occasion: Json = None) -> None:
         self._asker = asker
+        self._occasion = [] if occasion is None else [occasion]
 
     async def decide(self, items: Sequence[OpenItem], record: ScoringRecord) -> Sequence[Verdict]:
         """See engine.reward.rubric.Judge."""
@@ -39,7 +42,7 @@ class LlmJudge:
             role="judge",
             task=record.task.id,
             owner=record.task.id,
-            subject=subject("judge", document),
+            subject=subject("judge", document, *self._occasion),
             instructions=INSTRUCTIONS["judge"],
             document=document,
             schema=_schema(items),

@@ -19,7 +19,7 @@ Part = Literal["forbidden", "subgoal", "interaction"]
 
 
 class OpenItem(NamedTuple):
-    """A rubric item that has no check."""
+    """A rubric item and its part, as a judge is asked about it."""
 
     item: RubricItem
     part: Part
@@ -43,6 +43,22 @@ def items(rubric: Rubric) -> Iterator[OpenItem]:
         yield OpenItem(item, "subgoal")
     for item in rubric.interactions:
         yield OpenItem(item, "interaction")
+
+
+def open_items(rubric: Rubric) -> list[OpenItem]:
+    """Those that have no check."""
+    return [entry for entry in items(rubric) if entry.item.check is None]
+
+
+def checked(record: ScoringRecord) -> list[Verdict]:
+    """What the checks say of an episode: a verdict on every item that has one."""
+    events = comparable(record.task, record.events)
+    verdicts = []
+    for item, part in items(record.task.rubric):
+        if item.check is not None:
+            met, evidence = evaluate(item.check, events)
+            verdicts.append(Verdict(id=item.id, part=part, met=met, evidence=evidence))
+    return verdicts
 
 
 def reward(verdicts: Sequence[Verdict]) -> Reward:
@@ -79,16 +95,8 @@ class RubricScorer:
         """Decide every item and add up.
 
         Raises RewardError where an item stays undecided."""
-        events = comparable(record.task, record.events)
-        verdicts: list[Verdict] = []
-        undecided: list[OpenItem] = []
-        for entry in items(record.task.rubric):
-            item, part = entry
-            if item.check is None:
-                undecided.append(entry)
-                continue
-            met, evidence = evaluate(item.check, events)
-            verdicts.append(Verdict(id=item.id, part=part, met=met, evidence=evidence))
+        verdicts = checked(record)
+        undecided = open_items(record.task.rubric)
         if undecided:
             decided = {(verdict.part, verdict.id): verdict for verdict in verdicts}
             decided |= await self._judged(undecided, record)
