@@ -29,6 +29,7 @@ COMMANDS = {
     "audit": Entry(section="Look", help="Recompute every invariant of a run from what it recorded."),
     "verify": Entry(section="Look", help="Execute recorded episodes again, without network, and compare."),
     "world": Entry(section="Look", help="How tool calls were answered: audit, compare, export, veto a merge."),
+    "judge": Entry(section="Look", help="How far a judge agrees with executable checks, and with itself."),
     "runs": Entry(section="Look", help="List runs, remove them, collect what they no longer need."),
     "export": Entry(section="Take away", help="Episodes as chat JSONL or Parquet; the trained model as one directory."),
     "rescore": Entry(section="Take away", help="Score recorded episodes again under changed rubrics."),

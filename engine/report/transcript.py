@@ -68,10 +68,11 @@ def verdicts(reward: Reward, task: Task | None = None) -> Iterator[Line]:
     for verdict in reward.items:
         text = texts.get((verdict.part, verdict.id), "")
         evidence = f"   (event {verdict.evidence})" if verdict.evidence is not None else ""
-        yield f"  {verdict.part}", f"{_mark(verdict)} {verdict.id}{': ' + text if text else ''}{evidence}"
+        yield f"  {verdict.part}", f"{mark(verdict)} {verdict.id}{': ' + text if text else ''}{evidence}"
 
 
-def _mark(verdict: Verdict) -> str:
+def mark(verdict: Verdict) -> str:
+    """A verdict in one word."""
     if verdict.part == "forbidden":
         return "VIOLATED" if verdict.met else "kept"
     return "met" if verdict.met else "missed"
