@@ -14,6 +14,7 @@ from engine.scripted.endpoint import Endpoint
 from engine.types import Reward, Verdict
 from engine.world.tasks import load_pack
 from tests.judged_runs import invoke, judged_run, judging, shops
+from tests.recorded_runs import RecordedRun, small_pack
 from tests.test_verify import recorded
 
 EPISODES, ITEMS = 13, 4
@@ -90,6 +91,17 @@ def test_what_was_asked_is_not_asked_again(run):
         assert endpoint.items == {"judge": 10}
         _, output = invoke("judge", "audit", run.path, "--episodes", "6", "--repeats", "2", *options)
     assert "12 questions: 2 asked now" in output
+
+
+def test_episodes_that_went_the_same_way_are_one_question(tmp_path):
+    """Of eight tasks, six were played in two ways and two only once in each."""
+    run = RecordedRun.make(tmp_path, small_pack(tmp_path / "small.jsonl")).write()
+    with judging() as (endpoint, options):
+        _, output = invoke("judge", "audit", run.path, *options)
+    assert endpoint.items == {"judge": 3 * 16}
+    assert "84 questions: 48 asked now, 36 answered by judge.sqlite" in output
+    # Wilson's interval of 16 of 16, not of 84 of 84.
+    assert cells(output, "forbidden")[-2] == "80.6% to 100.0%"
 
 
 def test_a_judge_that_wavers_is_measured(run):
@@ -174,7 +186,7 @@ def pair(task, episode, check, judge, item="a"):
     judged = SimpleNamespace(task=SimpleNamespace(id=task), episode=SimpleNamespace(id=episode))
     entry = SimpleNamespace(part="subgoal", item=SimpleNamespace(id=item, text=item))
     said = [Verdict(id=item, part="subgoal", met=met) for met in (check, judge)]
-    return Pair(judged, entry, *said)
+    return Pair(judged, entry, *said, f"{episode} {item}".encode())
 
 
 def test_agreement_beyond_chance():

@@ -1,7 +1,7 @@
 """How far a judge and executable checks agree, and how far the judge agrees with itself: numbers from verdicts.
 
-An interval counts a decision (one item of one episode) once, however often it was repeated, and less where whole tasks
-agree or disagree: verdicts on one task resemble each other.
+An interval counts a decision (on one item of one transcript) once, however often it was repeated and however many
+episodes went that way, and less where whole tasks agree or disagree: verdicts on one task resemble each other.
 """
 
 from __future__ import annotations
@@ -10,7 +10,10 @@ import math
 import statistics
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
+from hashlib import blake2b
 from typing import NamedTuple
+
+import orjson
 
 from engine.audit.judging import Judged
 from engine.reward.rubric import OpenItem, checked, items
@@ -26,6 +29,8 @@ class Pair(NamedTuple):
     open: OpenItem
     check: Verdict
     judge: Verdict
+    decision: bytes
+    """What was decided: the same for all repeats, and for episodes of a task that went the same way."""
 
     @property
     def agrees(self) -> bool:
@@ -80,11 +85,14 @@ def pairs(judged: Sequence[Judged]) -> list[Pair]:
     """Every verdict of the judge on an item that has a check."""
     found = []
     for one in judged:
-        checks = {(verdict.part, verdict.id): verdict for verdict in checked(one.record)}
+        record = one.record
+        checks = {(verdict.part, verdict.id): verdict for verdict in checked(record)}
+        went = blake2b(orjson.dumps([one.task.id, record.messages, record.events, record.stop]), digest_size=16)
         for repeat in sorted(one.rewards):
             for entry, verdict in zip(items(one.task.rubric), one.rewards[repeat].items, strict=True):
                 if (check := checks.get((entry.part, entry.item.id))) is not None:
-                    found.append(Pair(one, entry, check, verdict))
+                    decision = went.digest() + f"{entry.part} {entry.item.id}".encode()
+                    found.append(Pair(one, entry, check, verdict, decision))
     return found
 
 
@@ -109,7 +117,7 @@ def _interval(found: Sequence[Pair]) -> tuple[float, float]:
     tasks: dict[str, list[bool]] = defaultdict(list)
     for pair in found:
         tasks[pair.judged.task.id].append(pair.agrees)
-    count = float(len({(pair.judged.episode.id, pair.check.part, pair.check.id) for pair in found}))
+    count = float(len({pair.decision for pair in found}))
     if len(tasks) > 1:
         squares = sum((sum(agrees) - share * len(agrees)) ** 2 for agrees in tasks.values())
         variance = len(tasks) / (len(tasks) - 1) * squares / len(found) ** 2

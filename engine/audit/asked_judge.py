@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import tempfile
+from collections import defaultdict
 from collections.abc import Iterator
+from collections.abc import Set as AbstractSet
 from contextlib import AbstractAsyncContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
+
+import anyio
 
 from engine.config import Config, api_key
 from engine.config.endpoints import EndpointSection
 from engine.errors import ConfigError
 from engine.llm.endpoint import Reachable, open_endpoint
+from engine.llm.question import Admit, Asker, Question
 from engine.models import endpoint_key, find_model
 from engine.rundir import RunDir
 from engine.serving.addresses import endpoint_urls
 from engine.serving.served import served
+
+_T = TypeVar("_T")
 
 HOW = "--set scorer.judge=NAME --set endpoints.NAME.url=URL --set endpoints.NAME.model=MODEL"
 """How to name a judge on the command line."""
@@ -35,6 +43,26 @@ class AskedJudge:
         Raises ConfigError for an API key that is not set, and a model without a chat template."""
         key = api_key(self.settings.api_key_env, f"endpoints.{self.name}.api_key_env")
         return open_endpoint(self.name, self.settings, self.url, key)
+
+
+class Once:
+    """An Asker that sends a question to another one at a time: whoever asks the same meanwhile gets its answer.
+
+    Episodes of one task that went the same way are the same question, and many are asked about at once."""
+
+    def __init__(self, asker: Asker) -> None:
+        self._asker = asker
+        self._turns: dict[str, anyio.Lock] = defaultdict(anyio.Lock)
+
+    @property
+    def subjects(self) -> AbstractSet[str]:
+        """What was asked."""
+        return self._turns.keys()
+
+    async def ask(self, question: Question, admit: Admit[_T]) -> _T:
+        """See engine.llm.question.Asker."""
+        async with self._turns[question.subject]:
+            return await self._asker.ask(question, admit)
 
 
 @contextmanager

@@ -12,17 +12,16 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from hashlib import blake2b
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 from anyio import CapacityLimiter, create_task_group
 
-from engine.audit.asked_judge import AskedJudge
+from engine.audit.asked_judge import AskedJudge, Once
 from engine.audit.rewards import scoring_record
 from engine.errors import RewardError
 from engine.llm.asking import JournaledAsker, Tally
 from engine.llm.journal import Journal, open_journal
 from engine.llm.prompts import INSTRUCTIONS
-from engine.llm.question import Admit, Asker, Question
 from engine.reward.judge import LlmJudge
 from engine.reward.rubric import items, reward
 from engine.rundir import RunDir
@@ -30,8 +29,6 @@ from engine.seams import ScoringRecord
 from engine.stream.reader import iter_headers
 from engine.task import Task
 from engine.types import Episode, Json, Reward
-
-_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,19 +88,6 @@ def sample(run: RunDir, tasks: Mapping[str, Task], episodes: int, seed: int) -> 
     return [Judged(episode=episode, task=tasks[episode.task_id]) for episode in chosen], count
 
 
-class _Noted:
-    """An Asker that remembers what was asked."""
-
-    def __init__(self, asker: Asker) -> None:
-        self._asker = asker
-        self.subjects: set[str] = set()
-
-    async def ask(self, question: Question, admit: Admit[_T]) -> _T:
-        """See engine.llm.question.Asker."""
-        self.subjects.add(question.subject)
-        return await self._asker.ask(question, admit)
-
-
 async def ask_again(
     run: RunDir, asked: AskedJudge, judged: Sequence[Judged], repeats: int, say: Callable[[int, int], None]
 ) -> Asked:
@@ -113,11 +97,11 @@ async def ask_again(
     altered."""
     async with open_journal(run.judge) as journal, asked.open() as reachable:
         asker, done = JournaledAsker(journal, reachable), 0
-        noted, limiter = _Noted(asker), CapacityLimiter(2 * asked.settings.concurrency)
+        once, limiter = Once(asker), CapacityLimiter(2 * asked.settings.concurrency)
 
         async def ask(one: Judged, repeat: int) -> None:
             nonlocal done
-            judge = LlmJudge(noted, _occasion(asked, repeat))
+            judge = LlmJudge(once, _occasion(asked, repeat))
             async with limiter:
                 try:
                     one.rewards[repeat] = reward(await judge.decide(list(items(one.task.rubric)), one.record))
@@ -130,7 +114,7 @@ async def ask_again(
             for one in judged:
                 for repeat in range(repeats):
                     tg.start_soon(ask, one, repeat)
-        return Asked(judged=judged, cost=await _cost(journal, noted.subjects), tally=asker.tallies["judge"])
+        return Asked(judged=judged, cost=await _cost(journal, once.subjects), tally=asker.tallies["judge"])
 
 
 def _occasion(asked: AskedJudge, repeat: int) -> Json:

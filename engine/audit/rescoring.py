@@ -14,12 +14,14 @@ from typing import NamedTuple
 
 from anyio import create_task_group, to_thread
 
-from engine.audit.asked_judge import AskedJudge
+from engine.audit.asked_judge import AskedJudge, Once
 from engine.audit.rewards import scoring_record
 from engine.config import Config
 from engine.errors import RewardError, boundary
 from engine.llm.asking import JournaledAsker
 from engine.llm.journal import Journal, open_journal, read_journal
+from engine.reward.judge import LlmJudge
+from engine.reward.rubric import RubricScorer
 from engine.rundir import RunDir
 from engine.seams import Scorer
 from engine.simulators import Models, scorer_of
@@ -43,7 +45,7 @@ class Again(NamedTuple):
 
 @asynccontextmanager
 async def rescorer(run: RunDir, config: Config, asked: AskedJudge | None) -> AsyncIterator[Scorer]:
-    """The scorer of a configuration, over what its judge said before; only `asked` is asked for more.
+    """The scorer of a configuration, over what its judge said before; only `asked` is asked for more (by rubrics).
 
     Raises ConfigError for a journal that is none, an API key that is not set, and a plug-in that cannot be loaded."""
     async with AsyncExitStack() as opened:
@@ -53,14 +55,12 @@ async def rescorer(run: RunDir, config: Config, asked: AskedJudge | None) -> Asy
         if asked is not None:
             own: Journal = await opened.enter_async_context(open_journal(run.judge))
             reachable = await opened.enter_async_context(asked.open())
-            asker = JournaledAsker(own, reachable, journals)
+            yield RubricScorer(LlmJudge(Once(JournaledAsker(own, reachable, journals))))
         elif name and journals:
-            asker = JournaledAsker(journals[0], None, journals[1:])
+            yield scorer_of(config, Models(askers={name: JournaledAsker(journals[0], None, journals[1:])}))
         else:
-            config = config.model_copy(update={"scorer": config.scorer.model_copy(update={"judge": ""})})
-            yield scorer_of(config, Models())
-            return
-        yield scorer_of(config, Models(askers={name: asker}))
+            alone = config.model_copy(update={"scorer": config.scorer.model_copy(update={"judge": ""})})
+            yield scorer_of(alone, Models())
 
 
 async def _there(path: Path) -> bool:
