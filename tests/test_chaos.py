@@ -80,7 +80,8 @@ def test_a_run_survives_a_minute_without_its_simulators(tmp_path: Path) -> None:
     assert "training episodes by outcome: " in told
     assert "calls per episode" in told
     outcomes, client = assert_outcomes(run), assert_accounts(run, ledger)
-    assert client["faults"]["busy"] > 50
+    # A minute of backoff has some eight attempts of a call in it, and several calls were on their way.
+    assert client["faults"]["busy"] > 20
     assert sum(outcomes[outcome] for outcome in SIMULATOR_FAULTS) <= 0.01 * outcomes.total()
     for command in ("audit", "verify"):
         done = CliRunner().invoke(cli, [command, str(run.path)])
