@@ -202,6 +202,8 @@ async def measure(config: Config, models: Models, tasks: Sequence[Task], world: 
         print(f"  {task.id}: {episode.outcome} {episode.error[:160]}", flush=True)
         if episode.reward is not None:
             await judge(arbiter, task, episode, found)
+        # A small model on a few cores takes long: what it said by now can be read, and gone on from.
+        await models.flush()
 
     async with anyio.create_task_group() as group:
         for number, task in enumerate(scripts):

@@ -43,14 +43,12 @@ def record(events=EVENTS):
     return ScoringRecord(task=task, messages=MESSAGES, events=events, final_state={}, stop=StopReason.ANSWER)
 
 
-def verdicts(**met):
-    """A judge's reply: by name, the evidence or None."""
-    names = {"forbidden": "f", "subgoal": "a", "interaction": "c"}
-    said = [{"id": names[part], "met": number is not None, "evidence": number} for part, number in met.items()]
-    return completion(orjson.dumps({"verdicts": said}).decode())
+def verdicts(**evidence):
+    """A judge's reply: of each item the event that shows it, or None."""
+    return completion(orjson.dumps(evidence).decode())
 
 
-GOOD = verdicts(forbidden=None, subgoal=1, interaction=0)
+GOOD = verdicts(f=None, a=1, c=0)
 
 
 async def judged(tmp_path, *replies):
@@ -84,25 +82,32 @@ async def test_the_judge_decides_what_no_check_does_in_one_call(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("wrong", "kind"),
+    "wrong",
     [
-        (verdicts(forbidden=None, subgoal=9, interaction=0), "evidence"),
-        (verdicts(forbidden=None, subgoal=1), "malformed"),
-        (completion("All met."), "malformed"),
+        verdicts(f=None, a=9, c=0),
+        verdicts(f=None, a=True, c=0),
+        verdicts(f=None, a=1),
+        verdicts(f=None, a=1, c=0, d=2),
+        completion("All met."),
     ],
 )
-async def test_a_verdict_without_evidence_or_an_item_without_a_verdict_is_asked_for_again(tmp_path, wrong, kind):
+async def test_evidence_that_does_not_exist_or_an_item_without_a_verdict_is_asked_for_again(tmp_path, wrong):
     """Never guessed."""
     reward, _, refused = await judged(tmp_path, wrong, GOOD)
     assert reward.value == 1
-    assert refused == {kind: 1}
+    assert refused == {"malformed": 1}
 
 
-async def test_an_item_that_is_decided_twice_is_not_decided(tmp_path):
-    """Three verdicts on two items leave one open."""
-    said = {"verdicts": [{"id": "a", "met": True, "evidence": 1}] * 3}
-    with pytest.raises(RewardError, match="judge: 4 replies were refused, the last one: there is no verdict on f"):
-        await judged(tmp_path, completion(orjson.dumps(said).decode()))
+async def test_a_judge_that_never_decides_makes_no_reward(tmp_path):
+    """The fault is its, and names what was wrong with the last reply."""
+    with pytest.raises(RewardError, match=r"judge: 4 replies were refused, the last one: c: missing"):
+        await judged(tmp_path, verdicts(f=None, a=1))
+
+
+async def test_a_number_with_a_point_is_the_event_that_it_names(tmp_path):
+    """JSON knows no integers."""
+    reward, _, refused = await judged(tmp_path, verdicts(f=None, a=1.0, c=0))
+    assert (repr(reward.items[1].evidence), refused) == ("1", {})
 
 
 async def test_the_scripted_judge_goes_by_the_tools_that_an_item_names(tmp_path):

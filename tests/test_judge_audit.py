@@ -35,8 +35,7 @@ class Planted(Cassette):
         self.asked[key] += 1
         if None in met.values():
             return "I cannot say."
-        said = [{"id": id_, "met": true, "evidence": 0 if true else None} for id_, true in met.items()]
-        return orjson.dumps({"verdicts": said}).decode()
+        return orjson.dumps({id_: 0 if true else None for id_, true in met.items()}).decode()
 
 
 @pytest.fixture

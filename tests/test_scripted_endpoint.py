@@ -44,7 +44,7 @@ JUDGE = {
     "events": [{"number": 1, "kind": "answered", "text": "Done."}],
     "stop": "answer",
 }
-JUDGE_REPLY = {"verdicts": [{"id": "s", "met": True, "evidence": 1}]}
+JUDGE_REPLY = {"s": 1}
 
 
 def tool(arguments: dict, *answers: dict, outputs: dict | None = OUTPUTS) -> dict:

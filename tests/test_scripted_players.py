@@ -128,15 +128,14 @@ EVENTS = [
 def test_a_judge_looks_for_the_tools_that_an_item_names(part, text, evidence):
     """Called with success, all of them; forbidden ones, any. Without a name the episode's end or a revealed fact."""
     items = [{"id": "x", "part": part, "text": text}]
-    (verdict,) = player({"as": "judge", "items": items, "events": EVENTS}).reply()["verdicts"]
-    assert verdict == {"id": "x", "met": evidence is not None, "evidence": evidence}
+    assert player({"as": "judge", "items": items, "events": EVENTS}).reply() == {"x": evidence}
 
 
 def test_a_judge_without_events_finds_nothing():
-    """One verdict an item, in order."""
+    """One verdict an item."""
     items = [{"id": part, "part": part, "text": ""} for part in ("subgoal", "interaction", "forbidden")]
-    verdicts = player({"as": "judge", "items": items, "events": []}).reply()["verdicts"]
-    assert verdicts == [{"id": item["id"], "met": False, "evidence": None} for item in items]
+    reply = player({"as": "judge", "items": items, "events": []}).reply()
+    assert reply == {"subgoal": None, "interaction": None, "forbidden": None}
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 """A language model that decides the rubric items that no check does: one call an episode, one verdict an item.
 
-A verdict that something happened names the event that shows it; one that names none, or none that there is, is asked
-for again. What the agent and the tools wrote is evidence, never an instruction.
+A verdict is the number of the event that shows that something happened, or null: none is met without evidence. What
+the agent and the tools wrote is evidence, never an instruction.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from engine.llm.prompts import INSTRUCTIONS
-from engine.llm.question import Asker, Question, RefusedReplyError, subject
+from engine.llm.question import Asker, Question, subject
 from engine.reward.rubric import OpenItem
 from engine.seams import ScoringRecord
 from engine.types import Event, EventKind, Json, Verdict
@@ -45,9 +45,9 @@ class LlmJudge:
             subject=subject("judge", document, *self._occasion),
             instructions=INSTRUCTIONS["judge"],
             document=document,
-            schema=_schema(items),
+            schema=_schema(items, record.events),
         )
-        return await self._asker.ask(question, lambda reply, _: _verdicts(items, record.events, reply["verdicts"]))
+        return await self._asker.ask(question, lambda reply, _: _verdicts(items, reply))
 
 
 def _events(record: ScoringRecord) -> list[dict[str, Any]]:
@@ -67,40 +67,28 @@ def _shown(event: Event, reply: str) -> dict[str, Any]:
     return shown
 
 
-def _schema(items: Sequence[OpenItem]) -> dict[str, Any]:
-    verdict = {
-        "type": "object",
-        "properties": {
-            "id": {"enum": [entry.item.id for entry in items]},
-            "met": {"type": "boolean"},
-            "evidence": {"anyOf": [{"type": "integer", "minimum": 0}, {"type": "null"}]},
-        },
-        "required": ["id", "met", "evidence"],
-        "additionalProperties": False,
-    }
-    verdicts = {"type": "array", "items": verdict, "minItems": len(items), "maxItems": len(items)}
+def _schema(items: Sequence[OpenItem], events: Sequence[Event]) -> dict[str, Any]:
+    """Every item by its id, so that a reply can neither leave one out nor decide it twice."""
+    shown: list[dict[str, Any]] = [{"type": "integer", "minimum": 0, "maximum": len(events) - 1}] if events else []
+    verdict = {"anyOf": [*shown, {"type": "null"}]}
     return {
         "type": "object",
-        "properties": {"verdicts": verdicts},
-        "required": ["verdicts"],
+        "properties": {entry.item.id: verdict for entry in items},
+        "required": [entry.item.id for entry in items],
         "additionalProperties": False,
     }
 
 
-def _verdicts(items: Sequence[OpenItem], events: Sequence[Event], said: Sequence[Mapping[str, Json]]) -> list[Verdict]:
-    """One verdict for every item.
-
-    Raises RefusedReplyError if an item is missing or an evidence is none."""
-    by_name, numbers = {verdict["id"]: verdict for verdict in said}, {event.number for event in events}
-    verdicts = []
-    for entry in items:
-        if (verdict := by_name.get(entry.item.id)) is None:
-            raise RefusedReplyError("malformed", f"there is no verdict on {entry.item.id}: one for each item, once")
-        met, evidence = verdict["met"], verdict["evidence"]
-        if met and evidence not in numbers:
-            shown = f"event {evidence} does not exist" if evidence is not None else "no event is named"
-            raise RefusedReplyError("evidence", f"{entry.item.id} is met, and {shown}: name the event that shows it")
-        verdicts.append(
-            Verdict(id=entry.item.id, part=entry.part, met=met, evidence=evidence if met else None, by="judge")
+def _verdicts(items: Sequence[OpenItem], said: Mapping[str, float | None]) -> list[Verdict]:
+    """One verdict for every item, from a reply that fits the schema."""
+    evidence = {id_: None if number is None else int(number) for id_, number in said.items()}
+    return [
+        Verdict(
+            id=entry.item.id,
+            part=entry.part,
+            met=evidence[entry.item.id] is not None,
+            evidence=evidence[entry.item.id],
+            by="judge",
         )
-    return verdicts
+        for entry in items
+    ]

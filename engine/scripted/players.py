@@ -156,9 +156,8 @@ class JudgePlayer(_Read):
     events: list[_Event]
 
     def reply(self) -> dict[str, Json]:
-        """`{"verdicts": [{"id", "met", "evidence": null|number of an event}]}`, in the order of the items."""
-        evidence = [(item.id, self._evidence(item)) for item in self.items]
-        return {"verdicts": [{"id": id_, "met": at is not None, "evidence": at} for id_, at in evidence]}
+        """By the id of each item the number of the event that shows it, or null."""
+        return {item.id: self._evidence(item) for item in self.items}
 
     def _evidence(self, item: _Item) -> int | None:
         named = {word for word in _WORD.findall(item.text) if "_" in word}
