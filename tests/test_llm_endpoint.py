@@ -91,23 +91,38 @@ async def test_a_server_without_json_schemas_is_asked_in_a_simpler_way_from_then
             assert (await opened.batcher.call("a", prompt())).text == SAID
         assert not opened.endpoint.account.faults
     refused = (400, {"error": "no response_format"}, {})
-    application, bodies = answering(refused, refused, completion(), completion())
+    application, bodies = answering(refused, refused, refused, completion(), completion())
     async with listening(application) as url, reachable(url) as opened:
         for _ in range(2):
             await opened.batcher.call("a", prompt())
     assert [body.get("response_format", {}).get("type") for body in bodies] == [
         "json_schema",
         "json_object",
+        "json_object",
         None,
         None,
     ]
+    assert [body.get("response_format", {}).get("schema") for body in bodies[1:3]] == [prompt().schema, None]
     assert "JSON Schema" in bodies[-1]["messages"][0]["content"]
+
+
+async def test_a_server_that_fails_at_a_way_that_it_does_not_know_is_asked_in_another():
+    """As llama-cpp-python does at a schema given in OpenAI's way."""
+    unknown = {
+        "message": "1 validation error:\n  {'type': 'literal_error', 'loc': ('body', 'response_format', 'type')}",
+        "type": "internal_server_error",
+    }
+    application, bodies = answering((500, {"error": unknown}, {}), completion())
+    async with listening(application) as url, reachable(url) as opened:
+        await opened.batcher.call("a", prompt())
+        assert not opened.endpoint.account.faults
+    assert bodies[1]["response_format"] == {"type": "json_object", "schema": prompt().schema}
 
 
 async def test_a_request_that_is_wrong_in_every_way_is_not_repeated():
     """Nor does it make a server that takes schemas one that does not."""
     refused = (400, {"error": "too long"}, {})
-    application, bodies = answering(completion(), refused, refused, refused, completion())
+    application, bodies = answering(completion(), *[refused] * 4, completion())
     async with listening(application) as url, reachable(url) as opened:
         await opened.batcher.call("a", prompt())
         with pytest.raises(EndpointError, match=r"endpoint sim refuses the request.*HTTP 400.*too long"):

@@ -66,10 +66,10 @@ class EndpointSection(SglangSection):
         only_if={"launch": "none"},
         resumable=True,
     )
-    structured: Literal["auto", "json_schema", "json_object", "prompt"] = key(
+    structured: Literal["auto", "json_schema", "json_object_schema", "json_object", "prompt"] = key(
         "auto",
-        "How replies are made JSON: by a schema that the server enforces, as some JSON object, or by asking for it; "
-        "auto: the first of them that the server accepts",
+        "How replies are made JSON: by a schema that the server enforces (OpenAI's way, or llama.cpp's), as some JSON "
+        "object, or by asking for it; auto: the first of them that the server accepts",
         only_if={"api": "openai"},
         resumable=True,
     )

@@ -11,7 +11,7 @@ import math
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, NoReturn, Protocol
+from typing import Any, Literal, NoReturn, Protocol, get_args
 
 import aiohttp
 import orjson
@@ -20,8 +20,8 @@ from engine.config.endpoints import EndpointSection
 from engine.llm.question import Completed, Prompt
 from engine.policy.template import ChatTemplate
 
-Mode = Literal["json_schema", "json_object", "prompt"]
-_LADDER: tuple[Mode, ...] = ("json_schema", "json_object", "prompt")
+Mode = Literal["json_schema", "json_object_schema", "json_object", "prompt"]
+_LADDER: tuple[Mode, ...] = get_args(Mode)
 _ASKED = "Reply with one JSON object and nothing else. It must fit this JSON Schema:\n"
 _LONGEST_WAIT_S = 60.0
 
@@ -53,7 +53,8 @@ class Transport(Protocol):
 class OpenAiTransport:
     """`POST /v1/chat/completions`, one prompt a request.
 
-    JSON is asked of the server in the strictest way that it accepts: by schema, as some object, or in words alone."""
+    JSON is asked of the server in the strictest way that it accepts: by schema in OpenAI's way, or in llama.cpp's, as
+    some object, or in words alone."""
 
     def __init__(self, endpoint: EndpointSection, url: str) -> None:
         self._url, self._endpoint = f"{url.rstrip('/')}/v1/chat/completions", endpoint
@@ -89,7 +90,10 @@ class OpenAiTransport:
             return body | {"response_format": {"type": "json_schema", "json_schema": named}}
         asked = _ASKED + orjson.dumps(prompt.schema).decode()
         messages[0] = {**messages[0], "content": f"{messages[0]['content']}\n\n{asked}"}
-        return body if mode == "prompt" else body | {"response_format": {"type": "json_object"}}
+        if mode == "prompt":
+            return body
+        schema = {"schema": prompt.schema} if mode == "json_object_schema" else {}
+        return body | {"response_format": {"type": "json_object", **schema}}
 
 
 class SglangTransport:
@@ -142,7 +146,8 @@ def _failed(url: str, status: int, content: bytes, retry_after: str) -> NoReturn
     reason = f"{url}: HTTP {status}: {_excerpt(content)}"
     if status in (429, 503):
         raise AttemptError("busy", reason, retry_after_s(retry_after, time.time()))
-    if status >= 500 or status == 408:
+    # llama-cpp-python says with a 500 that it does not know a format: that is no failure, and no moment mends it.
+    if (status >= 500 and b"response_format" not in content) or status == 408:
         raise AttemptError("error", reason)
     raise RefusedError(reason)
 
