@@ -28,6 +28,7 @@ COMMANDS = {
     "show": Entry(section="Look", help="Show a run, a task, or an episode as a readable transcript."),
     "audit": Entry(section="Look", help="Recompute every invariant of a run from what it recorded."),
     "verify": Entry(section="Look", help="Execute recorded episodes again, without network, and compare."),
+    "fork": Entry(section="Look", help="Go on live from a turn of a recorded episode."),
     "world": Entry(section="Look", help="How tool calls were answered: audit, compare, export, veto a merge."),
     "judge": Entry(section="Look", help="How far a judge agrees with executable checks, and with itself."),
     "runs": Entry(section="Look", help="List runs, remove them, collect what they no longer need."),

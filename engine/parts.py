@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import resource
 from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from engine.errors import ConfigError, RunError
 from engine.policy.chat_format import ChatFormat
 from engine.policy.client import HttpPolicy
 from engine.policy.servers import Loads, Servers
-from engine.rundir import RunDir, read_json
+from engine.rundir import RunDir, adapter_name, read_json
 from engine.seams import Policy, Seams, World
 from engine.simulators import Models, mapped_world, open_models, plugin, scorer_of, user_of
 from engine.world.fault_lines import open_fault_lines
@@ -93,13 +93,8 @@ async def build_parts(
 
     Raises ConfigError for a plug-in that cannot be loaded, a model without a usable chat template or a server too small
     for an episode, RunError for servers that do not get ready."""
-    raise_descriptor_limit(descriptors_needed(config))
     chat = await anyio.to_thread.run_sync(ChatFormat.load, Path(config.model.path), config.policy.system)
-    served_by = (
-        _scripted(config, chat)
-        if config.policy.launch == "scripted"
-        else _http(run, config, chat, clock, on_event, ready_s)
-    )
+    served_by = open_policy(run, config, chat, clock, on_event, ready_s)
     async with open_models(run, config) as models, _world(run, config, models, clock) as made, served_by as served:
         user, scorer = user_of(config, models), scorer_of(config, models)
         seams = Seams(policy=served.policy, world=made.world, user=user, scorer=scorer, chat=chat, clock=clock)
@@ -112,6 +107,38 @@ async def build_parts(
             return account(models, made.mapping.counts if made.mapping is not None else None)
 
         yield Parts(config=config, seams=seams, served=served, flush=flush, account=counted)
+
+
+def open_policy(
+    run: RunDir,
+    config: Config,
+    chat: ChatFormat,
+    clock: Callable[[], float],
+    on_event: OnEvent,
+    ready_s: float = _READY_S,
+) -> AbstractAsyncContextManager[Served]:
+    """The policy of a configuration, on the servers that servers.json of `run` names, until the end of the block.
+
+    Raises as `build_parts` does."""
+    raise_descriptor_limit(descriptors_needed(config))
+    if config.policy.launch == "scripted":
+        return _scripted(config, chat)
+    return _http(run, config, chat, clock, on_event, ready_s)
+
+
+@asynccontextmanager
+async def watched(served: Served, run_id: str, adapter: Path | None) -> AsyncIterator[str | None]:
+    """Keep an eye on the servers, with one adapter loaded, until the end of the block; gives its name there.
+
+    Without an adapter that is the base, which has none. What is loaded here is unloaded when the policy is closed."""
+    async with anyio.create_task_group() as tg:
+        tg.start_soon(served.watch)
+        name = None
+        if adapter is not None:
+            name = adapter_name(run_id, 0)
+            await served.servers.load(name, adapter)
+        yield name
+        tg.cancel_scope.cancel()
 
 
 @asynccontextmanager

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
+
+from anyio import to_thread
 
 from engine.config import Config, api_key, foreign, load_object
 from engine.llm.asking import JournaledAsker
@@ -38,21 +40,21 @@ class Models:
 
 
 @asynccontextmanager
-async def open_models(run: RunDir, config: Config) -> AsyncIterator[Models]:
-    """The endpoints of a run and its journal, until the end of the block.
+async def open_models(run: RunDir, config: Config, earlier: Sequence[Journal] = ()) -> AsyncIterator[Models]:
+    """The endpoints of a run and its journal, until the end of the block; `earlier` ones are looked up first.
 
     Raises ConfigError for an API key that is not set, a model without a chat template, and a journal that is none."""
     if not config.endpoints:
         yield Models()
         return
-    urls = endpoint_urls(run, config)
+    urls = await to_thread.run_sync(endpoint_urls, run, config)
     async with AsyncExitStack() as opened:
         journal = await opened.enter_async_context(open_journal(run.journal))
         askers, endpoints = {}, {}
         for name, settings in config.endpoints.items():
             key = api_key(settings.api_key_env, f"endpoints.{name}.api_key_env")
             reachable = await opened.enter_async_context(open_endpoint(name, settings, urls[name], key))
-            askers[name], endpoints[name] = JournaledAsker(journal, reachable), reachable.endpoint
+            askers[name], endpoints[name] = JournaledAsker(journal, reachable, earlier), reachable.endpoint
         yield Models(askers=askers, endpoints=endpoints, journal=journal)
 
 

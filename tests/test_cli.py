@@ -231,7 +231,7 @@ async def test_an_evaluation_leaves_nothing_on_a_server(mock, adapter):
 
 def test_an_evaluation_says_what_it_waits_for(monkeypatch):
     """At once; and gives up with the address."""
-    monkeypatch.setattr(eval_command, "_READY_S", 0.2)
+    monkeypatch.setattr(eval_command, "READY_S", 0.2)
     runner = CliRunner()
     result = runner.invoke(cli, ["eval", "--url", "http://127.0.0.1:1", "--tasks", "2"])
     assert "waiting for http://127.0.0.1:1, at most 0.2 s" in result.output

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +9,6 @@ from typing import Any
 
 import anyio
 import click
-import orjson
 from rich.console import Console
 from rich.table import Table
 
@@ -19,20 +17,17 @@ from engine.config import Config, load, text_override
 from engine.errors import ConfigError
 from engine.evals.split import Evaluation, Suite, evaluate
 from engine.manifest import pack_file
-from engine.models import find_models
-from engine.parts import UVLOOP, build_parts
+from engine.parts import UVLOOP, build_parts, watched
 from engine.report.console import wide_console
 from engine.rowstore import write_rows
-from engine.rundir import RunDir, adapter_name, find_run, new_run_id, write_json
-from engine.serving.served import served
+from engine.rundir import RunDir, find_run
+from engine.serving.served import READY_S, fitting, served_apart
 from engine.task import Split
 from engine.types import TaskGroup
 from engine.world.exported import read_exported
 from engine.world.store import EntryStore
 from engine.world.tasks import load_pack
 
-_READY_S = 30.0
-"""Until servers that are said to run answer."""
 _EXAMPLES = """\b
 synth-engine eval --run                      the best adapter of the latest run
 synth-engine eval --run tiny --adapter none  its base, on the same tasks
@@ -76,16 +71,15 @@ def command(**options: Any) -> None:
     run = find_run(wanted.run or None, wanted.directory or "runs") if wanted.run is not None else None
     config = load(run.config if run else wanted.file or "tiny", wanted.pointed(run)).config
     adapter = _adapter(config, run, wanted.adapter)
-    config = _fitting(config, adapter)
+    config = fitting(config, adapter)
     suite = _suite(config, Split(wanted.split), wanted.limit)
     console = wide_console()
     told = f"{_policy(config, adapter)}: {len(suite.tasks)} {wanted.split} tasks of {config.tasks.pack}"
     console.print(told, markup=False, soft_wrap=True)
     if config.policy.launch == "none":
-        waiting = f"waiting for {', '.join(config.policy.urls)}, at most {_READY_S:g} s"
+        waiting = f"waiting for {', '.join(config.policy.urls)}, at most {READY_S:g} s"
         console.print(waiting, markup=False, soft_wrap=True)
-    with tempfile.TemporaryDirectory(prefix="synth-eval-") as scratch:
-        result, groups = _measure(RunDir(Path(scratch)), config, suite, adapter)
+    result, groups = _measure(config, suite, adapter)
     console.print(_task_table(groups))
     _print_result(console, result)
 
@@ -133,18 +127,6 @@ def _adapter(config: Config, run: RunDir | None, adapter: str | None) -> Path | 
     return chosen_adapter(run, adapter)
 
 
-def _fitting(config: Config, adapter: Path | None) -> Config:
-    """The configuration with its models found, and the adapter's LoRA rank, for which our own server makes room."""
-    config = find_models(config).into(config)
-    if adapter is None:
-        return config
-    try:
-        rank = orjson.loads((adapter / "adapter_config.json").read_bytes())["r"]
-    except (FileNotFoundError, orjson.JSONDecodeError, KeyError, TypeError) as error:
-        raise ConfigError(f"{adapter} is no adapter directory: adapter_config.json gives no rank") from error
-    return config.model_copy(update={"learner": config.learner.model_copy(update={"rank": rank})})
-
-
 def _policy(config: Config, adapter: Path | None) -> str:
     """What is measured, in words."""
     if config.policy.launch == "scripted":
@@ -167,14 +149,12 @@ def _suite(config: Config, split: Split, limit: int) -> Suite:
     )
 
 
-def _measure(run: RunDir, config: Config, suite: Suite, adapter: Path | None) -> tuple[Evaluation, list[TaskGroup]]:
-    """Start what is needed around a run directory that lives only as long as the measurement."""
-    write_json(run.manifest, {"run_id": new_run_id("eval")})
-    if config.world.mapping:
-        tasks = load_pack(pack_file(config.tasks.pack)).tasks
-        write_rows(EntryStore, run.world, read_exported(Path(config.world.mapping), tasks))
-    # An embedded server loads from below its adapter root only: here that is the adapter's own place.
-    with served(run, config, adapter.parent if adapter else run.path):
+def _measure(config: Config, suite: Suite, adapter: Path | None) -> tuple[Evaluation, list[TaskGroup]]:
+    mapping = config.world.mapping
+    answers = read_exported(Path(mapping), load_pack(pack_file(config.tasks.pack)).tasks) if mapping else []
+    with served_apart("eval", config, adapter) as run:
+        if answers:
+            write_rows(EntryStore, run.world, answers)
         return anyio.run(_evaluate, run, config, suite, adapter, backend_options={"use_uvloop": UVLOOP})
 
 
@@ -194,15 +174,11 @@ async def _evaluate(
         return time.monotonic() - started
 
     run_id = await anyio.to_thread.run_sync(lambda: run.run_id)
-    # What is loaded here is unloaded when the parts are closed.
-    async with build_parts(run, config, clock, nothing, ready_s=_READY_S) as parts, anyio.create_task_group() as tg:
-        tg.start_soon(parts.served.watch)
-        name = None
-        if adapter is not None:
-            name = adapter_name(run_id, 0)
-            await parts.served.servers.load(name, adapter)
+    async with (
+        build_parts(run, config, clock, nothing, ready_s=READY_S) as parts,
+        watched(parts.served, run_id, adapter) as name,
+    ):
         result = await evaluate(suite, parts.seams, 0, name, emit, nothing)
-        tg.cancel_scope.cancel()
     return result, sorted(groups, key=lambda tg: tg.position)
 
 

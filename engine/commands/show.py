@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 import click
 import orjson
@@ -98,12 +99,17 @@ def _group_row(tg: TaskGroup) -> list[str]:
 
 def _show_group(console: Console, tg: TaskGroup) -> None:
     console.print(f"[bold]{tg.id}[/]  task {tg.task_id}  source {tg.source}")
+    console.print(episode_table(tg.episodes))
+
+
+def episode_table(episodes: Iterable[Episode]) -> Table:
+    """One line each: reward with its parts, how it ended, and who played it."""
     table = Table()
     for column in ("episode", "reward", "F", "N", "I", "turns", "stop", "outcome", "adapter"):
         table.add_column(column)
-    for episode in tg.episodes:
+    for episode in episodes:
         table.add_row(*_episode_row(episode))
-    console.print(table)
+    return table
 
 
 def _episode_row(episode: Episode) -> list[str]:

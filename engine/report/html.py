@@ -101,7 +101,8 @@ def _example(early: Episode, late: Episode) -> Iterable[str]:
     yield f"<h2>One held-out task, before and after ({html.escape(early.task_id)})</h2><div class='pair'>"
     for episode in (early, late):
         rows = (
-            [f"<span class='who'>{html.escape(who)}</span>", html.escape(text)] for who, text in transcript(episode)
+            [f"<span class='who'>{html.escape(line.who)}</span>", html.escape(line.text)]
+            for line in transcript(episode)
         )
         yield f"<div>{_table([f'adapter v{episode.version}', ''], rows)}</div>"
     yield "</div>"

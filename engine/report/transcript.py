@@ -2,22 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from engine.task import Task
 from engine.types import Episode, Event, EventKind, Reward, Verdict
 
-Line = tuple[str, str]
-"""(who or what, text)."""
+
+class Line(NamedTuple):
+    """One line for a person."""
+
+    who: str
+    """Who or what."""
+    text: str
+    turn: int | None = None
+    """Where a turn begins: its number, as in `g000178.03@09`."""
 
 
-def transcript(episode: Episode, task: Task | None = None) -> list[Line]:
-    """The episode line by line: opening, every turn, its end, its verdicts."""
-    lines = list(_opening(episode))
-    for event in episode.events:
-        lines += _event(event)
-        lines += _reply(episode, event)
-    lines.append(("end", _ending(episode)))
+def transcript(episode: Episode, task: Task | None = None, start: int = 0) -> list[Line]:
+    """The episode line by line: opening, every turn, its end, its verdicts; with `start` from that turn on."""
+    lines = [] if start else list(_opening(episode))
+    completions = [index for index, message in enumerate(episode.messages) if message["role"] == "assistant"]
+    for turn, (first, end) in enumerate(zip(completions, [*completions[1:], len(episode.messages)], strict=True)):
+        if turn >= start:
+            head, *rest = _turn(episode, turn, first, end)
+            lines += [head._replace(turn=turn), *rest]
+    lines.append(Line("end", _ending(episode)))
     if episode.reward is not None:
         lines += verdicts(episode.reward, task)
     return lines
@@ -27,30 +37,37 @@ def _opening(episode: Episode) -> Iterator[Line]:
     for message in episode.messages:
         if message["role"] == "assistant":
             return
-        yield ("rules" if message["role"] == "system" else "user"), str(message["content"])
+        yield Line("rules" if message["role"] == "system" else "user", str(message["content"]))
+
+
+def _turn(episode: Episode, turn: int, first: int, end: int) -> Iterator[Line]:
+    """The events of a turn, whose messages are those from `first` to `end`; its messages where it has no event."""
+    said, *seen = episode.messages[first:end]
+    events = [event for event in episode.events if event.turn == turn]
+    for event in events:
+        yield from _event(event)
+        if event.kind is EventKind.SAID:
+            yield from _reply(event, seen)
+    if not events:
+        yield Line("agent writes", str(said["content"]))
+        yield from (Line("tool error", str(message["content"])) for message in seen)
 
 
 def _event(event: Event) -> Iterator[Line]:
     if event.kind is EventKind.CALLED:
         arguments = ", ".join(f"{name}={value!r}" for name, value in event.arguments.items())
-        yield "agent calls", f"{event.tool}({arguments})"
-        yield "tool" if event.ok else "tool error", event.text
+        yield Line("agent calls", f"{event.tool}({arguments})")
+        yield Line("tool" if event.ok else "tool error", event.text)
     elif event.kind is EventKind.SAID:
-        yield "agent asks", event.text
+        yield Line("agent asks", event.text)
     else:
-        yield "agent answers", event.text
+        yield Line("agent answers", event.text)
 
 
-def _reply(episode: Episode, event: Event) -> Iterator[Line]:
-    """The user's words after something the agent said: the message behind that turn's completion."""
-    if event.kind is not EventKind.SAID:
-        return
-    completions = [index for index, message in enumerate(episode.messages) if message["role"] == "assistant"]
-    if event.turn < len(completions) and completions[event.turn] + 1 < len(episode.messages):
-        reply = episode.messages[completions[event.turn] + 1]
-        if reply["role"] == "user":
-            reveals = f"   (reveals {', '.join(event.revealed)})" if event.revealed else ""
-            yield "user", f"{reply['content']}{reveals}"
+def _reply(event: Event, seen: Sequence[Mapping[str, Any]]) -> Iterator[Line]:
+    """The user's words after something the agent said; a user who left has none."""
+    reveals = f"   (reveals {', '.join(event.revealed)})" if event.revealed else ""
+    yield from (Line("user", f"{message['content']}{reveals}") for message in seen)
 
 
 def _ending(episode: Episode) -> str:
@@ -63,12 +80,12 @@ def _ending(episode: Episode) -> str:
 def verdicts(reward: Reward, task: Task | None = None) -> Iterator[Line]:
     """The reward with its parts, then every rubric item."""
     parts = f"F {reward.F:g}  N {reward.N:.2f}  I {reward.I:.2f}"
-    yield "reward", f"{reward.value:.2f}   ({parts})"
+    yield Line("reward", f"{reward.value:.2f}   ({parts})")
     texts = rubric_texts(task) if task is not None else {}
     for verdict in reward.items:
         text = texts.get((verdict.part, verdict.id), "")
         evidence = f"   (event {verdict.evidence})" if verdict.evidence is not None else ""
-        yield f"  {verdict.part}", f"{mark(verdict)} {verdict.id}{': ' + text if text else ''}{evidence}"
+        yield Line(f"  {verdict.part}", f"{mark(verdict)} {verdict.id}{': ' + text if text else ''}{evidence}")
 
 
 def mark(verdict: Verdict) -> str:

@@ -44,10 +44,11 @@ def conclude(console: Console, run: RunDir) -> None:
     _next(console, run)
 
 
-def print_transcript(console: Console, episode: Episode, task: Task | None = None) -> None:
-    """A transcript, one line each; with the words of the rubric where the task is given."""
-    for who, text in transcript(episode, task):
-        line = Text(f"  {who:<13} ", style=_STYLES.get(who.strip()[:5], "dim"))
+def print_transcript(console: Console, episode: Episode, task: Task | None = None, start: int = 0) -> None:
+    """A transcript, one line each, from a turn on; with the words of the rubric where the task is given."""
+    for who, text, turn in transcript(episode, task, start):
+        number = "" if turn is None else f"@{turn}"
+        line = Text(f"  {number:<3} {who:<13} ", style=_STYLES.get(who.strip()[:5], "dim"))
         line.append(text, style="default")
         console.print(line, soft_wrap=True)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import zip_longest
 from typing import Any, NamedTuple
 
@@ -30,7 +30,16 @@ class Difference(NamedTuple):
 def difference(recorded: Episode, replayed: Episode) -> Difference | None:
     """The first difference; None if transcript hash, end and reward with its breakdown are the same."""
     same_transcript = transcript_sha256(recorded) == transcript_sha256(replayed)
-    parts = _ending(recorded, replayed) if same_transcript else _whole(recorded, replayed)
+    told = None if same_transcript else transcript_difference(recorded, replayed)
+    return told or _first(recorded, replayed, _ending(recorded, replayed))
+
+
+def transcript_difference(recorded: Episode, replayed: Episode) -> Difference | None:
+    """The first difference in what was said, done and seen, however it ended."""
+    return _first(recorded, replayed, _transcript(recorded, replayed))
+
+
+def _first(recorded: Episode, replayed: Episode, parts: Iterable[_Part]) -> Difference | None:
     for where, expected, found in parts:
         left, right = _text(expected), _text(found)
         if left != right:
@@ -42,11 +51,10 @@ _Part = tuple[str, Any, Any]
 """Where, recorded, replayed; None where there is nothing."""
 
 
-def _whole(recorded: Episode, replayed: Episode) -> Iterator[_Part]:
+def _transcript(recorded: Episode, replayed: Episode) -> Iterator[_Part]:
     yield from _each("message", recorded.messages, replayed.messages)
     yield from _each("event", recorded.events, replayed.events)
     yield from _each("token", _ids(recorded), _ids(replayed))
-    yield from _ending(recorded, replayed)
 
 
 def _ending(recorded: Episode, replayed: Episode) -> Iterator[_Part]:

@@ -22,8 +22,8 @@ from engine.errors import ConfigError, PolicyError
 from engine.llm.journal import Journal, read_journal
 from engine.policy.chat_format import ChatFormat
 from engine.rundir import RunDir
-from engine.seams import Plan, Scorer, Seams, User, World
-from engine.simulators import Models, mapped_world, plugin, recorded_models, scorer_of, user_of
+from engine.seams import Plan, Policy, Scorer, Seams, User, World
+from engine.simulators import Models, mapped_world, open_models, plugin, recorded_models, scorer_of, user_of
 from engine.stream.reader import read_group_ids
 from engine.task import Task
 from engine.types import Completion, Episode, TaskGroup, Turn
@@ -36,18 +36,22 @@ _PATIENCE_S = 3600.0
 
 
 class RecordedPolicy:
-    """A Policy that samples what an episode's record has: the ids are read, their text is decoded again."""
+    """A Policy that samples what an episode's record has: the ids are read, their text is decoded again.
 
-    def __init__(self, episode: Episode, chat: ChatFormat) -> None:
-        self._episode, self._chat = episode, chat
+    Where the record ends, `then` goes on, if there is one."""
+
+    def __init__(self, episode: Episode, chat: ChatFormat, then: Policy | None = None) -> None:
+        self._episode, self._chat, self._then = episode, chat, then
         self._said = [message["content"] for message in episode.messages if message["role"] == "assistant"]
 
     async def complete(self, turn: Turn) -> Completion:
         """The recorded completion of that turn.
 
-        Raises PolicyError where the record has none: the replay went another way."""
+        Raises PolicyError where the record has none and nobody goes on: the replay went another way."""
         episode, tokens = self._episode, self._episode.tokens
         if turn.index >= len(self._said if tokens is None else tokens.spans):
+            if self._then is not None:
+                return await self._then.complete(turn)
             raise PolicyError(f"{turn.id}: the record has no such turn")
         if tokens is None:
             text, ids, logprobs, ended = self._said[turn.index], None, None, True
@@ -61,7 +65,7 @@ class RecordedPolicy:
             text=text,
             ids=ids,
             logprobs=logprobs,
-            adapter=episode.adapter,
+            adapter=turn.adapter,
             server=episode.server,
             stop="stop" if ended else "length",
         )
@@ -81,6 +85,8 @@ class Replayer:
     """The run's world.sqlite: what it began with, and what people vetoed."""
     places: Mapping[str, Recorded]
     """What was recorded before each group."""
+    live: bool
+    """Whether models answer what nobody asked before, in a world that knows all answers of the run."""
 
     @property
     def journal(self) -> Journal | None:
@@ -100,16 +106,23 @@ class Replayer:
     def _answers(self, group_id: str) -> AsOf | None:
         if self.answers is None:
             return None
-        return AsOf(self.answers, self.places[group_id], frozen=self.config.world.mode == "frozen")
+        # The answers of a frozen world are all there are.
+        return AsOf(self.answers, self.places[group_id], whole=self.live or self.config.world.mode == "frozen")
 
-    async def play(self, tg: TaskGroup, episode: Episode, world: World) -> Episode:
+    async def replay(self, tg: TaskGroup, episode: Episode, world: World) -> Episode:
         """The episode as it comes out now.
 
         Raises RunError for a journal that was altered, ConfigError for an episode whose task is gone."""
+        return await self.play(self.plan(tg, episode), RecordedPolicy(episode, self.chat), world)
+
+    def plan(self, tg: TaskGroup, episode: Episode) -> Plan:
+        """What was to be played, with time for it.
+
+        Raises ConfigError for an episode whose task is gone."""
         task = self.tasks.get(episode.task_id)
         if task is None:
             raise ConfigError(f"{episode.id}: the run's pack has no task {episode.task_id!r}; restore it from a copy")
-        plan = Plan(
+        return Plan(
             id=episode.id,
             group_id=tg.id,
             task=task,
@@ -120,8 +133,13 @@ class Replayer:
             sampling=tg.sampling,
             queued_s=0.0,
         )
+
+    async def play(self, plan: Plan, policy: Policy, world: World) -> Episode:
+        """What comes of a plan.
+
+        Raises RunError for a journal that was altered."""
         seams = Seams(
-            policy=RecordedPolicy(episode, self.chat),
+            policy=policy,
             world=world,
             user=self.user,
             scorer=self.scorer,
@@ -138,16 +156,22 @@ def _at_once(profile: FaultProfile) -> FaultProfile:
 
 
 @asynccontextmanager
-async def open_replayer(run: RunDir, config: Config, tasks: Mapping[str, Task]) -> AsyncIterator[Replayer]:
+async def open_replayer(
+    run: RunDir, config: Config, tasks: Mapping[str, Task], live: RunDir | None = None
+) -> AsyncIterator[Replayer]:
     """What is needed to play the run's episodes again, until the end of the block; opens no connection.
 
-    Raises ConfigError for a model whose tokenizer is gone, a plug-in that cannot be loaded, and a journal that is
-    missing or none."""
+    With `live`, models are asked what the run's journal does not answer, and that directory keeps what they say. Raises
+    ConfigError for a model whose tokenizer is gone, a plug-in that cannot be loaded, and a journal that is missing or
+    none."""
     chat = await to_thread.run_sync(_chat, config)
     async with AsyncExitStack() as opened:
         models, answers = Models(), None
         if config.endpoints:
-            models = recorded_models(config, await opened.enter_async_context(read_journal(run.journal)))
+            journal = await opened.enter_async_context(read_journal(run.journal))
+            models = recorded_models(config, journal)
+            if live is not None:
+                models = await opened.enter_async_context(open_models(live, config, [journal]))
         if config.world.kind in ("offline", "llm") and await to_thread.run_sync(run.world.exists):
             answers = await opened.enter_async_context(read_store(run.world))
         yield Replayer(
@@ -159,6 +183,7 @@ async def open_replayer(run: RunDir, config: Config, tasks: Mapping[str, Task]) 
             scorer=scorer_of(config, models),
             answers=answers,
             places=await to_thread.run_sync(_places, run),
+            live=live is not None,
         )
 
 

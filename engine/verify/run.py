@@ -18,7 +18,7 @@ from engine.policy.chat_format import ChatFormat
 from engine.rundir import RunDir, read_json
 from engine.stream.digest import transcript_sha256
 from engine.stream.reader import iter_groups, read_group, read_group_ids
-from engine.types import Outcome, TaskGroup
+from engine.types import Episode, Outcome, TaskGroup
 from engine.verify.compare import Difference, difference
 from engine.verify.replay import open_replayer
 from engine.world.tasks import load_pack
@@ -77,7 +77,7 @@ async def verify_run(run: RunDir, episodes: Sequence[str], progress: Progress) -
                     result.not_verified[episode.outcome] += 1
                     continue
                 result.episodes += 1
-                replayed = await replayer.play(tg, episode, world)
+                replayed = await replayer.replay(tg, episode, world)
                 if (found := difference(episode, replayed)) is not None:
                     result.differences.append(found)
                 elif wanted:
@@ -96,13 +96,21 @@ def _groups(run: RunDir, wanted: frozenset[str]) -> tuple[int, Iterator[TaskGrou
         return total, chain(iter_groups(run.trajectories), iter_groups(run.eval))
     found: dict[str, TaskGroup] = {}
     for episode_id in sorted(wanted):
-        group_id = episode_id.rpartition(".")[0]
-        place = run.eval if group_id.startswith("e") else run.trajectories
-        tg = found.get(group_id) or read_group(place, group_id)
-        if tg is None or episode_id not in {episode.id for episode in tg.episodes}:
-            raise ConfigError(f"{run.path}: it has no episode {episode_id}; `synth-engine show {run.path}` names some")
-        found[group_id] = tg
+        tg, _ = found_episode(run, episode_id)
+        found[tg.id] = tg
     return len(found), iter(found.values())
+
+
+def found_episode(run: RunDir, episode_id: str) -> tuple[TaskGroup, Episode]:
+    """A recorded episode and its group.
+
+    Raises ConfigError for one that is not there."""
+    group_id = episode_id.rpartition(".")[0]
+    tg = read_group(run.eval if group_id.startswith("e") else run.trajectories, group_id)
+    episodes = {} if tg is None else {episode.id: episode for episode in tg.episodes}
+    if tg is None or episode_id not in episodes:
+        raise ConfigError(f"{run.path}: it has no episode {episode_id}; `synth-engine show {run.path}` names some")
+    return tg, episodes[episode_id]
 
 
 def _changed(run: RunDir, config: Config, chat: ChatFormat) -> list[str]:

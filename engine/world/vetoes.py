@@ -77,12 +77,12 @@ async def veto(store: EntryStore, merge: str, recorded: Recorded, *, private: bo
 class AsOf:
     """The answers that a run began with as they were when a group was played, for playing it again; keeps nothing.
 
-    Those of a frozen world are all there are; in others, whatever was answered meanwhile is answered again."""
+    `whole`: with whatever was answered meanwhile, instead of having it answered again."""
 
     pending = 0
 
-    def __init__(self, store: EntryStore, place: Recorded, *, frozen: bool) -> None:
-        self._store, self._frozen = store, frozen
+    def __init__(self, store: EntryStore, place: Recorded, *, whole: bool) -> None:
+        self._store, self._whole = store, whole
         done = sum(veto.training <= place.training and veto.evaluation <= place.evaluation for veto in store.vetoes)
         self.vetoes = store.vetoes[:done]
         self.withdrawn = [(number, row) for number, row in store.withdrawn if number <= done]
@@ -93,7 +93,7 @@ class AsOf:
 
         Raises RunError where the database cannot be read."""
         rows = [*await self._store.load(task), *(row for row in self._later if row.task == task)]
-        return [row for row in rows if self._frozen or row.source == "imported"]
+        return [row for row in rows if self._whole or row.source == "imported"]
 
     def put(self, row: Row) -> None:
         """Nothing is kept."""
