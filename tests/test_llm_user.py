@@ -16,8 +16,9 @@ from tests.test_llm_endpoint import answering, completion
 from tests.worlds import task_json
 
 pytestmark = pytest.mark.anyio
+CONTEXT = "You have a small shop at the corner of the market, and the pears sell like nothing else."
 USER = {
-    "context": "You need 12 pears by Friday; your membership number is K-4471.",
+    "context": f"{CONTEXT} You need 12 pears by Friday; your membership number is K-4471.",
     "facts": {
         "item": {"value": "pear", "keywords": ["item", "fruit"]},
         "quantity": {"value": 12, "keywords": ["how many", "quantity"]},
@@ -35,9 +36,13 @@ def shopper(**changes):
 
 
 def reply(message, *reveals, done=False):
-    """A user's reply; `reveals` are (fact, asked_by)."""
-    said = {"reveals": [{"fact": fact, "asked_by": quote} for fact, quote in reveals], "message": message, "done": done}
-    return completion(orjson.dumps(said).decode())
+    """A user's reply; `reveals` are (fact, asked_by), and the value where it is not the shopper's."""
+    values = {name: fact["value"] for name, fact in USER["facts"].items()}
+    said = [
+        {"fact": fact, "asked_by": quote, "value": other[0] if other else values.get(fact)}
+        for fact, quote, *other in reveals
+    ]
+    return completion(orjson.dumps({"reveals": said, "done": done, "message": message}).decode())
 
 
 async def talk(tmp_path, replies, *messages, name="cooperative", seed=0, task=None):
@@ -85,6 +90,8 @@ GOOD = reply("I need 12.", ("quantity", "How many"))
         (reply("I need 112.", ("quantity", "How many")), "unstated"),
         (reply("Use place_order for that."), "hint"),
         (reply("Goodbye.", done=True), "early_stop"),
+        (reply("As soon as you can."), "unstated"),
+        (reply(f"{CONTEXT} 12.", ("quantity", "How many")), "leak"),
         (reply("  "), "malformed"),
         (reply("so " * 400), "malformed"),
         (completion("I need 12."), "malformed"),
@@ -110,6 +117,13 @@ async def test_values_that_were_heard_may_be_repeated(tmp_path):
     assert said[1].revealed == ("quantity",)
 
 
+async def test_what_is_claimed_and_neither_asked_for_nor_said_is_nothing(tmp_path):
+    """A claim reveals nothing."""
+    wrong = reply("I need 12.", ("quantity", "How many"), ("item", "the fruit"))
+    said, _, refused = await talk(tmp_path, [wrong], "How many do you want?")
+    assert (said[0].revealed, refused) == (("quantity",), {})
+
+
 async def test_a_user_whose_model_never_keeps_the_contract_is_a_fault(tmp_path):
     """Of the simulator: nothing of it is shown to the agent."""
     with pytest.raises(UserError, match="user simulator: 4 replies were refused"):
@@ -121,7 +135,7 @@ async def test_a_forgetful_user_recalls_when_asked_again(tmp_path):
     task = shopper(facts={"quantity": USER["facts"]["quantity"]})
     said, asked, _ = await talk(
         tmp_path,
-        [reply("I cannot recall.", ("quantity", "How many")), GOOD],
+        [reply("I cannot recall.", ("quantity", "How many", None)), GOOD],
         "How many do you want?",
         "How many was it?",
         name="forgetful",
@@ -139,7 +153,7 @@ async def test_a_hasty_user_corrects_itself(tmp_path):
     assert str(wrong) != "12"
     said, asked, refused = await talk(
         tmp_path,
-        [reply(f"I need {wrong}.", ("quantity", "How many")), reply("Sorry, it is 12.")],
+        [reply(f"I need {wrong}.", ("quantity", "How many", wrong)), reply("Sorry, it is 12.")],
         "How many do you want?",
         "Anything else?",
         name="corrects",

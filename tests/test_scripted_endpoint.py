@@ -33,7 +33,7 @@ USER = {
     "agent": "When is it due?",
 }
 USER_REPLY = {
-    "reveals": [{"fact": "due_date", "asked_by": "When"}],
+    "reveals": [{"fact": "due_date", "asked_by": "When", "value": "Friday"}],
     "message": "The due date is Friday.",
     "done": False,
 }

@@ -81,13 +81,16 @@ def test_a_user_says_what_is_asked_and_with_which_words():
     """At most two facts, their values literally, the words as the agent wrote them."""
     reply = user("HOW  soon? And the size, and the colour?")
     assert reply == {
-        "reveals": [{"fact": "due_date", "asked_by": "HOW  soon"}, {"fact": "size", "asked_by": "size"}],
+        "reveals": [
+            {"fact": "due_date", "asked_by": "HOW  soon", "value": "Friday"},
+            {"fact": "size", "asked_by": "size", "value": 5},
+        ],
         "message": "The due date is Friday. The size is 5.",
         "done": False,
     }
     assert user("Which colour?")["message"] == "The colours is red, blue."
     assert user("An id?") == {
-        "reveals": [{"fact": "gift", "asked_by": "An id?"}],
+        "reveals": [{"fact": "gift", "asked_by": "An id?", "value": True}],
         "message": "The gift is yes.",
         "done": False,
     }
@@ -98,7 +101,7 @@ def test_a_user_corrects_itself_and_forgets():
     """A mistake is put right before anything else; what is null cannot be recalled."""
     reply = user("Shoes?", {"fact": "size", "said": 6, "right": 5})
     assert reply["message"] == "Sorry. The size is 5. I cannot recall the shoe size right now."
-    assert reply["reveals"] == [{"fact": "shoe_size", "asked_by": "Shoes"}]
+    assert reply["reveals"] == [{"fact": "shoe_size", "asked_by": "Shoes", "value": None}]
 
 
 EVENTS = [

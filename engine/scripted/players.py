@@ -118,16 +118,19 @@ class UserPlayer(_Read):
     agent: str
 
     def reply(self) -> dict[str, Json]:
-        """`{"reveals": [{"fact", "asked_by"}], "message": str, "done": false}`."""
+        """`{"reveals": [{"fact", "asked_by", "value"}], "done": false, "message": str}`."""
         # Without keywords a fact would be revealed by anything at all.
         facts = {fact.name: Fact(value=fact.value, keywords=tuple(fact.about)) for fact in self.facts if fact.about}
         asked = offline_user.asked(facts, self.agent)
         said = [f"Sorry. {_sentence(mistake.fact, mistake.right)}" for mistake in self.correct]
         said += [_sentence(name, facts[name].value) for name in asked]
         return {
-            "reveals": [{"fact": name, "asked_by": self._quoted(words)} for name, words in asked.items()],
-            "message": " ".join(said) or offline_user.UNSURE,
+            "reveals": [
+                {"fact": name, "asked_by": self._quoted(words), "value": facts[name].value}
+                for name, words in asked.items()
+            ],
             "done": False,
+            "message": " ".join(said) or offline_user.UNSURE,
         }
 
     def _quoted(self, words: str) -> str:

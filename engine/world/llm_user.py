@@ -1,8 +1,9 @@
 """A user played by a language model: it answers from the private context alone, when it is asked, a little at a time.
 
 Every reply is checked before the agent sees it (WORLDS.md, user contract): it states the facts that it says it reveals,
-word for word; it reveals what the agent's words ask for and at most two facts; it makes up no number; it names no tool;
-it does not leave while it is asked something. What it revealed is what its words state, not what it claims.
+word for word; it reveals what the agent's words ask for, at most two facts, and one at least where the task foresaw the
+words; it makes up no number; it names no tool and recites nothing; it does not leave while it is asked something. What it
+revealed is what its words state, not what it claims.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ import unicodedata
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
+
+import orjson
 
 from engine.errors import UserError
 from engine.llm.prompts import INSTRUCTIONS
@@ -29,6 +32,8 @@ _LONGEST = 600
 _NUMBER = re.compile(r"\w*\d(?:[\w.,:/-]*\w)?")
 """A number, a date, a time, a code: anything with a digit."""
 _QUOTED_LETTERS = 3
+_RECITED = 12
+"""Words in a row of the private context that nobody says by chance."""
 
 
 class LlmUser:
@@ -92,15 +97,13 @@ class LlmUserSession:
     def _question(self, message: str, values: Mapping[str, Json]) -> Question:
         user = self.task.user
         assert user is not None
-        # A small model finds what is meant far more often where the words that the task foresaw are pointed out to it.
-        meant = asked(self._facts, message)
         facts = [
-            {"name": name, "value": values[name], "about": fact.keywords, "asked": name in meant}
-            for name, fact in sorted(self._facts.items(), key=lambda item: item[0] not in meant)
+            {"name": name, "value": values[name], "about": fact.keywords} for name, fact in sorted(self._facts.items())
         ]
         wrong = {name: told for name, told in self._told.items() if not same(told, values[name])}
         document = {
             "as": "user",
+            "request": self.task.instruction,
             "persona": self.task.persona,
             "context": user.context,
             "style": user.style,
@@ -108,8 +111,10 @@ class LlmUserSession:
             "facts": facts,
             "told": list(self._told),
             "correct": [{"fact": name, "said": said, "right": values[name]} for name, said in wrong.items()],
-            "conversation": [{"agent": "", "you": self.task.instruction}, *self._conversation],
+            "conversation": list(self._conversation),
             "agent": message,
+            # The words that the task foresaw, last: a small model goes by what it has just read.
+            "asked": [{"fact": name, "value": values[name]} for name in asked(self._facts, message)],
         }
         return Question(
             role="user",
@@ -118,7 +123,7 @@ class LlmUserSession:
             subject=subject("user", self.task.id, self.seed, self.profile.name, self._conversation, message),
             instructions=INSTRUCTIONS["user"],
             document=document,
-            schema=_schema(user.facts),
+            schema=_schema(values),
         )
 
     # --- the contract -----------------------------------------------------------------------------------------------
@@ -132,21 +137,22 @@ class LlmUserSession:
         stated = [name for name, value in values.items() if value is not None and _states(text, value)]
         self._refuse_form(text, claimed)
         meant = asked(self._facts, message)
-        for name, quote in claimed.items():
-            if name not in meant and not _asks(message, quote):
-                raise RefusedReplyError("leak", f"{name} was not asked for: {quote!r} is not what the assistant said")
+        answered = [name for name, quote in claimed.items() if name in meant or _asks(message, quote)]
+        for name in answered:
             if values[name] is not None and name not in stated:
                 raise RefusedReplyError(
                     "unstated", f"the message does not state {name} as it is written: {values[name]}"
                 )
         for name in stated:
-            if name not in claimed and name not in self._told and not _states(message, values[name]):
+            if name not in answered and name not in self._told and not _states(message, values[name]):
                 raise RefusedReplyError("leak", f"the message states {name}, which was not asked for: leave it out")
-        if self.profile.name != "adversarial":
-            self._refuse_inventions(text, message, values)
         if said["done"] and "?" in message:
             raise RefusedReplyError("early_stop", "done is true, and the assistant asked something")
-        return Reply(text=text, revealed=tuple(dict.fromkeys((*stated, *claimed))), done=said["done"])
+        if self.profile.name != "adversarial":
+            self._refuse_inventions(text, message, values)
+            self._refuse_evasion(meant, stated, values)
+        self._refuse_recital(text, [values[name] for name in stated])
+        return Reply(text=text, revealed=tuple(dict.fromkeys((*stated, *answered))), done=said["done"])
 
     def _refuse_form(self, text: str, claimed: Mapping[str, str]) -> None:
         if not text or len(text) > _LONGEST:
@@ -165,20 +171,51 @@ class LlmUserSession:
             if not _states(known, number):
                 raise RefusedReplyError("invention", f"{number} is nothing that you know: do not make it up")
 
+    def _refuse_evasion(self, meant: Iterable[str], stated: Iterable[str], values: Mapping[str, Json]) -> None:
+        """Of what the assistant's words ask for, one thing at least must be said, or have been said before."""
+        unsaid = [name for name in meant if values[name] is not None]
+        if unsaid and not {*unsaid} & {*stated, *self._told}:
+            name = unsaid[0]
+            raise RefusedReplyError(
+                "unstated", f"the assistant asked for {name}, and the message does not state it: {values[name]}"
+            )
 
-def _schema(facts: Iterable[str]) -> dict[str, Any]:
-    names = list(facts)
+    def _refuse_recital(self, text: str, stated: Iterable[Json]) -> None:
+        assert self.task.user is not None
+        said, context = _plain(text), _plain(self.task.user.context)
+        for value in stated:
+            said = said.replace(_plain(_shown(value)), "\n")
+        words = said.split(" ")
+        if any(" ".join(words[at : at + _RECITED]) in context for at in range(len(words) - _RECITED + 1)):
+            raise RefusedReplyError(
+                "leak", "the message recites what you know: say in your own words what is asked for"
+            )
+
+
+def _schema(values: Mapping[str, Json]) -> dict[str, Any]:
+    """What a reply looks like, for a user who would say these values of its facts.
+
+    The value stands before the message: a model that has just written it says it far more often. It is not believed."""
+    different = {orjson.dumps(value): value for value in values.values()}
     reveal = {
         "type": "object",
-        "properties": {"fact": {"enum": names} if names else {"type": "string"}, "asked_by": {"type": "string"}},
-        "required": ["fact", "asked_by"],
+        "properties": {
+            "fact": {"enum": list(values)},
+            "asked_by": {"type": "string"},
+            "value": {"enum": list(different.values())},
+        },
+        "required": ["fact", "asked_by", "value"],
         "additionalProperties": False,
     }
-    reveals: dict[str, Any] = {"type": "array", "items": reveal, "maxItems": AT_MOST if names else 0}
+    reveals = {"maxItems": AT_MOST, "items": reveal} if values else {"maxItems": 0}
     return {
         "type": "object",
-        "properties": {"reveals": reveals, "message": {"type": "string"}, "done": {"type": "boolean"}},
-        "required": ["reveals", "message", "done"],
+        "properties": {
+            "reveals": {"type": "array", **reveals},
+            "done": {"type": "boolean"},
+            "message": {"type": "string"},
+        },
+        "required": ["reveals", "done", "message"],
         "additionalProperties": False,
     }
 
