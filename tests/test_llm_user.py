@@ -35,14 +35,12 @@ def shopper(**changes):
     return parse_task(task_json(user={**USER, **changes}, rubric=rubric))
 
 
-def reply(message, *reveals, done=False):
-    """A user's reply; `reveals` are (fact, asked_by), and the value where it is not the shopper's."""
-    values = {name: fact["value"] for name, fact in USER["facts"].items()}
-    said = [
-        {"fact": fact, "asked_by": quote, "value": other[0] if other else values.get(fact)}
-        for fact, quote, *other in reveals
-    ]
-    return completion(orjson.dumps({"reveals": said, "done": done, "message": message}).decode())
+def reply(message, *claims, done=False):
+    """A user's reply, in one sentence; `claims` are (fact, asked_by)."""
+    (fact, quote), *others = claims or [(None, "")]
+    said = [{"asked_by": quote, "fact": fact, "says": message}]
+    said += [{"asked_by": quote, "fact": fact, "says": " "} for fact, quote in others]
+    return completion(orjson.dumps({"sentences": said, "done": done}).decode())
 
 
 async def talk(tmp_path, replies, *messages, name="cooperative", seed=0, task=None):
@@ -135,7 +133,7 @@ async def test_a_forgetful_user_recalls_when_asked_again(tmp_path):
     task = shopper(facts={"quantity": USER["facts"]["quantity"]})
     said, asked, _ = await talk(
         tmp_path,
-        [reply("I cannot recall.", ("quantity", "How many", None)), GOOD],
+        [reply("I cannot recall.", ("quantity", "How many")), GOOD],
         "How many do you want?",
         "How many was it?",
         name="forgetful",
@@ -153,7 +151,7 @@ async def test_a_hasty_user_corrects_itself(tmp_path):
     assert str(wrong) != "12"
     said, asked, refused = await talk(
         tmp_path,
-        [reply(f"I need {wrong}.", ("quantity", "How many", wrong)), reply("Sorry, it is 12.")],
+        [reply(f"I need {wrong}.", ("quantity", "How many")), reply("Sorry, it is 12.")],
         "How many do you want?",
         "Anything else?",
         name="corrects",

@@ -33,8 +33,7 @@ USER = {
     "agent": "When is it due?",
 }
 USER_REPLY = {
-    "reveals": [{"fact": "due_date", "asked_by": "When", "value": "Friday"}],
-    "message": "The due date is Friday.",
+    "sentences": [{"asked_by": "When", "fact": "due_date", "says": "The due date is Friday."}],
     "done": False,
 }
 JUDGE = {
@@ -307,7 +306,7 @@ async def test_malformed_output_is_drawn_for_each_item(tmp_path):
                     cut += 1
                     continue
                 good += said == USER_REPLY
-                misfits += said == {**USER_REPLY, "reveals": [["?"]]}
+                misfits += said == {**USER_REPLY, "sentences": [["?"]]}
     assert good + cut + misfits == 80
     assert min(good, cut, misfits) >= 10
     rows = await anyio.to_thread.run_sync(lines, path)

@@ -81,27 +81,24 @@ def test_a_user_says_what_is_asked_and_with_which_words():
     """At most two facts, their values literally, the words as the agent wrote them."""
     reply = user("HOW  soon? And the size, and the colour?")
     assert reply == {
-        "reveals": [
-            {"fact": "due_date", "asked_by": "HOW  soon", "value": "Friday"},
-            {"fact": "size", "asked_by": "size", "value": 5},
+        "sentences": [
+            {"asked_by": "HOW  soon", "fact": "due_date", "says": "The due date is Friday."},
+            {"asked_by": "size", "fact": "size", "says": "The size is 5."},
         ],
-        "message": "The due date is Friday. The size is 5.",
         "done": False,
     }
-    assert user("Which colour?")["message"] == "The colours is red, blue."
-    assert user("An id?") == {
-        "reveals": [{"fact": "gift", "asked_by": "An id?", "value": True}],
-        "message": "The gift is yes.",
-        "done": False,
-    }
-    assert user("Any details? Dates?") == {"reveals": [], "message": UNSURE, "done": False}
+    assert user("Which colour?")["sentences"][0]["says"] == "The colours is red, blue."
+    assert user("An id?")["sentences"] == [{"asked_by": "An id?", "fact": "gift", "says": "The gift is yes."}]
+    assert user("Any details? Dates?")["sentences"] == [{"asked_by": "", "fact": None, "says": UNSURE}]
 
 
 def test_a_user_corrects_itself_and_forgets():
     """A mistake is put right before anything else; what is null cannot be recalled."""
     reply = user("Shoes?", {"fact": "size", "said": 6, "right": 5})
-    assert reply["message"] == "Sorry. The size is 5. I cannot recall the shoe size right now."
-    assert reply["reveals"] == [{"fact": "shoe_size", "asked_by": "Shoes", "value": None}]
+    assert reply["sentences"] == [
+        {"asked_by": "", "fact": None, "says": "Sorry. The size is 5."},
+        {"asked_by": "Shoes", "fact": "shoe_size", "says": "I cannot recall the shoe size right now."},
+    ]
 
 
 EVENTS = [

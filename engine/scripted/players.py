@@ -118,20 +118,15 @@ class UserPlayer(_Read):
     agent: str
 
     def reply(self) -> dict[str, Json]:
-        """`{"reveals": [{"fact", "asked_by", "value"}], "done": false, "message": str}`."""
+        """`{"sentences": [{"asked_by": str, "fact": null|str, "says": str}], "done": false}`."""
         # Without keywords a fact would be revealed by anything at all.
         facts = {fact.name: Fact(value=fact.value, keywords=tuple(fact.about)) for fact in self.facts if fact.about}
-        asked = offline_user.asked(facts, self.agent)
-        said = [f"Sorry. {_sentence(mistake.fact, mistake.right)}" for mistake in self.correct]
-        said += [_sentence(name, facts[name].value) for name in asked]
-        return {
-            "reveals": [
-                {"fact": name, "asked_by": self._quoted(words), "value": facts[name].value}
-                for name, words in asked.items()
-            ],
-            "done": False,
-            "message": " ".join(said) or offline_user.UNSURE,
-        }
+        said = [_saying(f"Sorry. {_sentence(mistake.fact, mistake.right)}") for mistake in self.correct]
+        said += [
+            _saying(_sentence(name, facts[name].value), name, self._quoted(words))
+            for name, words in offline_user.asked(facts, self.agent).items()
+        ]
+        return {"sentences": said or [_saying(offline_user.UNSURE)], "done": False}
 
     def _quoted(self, words: str) -> str:
         """The words that asked; where they are too few to show anything, all that the agent said."""
@@ -184,6 +179,10 @@ def player(document: Mapping[str, Any]) -> Player:
 
     Raises pydantic's ValidationError, naming the field, where the document is not what its role reads."""
     return _PLAYERS[document["as"]].model_validate(document)
+
+
+def _saying(text: str, fact: str | None = None, asked_by: str = "") -> dict[str, Json]:
+    return {"asked_by": asked_by, "fact": fact, "says": text}
 
 
 def _sentence(fact: str, value: Json) -> str:

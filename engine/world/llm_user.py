@@ -1,9 +1,9 @@
 """A user played by a language model: it answers from the private context alone, when it is asked, a little at a time.
 
-Every reply is checked before the agent sees it (WORLDS.md, user contract): it states the facts that it says it reveals,
-word for word; it reveals what the agent's words ask for, at most two facts, and one at least where the task foresaw the
-words; it makes up no number; it names no tool and recites nothing; it does not leave while it is asked something. What it
-revealed is what its words state, not what it claims.
+A reply is a few sentences, each with the fact that it is about and the agent's words that asked for it. It is checked
+before the agent sees it (WORLDS.md, user contract): it states facts word for word, those that the agent's words ask
+for, at most two, and at least one where the task foresaw the words; it makes up no number; it names no tool and recites
+nothing; it does not leave while it is asked something. What it revealed is what its words state, not what it claims.
 """
 
 from __future__ import annotations
@@ -14,8 +14,6 @@ import unicodedata
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
-
-import orjson
 
 from engine.errors import UserError
 from engine.llm.prompts import INSTRUCTIONS
@@ -31,6 +29,7 @@ _LONGEST = 600
 """Characters of a reply: one or two sentences, and a sentence too many."""
 _NUMBER = re.compile(r"\w*\d(?:[\w.,:/-]*\w)?")
 """A number, a date, a time, a code: anything with a digit."""
+_SENTENCES = 3
 _QUOTED_LETTERS = 3
 _RECITED = 12
 """Words in a row of the private context that nobody says by chance."""
@@ -123,7 +122,7 @@ class LlmUserSession:
             subject=subject("user", self.task.id, self.seed, self.profile.name, self._conversation, message),
             instructions=INSTRUCTIONS["user"],
             document=document,
-            schema=_schema(values),
+            schema=_schema(user.facts),
         )
 
     # --- the contract -----------------------------------------------------------------------------------------------
@@ -132,8 +131,10 @@ class LlmUserSession:
         """The reply, if it keeps the contract.
 
         Raises RefusedReplyError that says what is wrong with it."""
-        text = said["message"].strip()
-        claimed = {reveal["fact"]: reveal["asked_by"] for reveal in said["reveals"]}
+        text = " ".join(filter(None, [sentence["says"].strip() for sentence in said["sentences"]]))
+        claimed = {
+            sentence["fact"]: sentence["asked_by"] for sentence in said["sentences"] if sentence["fact"] is not None
+        }
         stated = [name for name, value in values.items() if value is not None and _states(text, value)]
         self._refuse_form(text, claimed)
         meant = asked(self._facts, message)
@@ -192,30 +193,23 @@ class LlmUserSession:
             )
 
 
-def _schema(values: Mapping[str, Json]) -> dict[str, Any]:
-    """What a reply looks like, for a user who would say these values of its facts.
-
-    The value stands before the message: a model that has just written it says it far more often. It is not believed."""
-    different = {orjson.dumps(value): value for value in values.values()}
-    reveal = {
+def _schema(facts: Iterable[str]) -> dict[str, Any]:
+    """Each sentence right after its fact: a model that has just named it states it far more often."""
+    sentence = {
         "type": "object",
         "properties": {
-            "fact": {"enum": list(values)},
             "asked_by": {"type": "string"},
-            "value": {"enum": list(different.values())},
+            "fact": {"enum": [None, *facts]},
+            "says": {"type": "string"},
         },
-        "required": ["fact", "asked_by", "value"],
+        "required": ["asked_by", "fact", "says"],
         "additionalProperties": False,
     }
-    reveals = {"maxItems": AT_MOST, "items": reveal} if values else {"maxItems": 0}
+    sentences = {"type": "array", "items": sentence, "minItems": 1, "maxItems": _SENTENCES}
     return {
         "type": "object",
-        "properties": {
-            "reveals": {"type": "array", **reveals},
-            "done": {"type": "boolean"},
-            "message": {"type": "string"},
-        },
-        "required": ["reveals", "done", "message"],
+        "properties": {"sentences": sentences, "done": {"type": "boolean"}},
+        "required": ["sentences", "done"],
         "additionalProperties": False,
     }
 
