@@ -83,6 +83,7 @@ GOOD = reply("I need 12.", ("quantity", "How many"))
         (reply("I need 12, and I am K-4471.", ("quantity", "How many")), "leak"),
         (reply("12 pear", ("quantity", "How many"), ("item", "which fruit")), "leak"),
         (reply("12, K-4471", ("quantity", "How many"), ("member", "do")), "leak"),
+        (reply("12 pear, K-4471", ("quantity", "How many"), ("item", "do you"), ("member", "want")), "leak"),
         (reply("A dozen.", ("quantity", "How many")), "unstated"),
         (reply("I need 12, by 2031-05-06.", ("quantity", "How many")), "invention"),
         (reply("I need 112.", ("quantity", "How many")), "unstated"),
@@ -119,6 +120,12 @@ async def test_what_is_claimed_and_neither_asked_for_nor_said_is_nothing(tmp_pat
     """A claim reveals nothing."""
     wrong = reply("I need 12.", ("quantity", "How many"), ("item", "the fruit"))
     said, _, refused = await talk(tmp_path, [wrong], "How many do you want?")
+    assert (said[0].revealed, refused) == (("quantity",), {})
+
+
+async def test_what_was_asked_for_may_be_said_without_a_claim(tmp_path):
+    """The words reveal it; what is claimed of them does not matter."""
+    said, _, refused = await talk(tmp_path, [reply("I need 12.")], "How many do you want?")
     assert (said[0].revealed, refused) == (("quantity",), {})
 
 

@@ -110,7 +110,7 @@ class LlmUserSession:
             "facts": facts,
             "told": list(self._told),
             "correct": [{"fact": name, "said": said, "right": values[name]} for name, said in wrong.items()],
-            "conversation": list(self._conversation),
+            "earlier": list(self._conversation),
             "agent": message,
             # The words that the task foresaw, last: a small model goes by what it has just read.
             "asked": [{"fact": name, "value": values[name]} for name in asked(self._facts, message)],
@@ -136,7 +136,7 @@ class LlmUserSession:
             sentence["fact"]: sentence["asked_by"] for sentence in said["sentences"] if sentence["fact"] is not None
         }
         stated = [name for name, value in values.items() if value is not None and _states(text, value)]
-        self._refuse_form(text, claimed)
+        self._refuse_form(text)
         meant = asked(self._facts, message)
         answered = [name for name, quote in claimed.items() if name in meant or _asks(message, quote)]
         for name in answered:
@@ -144,8 +144,11 @@ class LlmUserSession:
                 raise RefusedReplyError(
                     "unstated", f"the message does not state {name} as it is written: {values[name]}"
                 )
-        for name in stated:
-            if name not in answered and name not in self._told and not _states(message, values[name]):
+        new = [name for name in stated if name not in self._told and not _states(message, values[name])]
+        if len(new) > AT_MOST:
+            raise RefusedReplyError("leak", f"at most {AT_MOST} facts at a time")
+        for name in new:
+            if name not in answered and name not in meant:
                 raise RefusedReplyError("leak", f"the message states {name}, which was not asked for: leave it out")
         if said["done"] and "?" in message:
             raise RefusedReplyError("early_stop", "done is true, and the assistant asked something")
@@ -155,11 +158,9 @@ class LlmUserSession:
         self._refuse_recital(text, [values[name] for name in stated])
         return Reply(text=text, revealed=tuple(dict.fromkeys((*stated, *answered))), done=said["done"])
 
-    def _refuse_form(self, text: str, claimed: Mapping[str, str]) -> None:
+    def _refuse_form(self, text: str) -> None:
         if not text or len(text) > _LONGEST:
             raise RefusedReplyError("malformed", f"the message must have 1 to {_LONGEST} characters")
-        if len(claimed) > AT_MOST:
-            raise RefusedReplyError("leak", f"at most {AT_MOST} facts at a time")
         for tool in self.task.tools:
             if "_" in tool.name and tool.name in text:
                 raise RefusedReplyError("hint", f"you know nothing of {tool.name}")
