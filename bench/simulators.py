@@ -1,6 +1,6 @@
 """Language models as user, tools and judge: how well they keep their contracts, measured on hand-written tasks.
 
-A scripted policy follows each task's gold script, in its own words and in others (`meta.asks`), while the models behind
+A scripted policy follows each task's gold script, asking in other words than it (`meta.asks`), while the models behind
 `[endpoints.*]` play everybody else. The tools are played bare: without the effects and answers that the task declares,
 which are the truth that the model's answers are compared with. The judge decides the items that have checks.
 
@@ -181,8 +181,8 @@ async def judge(judge: LlmJudge, task: Task, episode: Episode, found: Found) -> 
 
 
 async def measure(config: Config, models: Models, tasks: Sequence[Task], world: MappedWorld) -> Found:
-    """Every task twice: in the gold script's words, and in others."""
-    found, scripts = Found(), [version for task in tasks for version in (task, other_words(task))]
+    """Every task, in other words than the gold script's."""
+    found, scripts = Found(), list(map(other_words, tasks))
     chat = await anyio.to_thread.run_sync(ChatFormat.load, find_model("tiny").path, "auto")
     compared = ComparedWorld(world, {task.id: task for task in tasks}, found)
     arbiter, begun = LlmJudge(models.askers[config.scorer.judge]), time.monotonic()
@@ -265,7 +265,7 @@ async def run(config: Config, tasks: Sequence[Task], directory: Path) -> None:
 def main(arguments: Sequence[str]) -> None:
     """See the module docstring."""
     parser = argparse.ArgumentParser(prog="python -m bench simulators", description=__doc__)
-    parser.add_argument("--tasks", type=int, default=10, help="tasks, from the first (each is played twice)")
+    parser.add_argument("--tasks", type=int, default=10, help="tasks, from the first")
     parser.add_argument("--pack", default="showcase", help="a pack whose tasks have gold scripts")
     parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--keep", metavar="DIR", type=Path, help="keep journal.sqlite there, and go on from it")

@@ -70,7 +70,7 @@ async def test_a_user_reveals_what_it_is_asked_for(tmp_path):
     ]
     assert refused == {}
     assert asked[1]["told"] == ["quantity"]
-    assert asked[1]["conversation"][-1] == {"agent": "How many do you want?", "you": "I need 12 of them, please."}
+    assert asked[1]["earlier"][-1] == {"agent": "How many do you want?", "you": "I need 12 of them, please."}
     assert "tools" not in asked[0]
 
 

@@ -29,7 +29,7 @@ USER = {
     "persona": "a cook",
     "facts": [{"name": "due_date", "value": "Friday", "about": ["when", "date"]}],
     "told": [],
-    "conversation": [],
+    "earlier": [],
     "agent": "When is it due?",
 }
 USER_REPLY = {
