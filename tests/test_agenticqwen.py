@@ -4,7 +4,8 @@ Gold earns everything, every planted violator and doing nothing earn nothing; wh
 can decide, doing nothing never passes.
 """
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,16 +14,22 @@ import pytest
 from click.testing import CliRunner
 
 from engine.cli import cli
+from engine.config import load as load_config
 from engine.core.episode import run_episode
 from engine.importing.agenticqwen import Imported, load
 from engine.importing.build import Options
 from engine.reward.rubric import OpenItem, RubricScorer
-from engine.seams import Plan, ScoringRecord, Seams
+from engine.rundir import RunDir
+from engine.scripted.endpoint import Endpoint as Scripted
+from engine.seams import Plan, Scorer, ScoringRecord, Seams, User, World
+from engine.simulators import mapped_world, open_models, scorer_of, user_of
 from engine.task import Split, Task
 from engine.types import Completion, Episode, EventKind, Limits, Sampling, Turn, Verdict
 from engine.world.offline import OfflineUser, OfflineWorld
 from engine.world.offline_user import asked
 from engine.world.tasks import PackHeader, load_pack, pack_problems, write_pack
+from tests.llm_parts import TINY, listening
+from tests.test_verify import LLM
 
 OURS = Path(__file__).parent / "data/agenticqwen_ours.json"
 IMPORTED = load(OURS, Options())
@@ -62,14 +69,39 @@ class Lenient:
         return [Verdict(id=item.id, part=part, met=part != "forbidden", evidence=None) for item, part in items]
 
 
-async def play(task: Task, lines: Sequence[str]) -> Episode:
-    """One episode of a task in its offline world."""
+@dataclass(frozen=True)
+class Others:
+    """Who plays with the agent."""
+
+    world: World
+    user: User
+    scorer: Scorer
+
+
+OFFLINE = Others(OfflineWorld(), OfflineUser(), RubricScorer(Lenient()))
+
+
+@asynccontextmanager
+async def asked_over_http(directory: Path, api: str) -> AsyncIterator[Others]:
+    """The scripted language model as user, tools and judge, over HTTP."""
+    async with listening(Scripted().application()) as url:
+        named = {**LLM, "user.profile": "cooperative", "endpoints.sim.url": url, "endpoints.sim.api": api}
+        if api == "sglang":
+            named["endpoints.sim.model"] = TINY
+        config = load_config(None, [f"{key}={value}" for key, value in named.items()]).config
+        async with open_models(RunDir(directory), config) as models:
+            world = mapped_world(config, models, None)
+            yield Others(world, user_of(config, models), scorer_of(config, models))
+
+
+async def play(task: Task, lines: Sequence[str], others: Others = OFFLINE) -> Episode:
+    """One episode of a task, in its offline world unless others play."""
     says = Says(tuple(lines))
     seams = Seams(
         policy=says,
-        world=OfflineWorld(),
-        user=OfflineUser(),
-        scorer=RubricScorer(Lenient()),
+        world=others.world,
+        user=others.user,
+        scorer=others.scorer,
         chat=says,
         clock=lambda: 0.0,
     )
@@ -88,19 +120,23 @@ async def play(task: Task, lines: Sequence[str]) -> Episode:
     return await run_episode(plan, seams, lambda _: False)
 
 
-async def proves(task: Task) -> int:
+async def proves(task: Task, others: Others = OFFLINE) -> int:
     """Play gold, violators and doing nothing; how many violators there were."""
     gold = task.meta["gold"]
-    played = await play(task, gold)
+    played = await play(task, gold, others)
     assert played.reward is not None, played.error
-    assert played.reward.value == 1, (task.id, [verdict for verdict in played.reward.items if not verdict.met])
-    nothing = await play(task, NOTHING)
+    wrong = [verdict for verdict in played.reward.items if verdict.met == (verdict.part == "forbidden")]
+    if others is not OFFLINE:
+        # A judge by rules makes little of prose.
+        wrong = [verdict for verdict in wrong if verdict.by == "check"]
+    assert not wrong, (task.id, wrong)
+    nothing = await play(task, NOTHING, others)
     decided = any(item.check is None for item in task.rubric.subgoals)
     assert nothing.reward.value < 1 if decided else nothing.reward.value == 0
     violations = task.meta["violations"]
     assert violations.keys() == {item.id for item in task.rubric.forbidden if item.check}
     for item, act in violations.items():
-        spoiled = await play(task, [*gold[:-1], act, gold[-1]])
+        spoiled = await play(task, [*gold[:-1], act, gold[-1]], others)
         assert spoiled.reward.value == 0, (task.id, item)
         assert item in {verdict.id for verdict in spoiled.reward.items if verdict.met and verdict.part == "forbidden"}
     return len(violations)
@@ -121,6 +157,15 @@ def sound(made: Imported, path: Path) -> None:
 async def test_gold_passes_and_violators_and_doing_nothing_do_not(made, index):
     """With a judge's items and without them."""
     await proves(made.tasks[index])
+
+
+@pytest.mark.parametrize("api", ["openai", "sglang"])
+async def test_the_same_over_http(api, tmp_path):
+    """The scripted language model plays everybody else, by each route."""
+    async with asked_over_http(tmp_path, api) as others:
+        for made in (DECIDED, IMPORTED):
+            for task in made.tasks:
+                await proves(task, others)
 
 
 def test_ours_make_a_sound_pack(tmp_path):
@@ -264,6 +309,14 @@ def test_theirs_make_a_sound_pack(theirs, tmp_path):
     for task in theirs[0].tasks:
         for name in task.user.facts:
             assert name in asked(task.user.facts, f"What is the {name.replace('_', ' ')}?"), task.id
+
+
+async def test_theirs_are_proved_over_http(theirs, tmp_path):
+    """With the scripted language model as user, tools and judge."""
+    async with asked_over_http(tmp_path, "openai") as others:
+        for made in theirs:
+            for task in made.tasks:
+                await proves(task, others)
 
 
 async def test_theirs_are_proved_by_planted_episodes(theirs):

@@ -208,3 +208,23 @@ async def test_the_scripted_endpoint_keeps_the_contract(tmp_path):
             tally = asker.tallies["user"]
             assert tally.refused == {}
             assert tally.given_up == 0
+
+
+async def test_a_value_that_two_facts_have_is_the_one_that_was_asked_for(tmp_path):
+    """Nobody could say the one without the other; nor a part without the whole."""
+    task = shopper(
+        facts={
+            "member": {"value": "K-4471", "keywords": ["member"]},
+            "shop": {"value": "K-4471", "keywords": ["shop"]},
+            "place": {"value": "the K-4471 annex", "keywords": ["place"]},
+        }
+    )
+    said, _, refused = await talk(
+        tmp_path,
+        [reply("K-4471", ("member", "member")), reply("The K-4471 annex.", ("place", "Which place"))],
+        "Which member are you?",
+        "Which place?",
+        task=task,
+    )
+    assert refused == {}
+    assert [one.revealed for one in said] == [("member",), ("place",)]

@@ -135,20 +135,23 @@ class LlmUserSession:
         claimed = {
             sentence["fact"]: sentence["asked_by"] for sentence in said["sentences"] if sentence["fact"] is not None
         }
-        stated = [name for name, value in values.items() if value is not None and _states(text, value)]
         self._refuse_form(text)
         meant = asked(self._facts, message)
         answered = [name for name, quote in claimed.items() if name in meant or _asks(message, quote)]
+        spoken = [name for name in {**meant, **dict.fromkeys(answered)} if _states(text, values[name])]
         for name in answered:
-            if values[name] is not None and name not in stated:
+            if values[name] is not None and name not in spoken:
                 raise RefusedReplyError(
                     "unstated", f"the message does not state {name} as it is written: {values[name]}"
                 )
+        # Two facts may have one value, or one be part of the other's: what was asked for is what is said then.
+        rest = _without(text, [values[name] for name in spoken])
+        stated = [name for name, value in values.items() if name in spoken or _states(rest, value)]
         new = [name for name in stated if name not in self._told and not _states(message, values[name])]
         if len(new) > AT_MOST:
             raise RefusedReplyError("leak", f"at most {AT_MOST} facts at a time")
         for name in new:
-            if name not in answered and name not in meant:
+            if name not in spoken:
                 raise RefusedReplyError("leak", f"the message states {name}, which was not asked for: leave it out")
         if said["done"] and "?" in message:
             raise RefusedReplyError("early_stop", "done is true, and the assistant asked something")
@@ -184,10 +187,8 @@ class LlmUserSession:
 
     def _refuse_recital(self, text: str, stated: Iterable[Json]) -> None:
         assert self.task.user is not None
-        said, context = _plain(text), _plain(self.task.user.context)
-        for value in stated:
-            said = said.replace(_plain(_shown(value)), "\n")
-        words = said.split(" ")
+        context = _plain(self.task.user.context)
+        words = _without(text, stated).split()
         if any(" ".join(words[at : at + _RECITED]) in context for at in range(len(words) - _RECITED + 1)):
             raise RefusedReplyError(
                 "leak", "the message recites what you know: say in your own words what is asked for"
@@ -216,11 +217,29 @@ def _schema(facts: Iterable[str]) -> dict[str, Any]:
 
 
 def _states(text: str, value: Json) -> bool:
-    """Whether `text` has the value as words of its own; every element of a list."""
-    if isinstance(value, list | tuple):
-        return all(_states(text, part) for part in value)
-    words = re.escape(_plain(_shown(value)))
-    return bool(words) and re.search(rf"(?<!\w){words}(?!\w)", _plain(text)) is not None
+    """Whether `text` has the value as words of its own; every element of a list. None has no words."""
+    words = _words(value)
+    return bool(words) and all(re.search(_whole(part), _plain(text)) for part in words)
+
+
+def _without(text: str, values: Iterable[Json]) -> str:
+    """The text without these values, long ones first."""
+    rest = _plain(text)
+    for part in sorted({part for value in values for part in _words(value)}, key=len, reverse=True):
+        rest = re.sub(_whole(part), "|", rest)
+    return rest
+
+
+def _words(value: Json) -> list[str]:
+    """A value as it is looked for in a text, by its parts."""
+    if value is None:
+        return []
+    parts = value if isinstance(value, list | tuple) else [value]
+    return [words for part in parts if (words := _plain(_shown(part)))]
+
+
+def _whole(words: str) -> str:
+    return rf"(?<!\w){re.escape(words)}(?!\w)"
 
 
 def _asks(message: str, quote: str) -> bool:
