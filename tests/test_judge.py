@@ -104,6 +104,14 @@ async def test_a_judge_that_never_decides_makes_no_reward(tmp_path):
         await judged(tmp_path, verdicts(f=None, a=1))
 
 
+async def test_nobody_is_asked_about_an_episode_in_which_nothing_happened(tmp_path):
+    """There is nothing to show."""
+    async with asking(tmp_path) as asker:
+        nothing = await RubricScorer(LlmJudge(asker)).score(record(events=()))
+        assert asker.tallies["judge"].asked == 0
+    assert [verdict.met for verdict in nothing.items] == [False] * 4
+
+
 async def test_a_number_with_a_point_is_the_event_that_it_names(tmp_path):
     """JSON knows no integers."""
     reward, _, refused = await judged(tmp_path, verdicts(f=None, a=1.0, c=0))

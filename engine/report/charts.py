@@ -116,11 +116,11 @@ def _length(axes: Axes, summary: Summary) -> None:
     axes.plot(versions, [point.turns for point in points], color=_TRAIN)
     axes.set(title="episode length, training tasks", xlabel="adapter version", ylabel="turns")
     axes.yaxis.label.set_color(_TRAIN)
-    axes.set_ylim(0, 1.15 * max((point.turns for point in points), default=1))
+    axes.set_ylim(0, 1.15 * (max((point.turns for point in points), default=0) or 1))
     right = axes.twinx()
     right.plot(versions, [point.tokens for point in points], color=_MUTED, linewidth=1)
     right.set_ylabel("policy tokens", color=_MUTED)
-    right.set_ylim(0, 1.3 * max((point.tokens for point in points), default=1))
+    right.set_ylim(0, 1.3 * (max((point.tokens for point in points), default=0) or 1))
 
 
 def _waits(axes: Axes, summary: Summary) -> None:

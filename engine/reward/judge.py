@@ -29,7 +29,9 @@ class LlmJudge:
         self._occasion = [] if occasion is None else [occasion]
 
     async def decide(self, items: Sequence[OpenItem], record: ScoringRecord) -> Sequence[Verdict]:
-        """See engine.reward.rubric.Judge."""
+        """See engine.reward.rubric.Judge; where nothing happened nobody is asked."""
+        if not record.events:
+            return _verdicts(items, {entry.item.id: None for entry in items})
         document = {
             "as": "judge",
             "instruction": record.task.instruction,
@@ -69,8 +71,7 @@ def _shown(event: Event, reply: str) -> dict[str, Any]:
 
 def _schema(items: Sequence[OpenItem], events: Sequence[Event]) -> dict[str, Any]:
     """Every item by its id, so that a reply can neither leave one out nor decide it twice."""
-    shown: list[dict[str, Any]] = [{"type": "integer", "minimum": 0, "maximum": len(events) - 1}] if events else []
-    verdict = {"anyOf": [*shown, {"type": "null"}]}
+    verdict = {"anyOf": [{"type": "integer", "minimum": 0, "maximum": len(events) - 1}, {"type": "null"}]}
     return {
         "type": "object",
         "properties": {entry.item.id: verdict for entry in items},
