@@ -4,142 +4,20 @@ Gold earns everything, every planted violator and doing nothing earn nothing; wh
 can decide, doing nothing never passes.
 """
 
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 from click.testing import CliRunner
 
 from engine.cli import cli
-from engine.config import load as load_config
-from engine.core.episode import run_episode
-from engine.importing.agenticqwen import Imported, load
-from engine.importing.build import Options
-from engine.reward.rubric import OpenItem, RubricScorer
-from engine.rundir import RunDir
-from engine.scripted.endpoint import Endpoint as Scripted
-from engine.seams import Plan, Scorer, ScoringRecord, Seams, User, World
-from engine.simulators import mapped_world, open_models, scorer_of, user_of
-from engine.task import Split, Task
-from engine.types import Completion, Episode, EventKind, Limits, Sampling, Turn, Verdict
-from engine.world.offline import OfflineUser, OfflineWorld
+from engine.importing.agenticqwen import Imported
+from engine.task import Split
+from engine.types import EventKind
 from engine.world.offline_user import asked
 from engine.world.tasks import PackHeader, load_pack, pack_problems, write_pack
-from tests.llm_parts import TINY, listening
-from tests.test_verify import LLM
-
-OURS = Path(__file__).parent / "data/agenticqwen_ours.json"
-IMPORTED = load(OURS, Options())
-DECIDED = load(OURS, Options(judge=False))
-LIMITS = Limits(turns=40, tokens=1 << 20, completion_tokens=4096, wall_s=15, turn_s=10)
-NOTHING = ("<answer>Done.</answer>",)
+from tests.agenticqwen_plays import DECIDED, IMPORTED, NOTHING, OURS, play, proves, theirs_of
 
 each_of_ours = pytest.mark.parametrize("index", range(len(IMPORTED.tasks)))
-
-
-@dataclass(frozen=True)
-class Says:
-    """A policy, and the chat around it, without tokens."""
-
-    lines: Sequence[str]
-
-    async def complete(self, turn: Turn) -> Completion:
-        text = self.lines[turn.index]
-        return Completion(text=text, ids=None, logprobs=None, adapter=turn.adapter, server="script", stop="stop")
-
-    def opening(self, task: Task) -> Any:
-        messages = [{"role": "system", "content": task.rules}, {"role": "user", "content": task.instruction}]
-        return messages, [], [tool.function for tool in task.tools]
-
-    def observation(self, messages: Sequence[Any], stop_sampled: bool) -> list[int]:
-        return []
-
-    def ended(self, ids: Sequence[int]) -> bool:
-        return True
-
-
-@dataclass(frozen=True)
-class Lenient:
-    """A judge who says that every subgoal is met, and nothing forbidden happened."""
-
-    async def decide(self, items: Sequence[OpenItem], record: ScoringRecord) -> list[Verdict]:
-        return [Verdict(id=item.id, part=part, met=part != "forbidden", evidence=None) for item, part in items]
-
-
-@dataclass(frozen=True)
-class Others:
-    """Who plays with the agent."""
-
-    world: World
-    user: User
-    scorer: Scorer
-
-
-OFFLINE = Others(OfflineWorld(), OfflineUser(), RubricScorer(Lenient()))
-
-
-@asynccontextmanager
-async def asked_over_http(directory: Path, api: str) -> AsyncIterator[Others]:
-    """The scripted language model as user, tools and judge, over HTTP."""
-    async with listening(Scripted().application()) as url:
-        named = {**LLM, "user.profile": "cooperative", "endpoints.sim.url": url, "endpoints.sim.api": api}
-        if api == "sglang":
-            named["endpoints.sim.model"] = TINY
-        config = load_config(None, [f"{key}={value}" for key, value in named.items()]).config
-        async with open_models(RunDir(directory), config) as models:
-            world = mapped_world(config, models, None)
-            yield Others(world, user_of(config, models), scorer_of(config, models))
-
-
-async def play(task: Task, lines: Sequence[str], others: Others = OFFLINE) -> Episode:
-    """One episode of a task, in its offline world unless others play."""
-    says = Says(tuple(lines))
-    seams = Seams(
-        policy=says,
-        world=others.world,
-        user=others.user,
-        scorer=others.scorer,
-        chat=says,
-        clock=lambda: 0.0,
-    )
-    name, limits = "g000000", LIMITS
-    plan = Plan(
-        id=f"{name}.00",
-        group_id=name,
-        task=task,
-        seed=0,
-        version=0,
-        adapter=None,
-        limits=limits,
-        sampling=Sampling(),
-        queued_s=0.0,
-    )
-    return await run_episode(plan, seams, lambda _: False)
-
-
-async def proves(task: Task, others: Others = OFFLINE) -> int:
-    """Play gold, violators and doing nothing; how many violators there were."""
-    gold = task.meta["gold"]
-    played = await play(task, gold, others)
-    assert played.reward is not None, played.error
-    wrong = [verdict for verdict in played.reward.items if verdict.met == (verdict.part == "forbidden")]
-    if others is not OFFLINE:
-        # A judge by rules makes little of prose.
-        wrong = [verdict for verdict in wrong if verdict.by == "check"]
-    assert not wrong, (task.id, wrong)
-    nothing = await play(task, NOTHING, others)
-    decided = any(item.check is None for item in task.rubric.subgoals)
-    assert nothing.reward.value < 1 if decided else nothing.reward.value == 0
-    violations = task.meta["violations"]
-    assert violations.keys() == {item.id for item in task.rubric.forbidden if item.check}
-    for item, act in violations.items():
-        spoiled = await play(task, [*gold[:-1], act, gold[-1]], others)
-        assert spoiled.reward.value == 0, (task.id, item)
-        assert item in {verdict.id for verdict in spoiled.reward.items if verdict.met and verdict.part == "forbidden"}
-    return len(violations)
 
 
 def sound(made: Imported, path: Path) -> None:
@@ -157,15 +35,6 @@ def sound(made: Imported, path: Path) -> None:
 async def test_gold_passes_and_violators_and_doing_nothing_do_not(made, index):
     """With a judge's items and without them."""
     await proves(made.tasks[index])
-
-
-@pytest.mark.parametrize("api", ["openai", "sglang"])
-async def test_the_same_over_http(api, tmp_path):
-    """The scripted language model plays everybody else, by each route."""
-    async with asked_over_http(tmp_path, api) as others:
-        for made in (DECIDED, IMPORTED):
-            for task in made.tasks:
-                await proves(task, others)
 
 
 def test_ours_make_a_sound_pack(tmp_path):
@@ -295,11 +164,8 @@ def test_the_command_writes_a_pack_and_a_report(tmp_path):
 
 @pytest.fixture
 def theirs(request: pytest.FixtureRequest) -> tuple[Imported, Imported]:
-    """The file that was given: with a judge's items and without them."""
-    path = request.config.getoption("--agenticqwen")
-    if path is None:
-        pytest.skip("tasks of AgenticQwen are not shipped: give a file with --agenticqwen (make test AGENTICQWEN=FILE)")
-    return load(path, Options()), load(path, Options(judge=False))
+    """A file's, with a judge's items and without them."""
+    return theirs_of(request)
 
 
 def test_theirs_make_a_sound_pack(theirs, tmp_path):
@@ -309,14 +175,6 @@ def test_theirs_make_a_sound_pack(theirs, tmp_path):
     for task in theirs[0].tasks:
         for name in task.user.facts:
             assert name in asked(task.user.facts, f"What is the {name.replace('_', ' ')}?"), task.id
-
-
-async def test_theirs_are_proved_over_http(theirs, tmp_path):
-    """With the scripted language model as user, tools and judge."""
-    async with asked_over_http(tmp_path, "openai") as others:
-        for made in theirs:
-            for task in made.tasks:
-                await proves(task, others)
 
 
 async def test_theirs_are_proved_by_planted_episodes(theirs):

@@ -363,7 +363,7 @@ def test_an_altered_byte_of_the_journal_is_found(tmp_path, asked):
     """By the whole run, whichever exchange it is."""
     run = copied(asked, tmp_path)
     content = run.journal.read_bytes()
-    at = content.rindex(b'"message":"The ') + 15
+    at = content.rindex(b'"says":"The ') + 12
     run.journal.write_bytes(content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :])
     result = CliRunner().invoke(cli, ["verify", str(run.path)])
     assert result.exit_code == 1
