@@ -70,8 +70,10 @@ async def rewarded(task: Task, lines: Sequence[str], seams: Seams = OFFLINE) -> 
     return played.reward
 
 
-async def proves(task: Task, seams: Seams = OFFLINE) -> None:
-    """Gold earns everything; every violator nothing, for what it violates; doing nothing less than everything."""
+async def proves(task: Task, seams: Seams = OFFLINE) -> Reward:
+    """Gold earns everything; every violator nothing, for what it violates; doing nothing less than everything.
+
+    Gives the reward of doing nothing."""
     gold = task.meta["gold"]
     best = await rewarded(task, gold, seams)
     assert best.value == 1, (task.id, [verdict for verdict in best.items if not verdict.met])
@@ -84,6 +86,7 @@ async def proves(task: Task, seams: Seams = OFFLINE) -> None:
         spoiled = await rewarded(task, [*gold[:-1], act, gold[-1]], seams)
         assert spoiled.value == 0, (task.id, item)
         assert item in {verdict.id for verdict in spoiled.items if verdict.met and verdict.part == "forbidden"}
+    return nothing
 
 
 def theirs_of(request: pytest.FixtureRequest) -> tuple[Imported, Imported]:

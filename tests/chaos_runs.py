@@ -98,6 +98,14 @@ def episodes_of(run: RunDir) -> tuple[list[Episode], list[Episode]]:
     return training, evaluated
 
 
+def assert_classified(episode: Episode) -> None:
+    """Only what the agent did has a reward; all else has an error, and the outcome of who failed."""
+    assert (episode.reward is not None) == (episode.outcome in (Outcome.AGENT_OK, Outcome.AGENT_FAIL))
+    assert episode.reward is not None or episode.error
+    assert (episode.outcome is Outcome.TOOL_FAULT) == (episode.stop is StopReason.TOOL_ERROR)
+    assert (episode.outcome is Outcome.USER_FAULT) == (episode.stop is StopReason.USER_ERROR)
+
+
 def assert_outcomes(run: RunDir) -> Counter[Outcome]:
     """Every episode ended in one of four ways, and only the agent's doing made a reward; returns how many each."""
     training, evaluated = episodes_of(run)
@@ -106,10 +114,7 @@ def assert_outcomes(run: RunDir) -> Counter[Outcome]:
     assert summary["outcomes"] == dict(outcomes)
     assert len(training) == outcomes.total() == summary["episodes"]
     for episode in (*training, *evaluated):
-        assert (episode.reward is not None) == (episode.outcome in (Outcome.AGENT_OK, Outcome.AGENT_FAIL))
-        assert episode.reward is not None or episode.error
-        assert (episode.outcome is Outcome.TOOL_FAULT) == (episode.stop is StopReason.TOOL_ERROR)
-        assert (episode.outcome is Outcome.USER_FAULT) == (episode.stop is StopReason.USER_ERROR)
+        assert_classified(episode)
     *_, last = read_lines(run.metrics)
     assert last[keys.EPISODES_FINISHED] == len(training)
     assert last[keys.EPISODES_MASKED] == sum(not episode.scored for episode in training)
