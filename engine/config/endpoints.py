@@ -11,6 +11,8 @@ from engine.config.keys import Modes, Section, key
 _STARTED: Modes = {"launch": "sglang"}
 _NATIVE: Modes = {"api": "sglang"}
 _MILLION = 1_000_000
+Mode = Literal["json_schema", "json_object_schema", "json_object", "prompt"]
+"""How replies are made JSON, the strictest way first."""
 NAME = r"^[a-z][a-z0-9_-]{0,30}$"
 
 
@@ -66,7 +68,7 @@ class EndpointSection(SglangSection):
         only_if={"launch": "none"},
         resumable=True,
     )
-    structured: Literal["auto", "json_schema", "json_object_schema", "json_object", "prompt"] = key(
+    structured: Literal["auto", Mode] = key(
         "auto",
         "How replies are made JSON: by a schema that the server enforces (OpenAI's way, or llama.cpp's), as some JSON "
         "object, or by asking for it; auto: the first of them that the server accepts",

@@ -11,16 +11,15 @@ import math
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, NoReturn, Protocol, get_args
+from typing import Any, NoReturn, Protocol, get_args
 
 import aiohttp
 import orjson
 
-from engine.config.endpoints import EndpointSection
+from engine.config.endpoints import EndpointSection, Mode
 from engine.llm.question import Completed, Prompt
 from engine.policy.template import ChatTemplate
 
-Mode = Literal["json_schema", "json_object_schema", "json_object", "prompt"]
 _LADDER: tuple[Mode, ...] = get_args(Mode)
 _ASKED = "Reply with one JSON object and nothing else. It must fit this JSON Schema:\n"
 _LONGEST_WAIT_S = 60.0

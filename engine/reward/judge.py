@@ -71,7 +71,7 @@ def _shown(event: Event, reply: str) -> dict[str, Any]:
 
 def _schema(items: Sequence[OpenItem], events: Sequence[Event]) -> dict[str, Any]:
     """Every item by its id, so that a reply can neither leave one out nor decide it twice."""
-    verdict = {"anyOf": [{"type": "integer", "minimum": 0, "maximum": len(events) - 1}, {"type": "null"}]}
+    verdict = {"type": ["integer", "null"], "minimum": 0, "maximum": len(events) - 1}
     return {
         "type": "object",
         "properties": {entry.item.id: verdict for entry in items},

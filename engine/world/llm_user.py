@@ -13,6 +13,7 @@ import re
 import unicodedata
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 from engine.errors import UserError
@@ -69,9 +70,9 @@ class LlmUserSession:
         """Answer the agent.
 
         Raises UserError if the model gives no acceptable reply."""
-        values = self._values()
+        values, meant = self._values(), asked(self._facts, message)
         reply = await self.asker.ask(
-            self._question(message, values), lambda said, _: self._admit(said, message, values)
+            self._question(message, values, meant), lambda said, _: self._admit(said, message, values, meant)
         )
         self._conversation.append({"agent": message, "you": reply.text})
         self._told |= {name: values[name] for name in reply.revealed if values[name] is not None}
@@ -93,7 +94,7 @@ class LlmUserSession:
         values |= dict.fromkeys(self.profile.forgets - self._asked_before)
         return values | {name: wrong for name, wrong in self.profile.mistakes.items() if name not in self._told}
 
-    def _question(self, message: str, values: Mapping[str, Json]) -> Question:
+    def _question(self, message: str, values: Mapping[str, Json], meant: Iterable[str]) -> Question:
         user = self.task.user
         assert user is not None
         facts = [
@@ -113,7 +114,7 @@ class LlmUserSession:
             "earlier": list(self._conversation),
             "agent": message,
             # The words that the task foresaw, last: a small model goes by what it has just read.
-            "asked": [{"fact": name, "value": values[name]} for name in asked(self._facts, message)],
+            "asked": [{"fact": name, "value": values[name]} for name in meant],
         }
         return Question(
             role="user",
@@ -127,8 +128,8 @@ class LlmUserSession:
 
     # --- the contract -----------------------------------------------------------------------------------------------
 
-    def _admit(self, said: Json, message: str, values: Mapping[str, Json]) -> Reply:
-        """The reply, if it keeps the contract.
+    def _admit(self, said: Json, message: str, values: Mapping[str, Json], meant: Mapping[str, str]) -> Reply:
+        """The reply to a message whose words are `meant` to ask for these facts, if it keeps the contract.
 
         Raises RefusedReplyError that says what is wrong with it."""
         text = " ".join(filter(None, [sentence["says"].strip() for sentence in said["sentences"]]))
@@ -136,18 +137,18 @@ class LlmUserSession:
             sentence["fact"]: sentence["asked_by"] for sentence in said["sentences"] if sentence["fact"] is not None
         }
         self._refuse_form(text)
-        meant = asked(self._facts, message)
-        answered = [name for name, quote in claimed.items() if name in meant or _asks(message, quote)]
-        spoken = [name for name in {**meant, **dict.fromkeys(answered)} if _states(text, values[name])]
+        words, heard = _plain(text), _plain(message)
+        answered = [name for name, quote in claimed.items() if name in meant or _asks(heard, quote)]
+        spoken = [name for name in {**meant, **dict.fromkeys(answered)} if _states(words, values[name])]
         for name in answered:
             if values[name] is not None and name not in spoken:
                 raise RefusedReplyError(
                     "unstated", f"the message does not state {name} as it is written: {values[name]}"
                 )
         # Two facts may have one value, or one be part of the other's: what was asked for is what is said then.
-        rest = _without(text, [values[name] for name in spoken])
+        rest = _without(words, [values[name] for name in spoken])
         stated = [name for name, value in values.items() if name in spoken or _states(rest, value)]
-        new = [name for name in stated if name not in self._told and not _states(message, values[name])]
+        new = [name for name in stated if name not in self._told and not _states(heard, values[name])]
         if len(new) > AT_MOST:
             raise RefusedReplyError("leak", f"at most {AT_MOST} facts at a time")
         for name in new:
@@ -158,7 +159,7 @@ class LlmUserSession:
         if self.profile.name != "adversarial":
             self._refuse_inventions(text, message, values)
             self._refuse_evasion(meant, stated, values)
-        self._refuse_recital(text, [values[name] for name in stated])
+        self._refuse_recital(_without(words, [values[name] for name in stated]))
         return Reply(text=text, revealed=tuple(dict.fromkeys((*stated, *answered))), done=said["done"])
 
     def _refuse_form(self, text: str) -> None:
@@ -171,7 +172,9 @@ class LlmUserSession:
     def _refuse_inventions(self, text: str, message: str, values: Mapping[str, Json]) -> None:
         assert self.task.user is not None
         heard = " ".join(part for pair in self._conversation for part in pair.values())
-        known = " ".join((self.task.user.context, self.task.instruction, message, heard, *map(_shown, values.values())))
+        known = _plain(
+            " ".join((self.task.user.context, self.task.instruction, message, heard, *map(_shown, values.values())))
+        )
         for number in _NUMBER.findall(text):
             if not _states(known, number):
                 raise RefusedReplyError("invention", f"{number} is nothing that you know: do not make it up")
@@ -185,10 +188,9 @@ class LlmUserSession:
                 "unstated", f"the assistant asked for {name}, and the message does not state it: {values[name]}"
             )
 
-    def _refuse_recital(self, text: str, stated: Iterable[Json]) -> None:
+    def _refuse_recital(self, rest: str) -> None:
         assert self.task.user is not None
-        context = _plain(self.task.user.context)
-        words = _without(text, stated).split()
+        context, words = _plain(self.task.user.context), rest.split()
         if any(" ".join(words[at : at + _RECITED]) in context for at in range(len(words) - _RECITED + 1)):
             raise RefusedReplyError(
                 "leak", "the message recites what you know: say in your own words what is asked for"
@@ -216,18 +218,20 @@ def _schema(facts: Iterable[str]) -> dict[str, Any]:
     }
 
 
+# --- values in texts, all of which are plain: what _plain makes of them -----------------------------------------------
+
+
 def _states(text: str, value: Json) -> bool:
     """Whether `text` has the value as words of its own; every element of a list. None has no words."""
     words = _words(value)
-    return bool(words) and all(re.search(_whole(part), _plain(text)) for part in words)
+    return bool(words) and all(_whole(part).search(text) for part in words)
 
 
 def _without(text: str, values: Iterable[Json]) -> str:
     """The text without these values, long ones first."""
-    rest = _plain(text)
     for part in sorted({part for value in values for part in _words(value)}, key=len, reverse=True):
-        rest = re.sub(_whole(part), "|", rest)
-    return rest
+        text = _whole(part).sub("|", text)
+    return text
 
 
 def _words(value: Json) -> list[str]:
@@ -238,14 +242,16 @@ def _words(value: Json) -> list[str]:
     return [words for part in parts if (words := _plain(_shown(part)))]
 
 
-def _whole(words: str) -> str:
-    return rf"(?<!\w){re.escape(words)}(?!\w)"
+@lru_cache(maxsize=65_536)
+def _whole(words: str) -> re.Pattern[str]:
+    """Words that are not part of longer ones. There are more values than `re` remembers patterns."""
+    return re.compile(rf"(?<!\w){re.escape(words)}(?!\w)")
 
 
-def _asks(message: str, quote: str) -> bool:
-    """Whether `quote` is words of the message, and enough of them to ask for something."""
+def _asks(heard: str, quote: str) -> bool:
+    """Whether `quote` is words of what was heard, and enough of them to ask for something."""
     enough = sum(map(str.isalpha, quote)) >= _QUOTED_LETTERS
-    return enough and _states(message, quote.strip(" .,:;!?\"'"))
+    return enough and _states(heard, quote.strip(" .,:;!?\"'"))
 
 
 def _plain(text: str) -> str:
