@@ -11,7 +11,7 @@ from engine.cli import cli
 from engine.rundir import RunDir
 from engine.scripted.endpoint import Endpoint
 from tests.llm_parts import listening
-from tests.test_verify import LLM, packed, recorded
+from tests.played_runs import LLM, packed, recorded
 from tests.worlds import task_json
 
 JUDGED = {name: value for name, value in LLM.items() if not name.startswith(("world.", "user."))}

@@ -28,6 +28,7 @@ from engine.task import Task
 from tests.agenticqwen_plays import DECIDED, IMPORTED, NOTHING, OFFLINE, play, proves, theirs_of
 from tests.chaos_runs import scripted_endpoint
 from tests.llm_parts import TINY
+from tests.played_runs import LLM
 
 _T = TypeVar("_T")
 
@@ -65,11 +66,8 @@ async def cassette(tasks: Iterable[Task]) -> bytes:
 def configured(url: str, api: str) -> Config:
     """Users, tools and judge behind that URL."""
     named = {
-        "world.kind": "llm",
-        "world.endpoint": "sim",
-        "user.kind": "llm",
-        "user.endpoint": "sim",
-        "scorer.judge": "sim",
+        **LLM,
+        "user.profile": "cooperative",
         "endpoints.sim.url": url,
         "endpoints.sim.api": api,
         "endpoints.sim.model": TINY,

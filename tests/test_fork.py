@@ -27,10 +27,9 @@ from engine.verify.fork import Fork, before, begun, find_fork, go_on
 from engine.verify.run import verify_run
 from engine.world.tasks import load_pack
 from tests.judged_runs import invoke, judging
+from tests.played_runs import Script, asked_run, called, offline_run, recorded
 from tests.policy_parts import serving
 from tests.recorded_runs import GROUP_SIZE, small_pack, write_stream
-from tests.test_verify import LLM, Script, called, packed, recorded
-from tests.worlds import task_json
 
 TOGETHER = 3
 
@@ -66,16 +65,13 @@ class Recording(MockServer):
 @pytest.fixture(scope="module")
 def offline(tmp_path_factory):
     """A run without language models."""
-    base = tmp_path_factory.mktemp("offline")
-    return recorded(base, packed(base / "shops.jsonl"))
+    return offline_run(tmp_path_factory.mktemp("offline"))
 
 
 @pytest.fixture(scope="module")
 def asked(tmp_path_factory):
     """A run whose tools, users and judge were played by a language model, which is gone."""
-    base, rubric = tmp_path_factory.mktemp("asked"), task_json()["rubric"]
-    del rubric["subgoals"][1]["check"]
-    return recorded(base, packed(base / "shops.jsonl", rubric=rubric), **LLM)
+    return asked_run(tmp_path_factory.mktemp("asked"))
 
 
 @pytest.fixture(scope="module")

@@ -14,8 +14,8 @@ from engine.scripted.endpoint import Endpoint
 from engine.types import Reward, Verdict
 from engine.world.tasks import load_pack
 from tests.judged_runs import invoke, judged_run, judging, shops
+from tests.played_runs import recorded
 from tests.recorded_runs import RecordedRun, small_pack
-from tests.test_verify import recorded
 
 EPISODES, ITEMS = 13, 4
 

@@ -17,8 +17,8 @@ from engine.scripted.endpoint import Endpoint
 from engine.stream.reader import iter_groups
 from engine.types import Reward
 from tests.judged_runs import invoke, judged_run, judging, shops
+from tests.played_runs import packed, recorded
 from tests.recorded_runs import write_stream
-from tests.test_verify import packed, recorded
 
 TRAINING, EPISODES = 12, 13
 

@@ -24,8 +24,8 @@ from engine.world.exported import exported
 from engine.world.store import Row, open_store, read_store
 from engine.world.tasks import load_pack
 from tests.llm_parts import listening
+from tests.played_runs import EPISODES, LLM, packed, recorded
 from tests.recorded_runs import RecordedRun, group, small_pack, write_stream
-from tests.test_verify import EPISODES, LLM, packed, recorded
 
 MERGED = "high  street!"
 
