@@ -16,6 +16,7 @@ import orjson
 from engine.task import Task
 from engine.types import Event, EventKind
 from engine.world import schema
+from engine.world.canonical import compact
 from engine.world.effects import RefusedError
 from engine.world.patterns import search
 from engine.world.tools import canonical_arguments
@@ -63,11 +64,11 @@ def _arguments(task: Task, event: Event) -> Mapping[str, Any]:
 
 def compiled(check: Mapping[str, Any]) -> Evaluator:
     """The evaluator of a check, made once per distinct check."""
-    return _compiled(orjson.dumps(check))
+    return _compiled(compact(check))
 
 
 @lru_cache(maxsize=65_536)
-def _compiled(encoded: bytes) -> Evaluator:
+def _compiled(encoded: str) -> Evaluator:
     return _build(orjson.loads(encoded))
 
 

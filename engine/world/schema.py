@@ -57,11 +57,11 @@ def compiled(schema: Mapping[str, Any]) -> Check:
     """A function that gives the first defect of a value under ``schema``, or None; compiled once per distinct schema.
 
     Raises ValueError where the schema itself is not usable; :func:`schema_problems` says why in detail."""
-    return _compiled(orjson.dumps(schema))
+    return _compiled(compact(schema))
 
 
 @lru_cache(maxsize=65_536)
-def _compiled(encoded: bytes) -> Check:
+def _compiled(encoded: str) -> Check:
     schema = orjson.loads(encoded)
     plain = plain_schema.build(schema)
     if plain is not None:
@@ -102,16 +102,16 @@ def _rank(defect: Defect) -> tuple[int, str]:
 
 def schema_problems(schema: Json) -> tuple[SchemaProblem, ...]:
     """Every reason for which a schema of a pack is refused."""
-    return _problems(orjson.dumps(schema))
+    return _problems(compact(schema))
 
 
 def argument_problems(schema: Json) -> tuple[SchemaProblem, ...]:
     """The same for a schema that arguments are held against: also what no arguments could ever equal."""
-    return _argument_problems(orjson.dumps(schema))
+    return _argument_problems(compact(schema))
 
 
 @lru_cache(maxsize=65_536)
-def _problems(encoded: bytes) -> tuple[SchemaProblem, ...]:
+def _problems(encoded: str) -> tuple[SchemaProblem, ...]:
     schema = orjson.loads(encoded)
     if plain_schema.build(schema) is not None:
         return ()
@@ -124,7 +124,7 @@ def _problems(encoded: bytes) -> tuple[SchemaProblem, ...]:
 
 
 @lru_cache(maxsize=65_536)
-def _argument_problems(encoded: bytes) -> tuple[SchemaProblem, ...]:
+def _argument_problems(encoded: str) -> tuple[SchemaProblem, ...]:
     return _problems(encoded) or tuple(_unequalled(orjson.loads(encoded)))
 
 

@@ -28,6 +28,7 @@ import zstandard
 from engine.errors import ConfigError
 from engine.task import RubricItem, SeededResponse, Task, Tool
 from engine.types import Json
+from engine.world.canonical import compact
 from engine.world.task_problems import Problem, nesting_problems, task_problems
 
 FORMAT = 1
@@ -218,11 +219,11 @@ def _unnested_tool(tool: Json) -> Json:
     flat = inner | {
         name if name not in _FUNCTION else f"{name} beside function": value for name, value in outer.items()
     }
-    return {name: _shared(orjson.dumps(inner)) if name in _SCHEMAS else inner for name, inner in flat.items()}
+    return {name: _shared(compact(inner)) if name in _SCHEMAS else inner for name, inner in flat.items()}
 
 
 @lru_cache(maxsize=4096)
-def _shared(encoded: bytes) -> Json:
+def _shared(encoded: str) -> Json:
     """One object for equal schemas: the tools of a procedural pack repeat a few of them thousands of times."""
     return orjson.loads(encoded)
 
