@@ -13,7 +13,7 @@ run-sglang: $(STAMP) sglang ## the same against the real SGLang without a GPU; i
 	$(BIN)/synth-engine run --config tiny --name tiny-sglang --set policy.launch=sglang --set policy.device=cpu
 
 test: $(STAMP) lint      ## linters, types, import contracts, fast suite; AGENTICQWEN=FILE imports and plays its tasks too
-	$(BIN)/pytest $(if $(AGENTICQWEN),--agenticqwen "$(AGENTICQWEN)")
+	$(BIN)/pytest $(if $(AGENTICQWEN),--agenticqwen="$(AGENTICQWEN)")
 
 test-slow: $(STAMP)      ## kills, load, real servers; without SGLang its tests are skipped, and say so
 	-$(MAKE) sglang

@@ -1,5 +1,6 @@
 """What every test gets: the asyncio backend of anyio, a guard against calls that block the event loop, small disks."""
 
+import argparse
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -9,19 +10,25 @@ import pytest
 from blockbuster import BlockBuster, blockbuster_ctx
 
 
+def _existing(path: str) -> Path:
+    if not Path(path).exists():
+        raise argparse.ArgumentTypeError(f"{path} is not there")
+    return Path(path).resolve()
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Where things are that are not shipped: real models, other projects' tasks."""
     parser.addoption(
         "--qwen-models",
         metavar="DIR",
-        type=Path,
+        type=_existing,
         help="a directory with `qwen2.5` and `qwen3`: real models in Hugging Face format, of which only config.json, "
         "tokenizer and chat template are read",
     )
     parser.addoption(
         "--agenticqwen",
         metavar="FILE",
-        type=Path,
+        type=_existing,
         help="a JSON array of tasks in the AgenticQwen format (not shipped): each is imported and played",
     )
 
