@@ -27,13 +27,17 @@ FAULTS = "hang=0.10,error=0.05,malformed=0.05"
 SIMULATOR_FAULTS = (Outcome.USER_FAULT, Outcome.TOOL_FAULT, Outcome.JUDGE_FAULT)
 
 
-def test_a_run_completes_on_an_endpoint_that_fails_and_accounts_for_every_fault(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "native", [{}, {"endpoints.sim.api": "sglang", "endpoints.sim.batch": 2}], ids=["openai", "sglang"]
+)
+def test_a_run_completes_on_an_endpoint_that_fails_and_accounts_for_every_fault(native: dict, tmp_path: Path) -> None:
     """Without second attempts one call in seven is lost: those episodes are masked, and every promise is kept."""
     settings = {
         "run.steps": 2,
         "schedule.groups_per_step": 3,
         "eval.heldout_tasks": 0,
         "learner.pace_s": 0.1,
+        **native,
         "endpoints.sim.retries": 0,
         "world.faults": "'*: flaky=0.2, garbage=0.05, error=0.05'",
     }
@@ -43,7 +47,7 @@ def test_a_run_completes_on_an_endpoint_that_fails_and_accounts_for_every_fault(
     outcomes = assert_outcomes(run)
     assert outcomes[Outcome.AGENT_OK] > 0
     assert sum(outcomes[outcome] for outcome in SIMULATOR_FAULTS) > 0
-    assert assert_accounts(run, ledger)["failed"] > 0
+    assert assert_accounts(run, ledger, native.get("endpoints.sim.batch", 1))["failed"] > 0
     _assert_injected(run)
 
 

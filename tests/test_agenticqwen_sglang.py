@@ -1,0 +1,118 @@
+"""Tasks in the AgenticQwen format where one real SGLang serves the tiny model as agent, user, tools and judge at once.
+
+The tiny model knows one task family and no language, so all that it says here is nonsense in the right shape.
+"""
+
+import time
+
+import anyio
+import pytest
+
+from engine.config import load
+from engine.evals.split import Suite, evaluate
+from engine.manifest import create
+from engine.models import find_models
+from engine.parts import build_parts, watched
+from engine.rundir import RunDir, write_json
+from engine.serving.served import served
+from engine.stream.reader import iter_groups
+from engine.types import Outcome
+from engine.verify.run import verify_run
+from engine.world.tasks import load_pack
+from tests.agenticqwen_plays import OURS
+from tests.chaos_runs import assert_classified
+from tests.judged_runs import invoke
+from tests.llm_parts import TINY
+from tests.played_runs import LLM
+from tests.recorded_runs import write_stream
+from tests.sglang_environment import needs_sglang
+
+EPISODES = 2
+SETTINGS = {
+    **LLM,
+    "run.name": "nonsense",
+    "policy.launch": "sglang",
+    "policy.device": "cpu",
+    "endpoints.sim.api": "sglang",
+    "endpoints.sim.model": TINY,
+    "endpoints.sim.max_tokens": 160,
+    "endpoints.sim.timeout_s": 200,
+    "limits.turns": 4,
+    "limits.tokens": 8192,
+    "limits.completion_tokens": 64,
+    "limits.turn_s": 200,
+    "limits.wall_s": 240,
+    "eval.every": 0,
+}
+TOOLS_ALONE = {key: value for key, value in SETTINGS.items() if not key.startswith(("user.", "scorer."))}
+
+
+async def play(run, config, url, tasks, run_id):
+    """EPISODES of every task, against the server at that URL in every role."""
+    there = {"sim": config.endpoints["sim"].model_copy(update={"url": url})}
+    config, groups = config.model_copy(update={"endpoints": there}), []
+    suite = Suite(
+        name="eval",
+        tasks=list(enumerate([*tasks] * EPISODES)),
+        limits=config.limits.value(),
+        sampling=config.sampling,
+        live_slots=32,
+        seed=0,
+    )
+
+    async def emit(tg):
+        groups.append(tg)
+
+    async with (
+        build_parts(run, config, time.monotonic, lambda _: None, ready_s=200) as parts,
+        watched(parts.served, run_id, None) as name,
+    ):
+        await evaluate(suite, parts.seams, 0, name, emit, lambda _: None)
+        await parts.flush()
+    return groups
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    """A URL of SGLang with the tiny model."""
+    config = load("dry", [f"{key}={value}" for key, value in SETTINGS.items()]).config
+    with served(RunDir(tmp_path_factory.mktemp("served")), find_models(config).into(config)) as [url]:
+        yield url
+
+
+def played(base, url, settings, *options):
+    """Every episode of a run on the tasks as they are imported; what is scored is scored alike from the record."""
+    pack = base / "pack.jsonl"
+    assert invoke("pack", "import", "agenticqwen", OURS, "--output", pack, *options)[0] == 0
+    chosen = {**settings, "run.dir": base, "tasks.pack": pack}
+    config = load("dry", [f"{key}={value}" for key, value in chosen.items()]).config
+    run = create(config)
+    write_json(run.path / "servers.json", {"urls": [url]})
+    tasks = load_pack(run.pack).tasks
+    write_stream(run, run.eval, anyio.run(play, run, find_models(config).into(config), url, tasks, run.run_id))
+    episodes = [episode for tg in iter_groups(run.eval) for episode in tg.episodes]
+    assert len(episodes) == EPISODES * len(tasks)
+    for episode in episodes:
+        assert_classified(episode)
+        assert episode.outcome is not Outcome.INFRA_ERROR, episode.error
+        assert episode.reward is None or episode.reward.value < 1
+    again = anyio.run(verify_run, run, (), lambda done, total: None)
+    assert again.sound
+    assert again.episodes == sum(episode.scored for episode in episodes)
+    return episodes
+
+
+@pytest.mark.slow
+@needs_sglang
+def test_nonsense_in_every_role_is_classified(model, tmp_path):
+    """Nothing crashes, and an episode that a simulator spoiled is masked as its fault."""
+    outcomes = {episode.outcome for episode in played(tmp_path, model, SETTINGS)}
+    assert Outcome.USER_FAULT in outcomes
+
+
+@pytest.mark.slow
+@needs_sglang
+def test_nonsense_of_an_agent_is_never_rewarded(model, tmp_path):
+    """Where users answer by rules and checks decide, every episode is scored, and none as a success."""
+    outcomes = {episode.outcome for episode in played(tmp_path, model, TOOLS_ALONE, "--no-judge")}
+    assert outcomes == {Outcome.AGENT_FAIL}
