@@ -49,6 +49,11 @@ def asked(body):
     return orjson.loads(body["messages"][1]["content"])
 
 
+def pointable(body):
+    """What a request lets the server say of `same_as`."""
+    return body["response_format"]["json_schema"]["schema"]["properties"]["same_as"]["enum"]
+
+
 class Planted:
     """A world whose simulator gives planted replies; `bodies` is what it was asked."""
 
@@ -125,6 +130,7 @@ async def test_calls_that_mean_the_same_get_the_same_answer_and_the_verdict_is_k
         first, second = await planted.play(call("find_book", title="Emma"), call("find_book", title="emma, by Austen"))
         assert first.content == second.content
         assert planted.world.mapping.counts.equivalent == 1
+        assert [pointable(body) for body in planted.bodies] == [[None], [None, 1]]
         await store.flush()
         [merged] = [row for row in await store.load("lib") if row.source == "equivalent"]
     assert orjson.loads(merged.arguments) == {"title": "emma, by Austen"}
@@ -139,10 +145,11 @@ async def test_calls_that_mean_the_same_get_the_same_answer_and_the_verdict_is_k
     ],
 )
 async def test_calls_that_differ_in_a_number_are_never_the_same(tmp_path, other, said):
-    """Whatever the model thinks: it is told, and asked again."""
+    """A server that takes schemas is not let; a model that says so all the same is told, and asked again."""
     planted = Planted(tmp_path, reply({"copies": 3}), reply({}, same_as=1), reply({"copies": 4}))
     _, second = await planted.play(call("count_copies", title="Emma", year=11), other)
     assert orjson.loads(second.content) == {"copies": 4}
+    assert pointable(planted.bodies[1]) == [None]
     assert said in planted.bodies[2]["messages"][-1]["content"]
     assert planted.asker.tallies["tool"].refused["contradiction"] == 1
 

@@ -87,7 +87,7 @@ class JournaledAsker:
         messages, reason = question.messages, ""
         for attempt in range(_ATTEMPTS):
             temperature = max(settings.temperature, _WARMER if attempt else 0.0)
-            prompt = Prompt(messages, question.schema, temperature)
+            prompt = Prompt(messages, question.held_to or question.schema, temperature)
             completed = await reachable.batcher.call(question.owner, prompt)
             tally.replies += 1
             tally.prompt_tokens += completed.prompt_tokens

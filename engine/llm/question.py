@@ -35,7 +35,9 @@ class Question:
     document: Mapping[str, Any]
     """What the model sees; its first key, `as`, names the role."""
     schema: Mapping[str, Any]
-    """JSON Schema of the object that answers."""
+    """JSON Schema of the object that answers: the role's contract, by which replies are read, recorded ones too."""
+    held_to: Mapping[str, Any] | None = None
+    """A narrower schema that servers sample by: the choices that this document leaves. None for `schema` itself."""
 
     @property
     def messages(self) -> tuple[Message, ...]:

@@ -67,6 +67,7 @@ def _question(state: WorldState, tool: Tool, call: ToolCall) -> Question:
         (state.entries[other] for other in apart),
         (entry for digest, known in state.world.entries.items() if digest != state.hash for entry in known.values()),
     )
+    answers = _answers(state, tool, apart)
     document = {
         "as": "tool",
         "background": _background(state.task),
@@ -79,7 +80,7 @@ def _question(state: WorldState, tool: Tool, call: ToolCall) -> Question:
         "arguments": call.arguments,
         "state": state.state,
         "writes": [{"tool": write.name, "arguments": write.arguments} for write in state.writes],
-        "answers": [{"number": number, **_told(entry)} for number, entry in enumerate(_answers(state, tool, apart), 1)],
+        "answers": [{"number": number, **_told(entry)} for number, entry in enumerate(answers, 1)],
         "elsewhere": [_told(entry) for entry in islice(elsewhere, _MOST_ANSWERS)],
     }
     return Question(
@@ -89,7 +90,8 @@ def _question(state: WorldState, tool: Tool, call: ToolCall) -> Question:
         subject=subject("tool", state.world.name, state.hash, key.tool, key.arguments.decode(), *again),
         instructions=INSTRUCTIONS["tool"],
         document=document,
-        schema=_schema(tool),
+        schema=_schema(tool, {"anyOf": [{"type": "integer", "minimum": 1}, {"type": "null"}]}),
+        held_to=_schema(tool, {"enum": [None, *_pointable(tool, call, answers)]}),
     )
 
 
@@ -105,6 +107,15 @@ def _answers(state: WorldState, tool: Tool, apart: Collection[Key]) -> list[Entr
     return known[:_MOST_ANSWERS]
 
 
+def _pointable(tool: Tool, call: ToolCall, answers: Sequence[Entry]) -> list[int]:
+    """The numbers of those answers that the call's may be the same as."""
+    return [
+        number
+        for number, entry in enumerate(answers, 1)
+        if entry.call.name == tool.name and differing(tool, call.arguments, entry.call.arguments) is None
+    ]
+
+
 def _told(entry: Entry) -> dict[str, Any]:
     observation = entry.observation
     return {
@@ -115,12 +126,12 @@ def _told(entry: Entry) -> dict[str, Any]:
     }
 
 
-def _schema(tool: Tool) -> dict[str, Any]:
+def _schema(tool: Tool, same_as: Mapping[str, Any]) -> dict[str, Any]:
     made = dict(tool.outputs) if tool.outputs else {"type": "object"}
     return {
         "type": "object",
         "properties": {
-            "same_as": {"anyOf": [{"type": "integer", "minimum": 1}, {"type": "null"}]},
+            "same_as": same_as,
             "ok": {"type": "boolean"},
             "answer": {"anyOf": [made, _ERROR]},
         },
