@@ -124,14 +124,7 @@ async def _record(run, tasks, config):
                     )
                     episodes.append(await run_episode(plan, parts.seams, lambda _: False))
                 groups.append(group(f"g{position:06d}", position, Source.POLICY, episodes))
-            suite = Suite(
-                name="heldout_before",
-                tasks=[(3, tasks[3])],
-                limits=config.limits.value(),
-                sampling=config.sampling,
-                live_slots=1,
-                seed=0,
-            )
+            suite = Suite.of(config, "heldout_before", [(3, tasks[3])])
 
             async def emit(tg):
                 evaluations.append(tg)

@@ -43,22 +43,14 @@ SETTINGS = {
     "limits.turn_s": 200,
     "limits.wall_s": 240,
     "eval.every": 0,
+    "eval.live_slots": 32,
 }
 TOOLS_ALONE = {key: value for key, value in SETTINGS.items() if not key.startswith(("user.", "scorer."))}
 
 
-async def play(run, config, url, tasks, run_id):
-    """EPISODES of every task, against the server at that URL in every role."""
-    there = {"sim": config.endpoints["sim"].model_copy(update={"url": url})}
-    config, groups = config.model_copy(update={"endpoints": there}), []
-    suite = Suite(
-        name="eval",
-        tasks=list(enumerate([*tasks] * EPISODES)),
-        limits=config.limits.value(),
-        sampling=config.sampling,
-        live_slots=32,
-        seed=0,
-    )
+async def play(run, config, tasks, run_id):
+    """EPISODES of every task."""
+    groups, suite = [], Suite.of(config, "eval", list(enumerate([*tasks] * EPISODES)))
 
     async def emit(tg):
         groups.append(tg)
@@ -81,15 +73,17 @@ def model(tmp_path_factory):
 
 
 def played(base, url, settings, *options):
-    """Every episode of a run on the tasks as they are imported; what is scored is scored alike from the record."""
+    """Every episode of a run in which the server at that URL plays whoever is not played by rules.
+
+    What is scored is scored alike from the record."""
     pack = base / "pack.jsonl"
     assert invoke("pack", "import", "agenticqwen", OURS, "--output", pack, *options)[0] == 0
-    chosen = {**settings, "run.dir": base, "tasks.pack": pack}
+    chosen = {**settings, "run.dir": base, "tasks.pack": pack, "endpoints.sim.url": url}
     config = load("dry", [f"{key}={value}" for key, value in chosen.items()]).config
     run = create(config)
     write_json(run.path / "servers.json", {"urls": [url]})
     tasks = load_pack(run.pack).tasks
-    write_stream(run, run.eval, anyio.run(play, run, find_models(config).into(config), url, tasks, run.run_id))
+    write_stream(run, run.eval, anyio.run(play, run, find_models(config).into(config), tasks, run.run_id))
     episodes = [episode for tg in iter_groups(run.eval) for episode in tg.episodes]
     assert len(episodes) == EPISODES * len(tasks)
     for episode in episodes:

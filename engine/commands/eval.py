@@ -139,14 +139,7 @@ def _suite(config: Config, split: Split, limit: int) -> Suite:
     tasks = [(index, task) for index, task in enumerate(pack.tasks) if task.split is split][:limit]
     if not tasks:
         raise ConfigError(f"{config.tasks.pack} has no {split} tasks")
-    return Suite(
-        name="eval",
-        tasks=tasks,
-        limits=config.limits.value(),
-        sampling=config.sampling,
-        live_slots=config.eval.live_slots,
-        seed=config.run.seed,
-    )
+    return Suite.of(config, "eval", tasks)
 
 
 def _measure(config: Config, suite: Suite, adapter: Path | None) -> tuple[Evaluation, list[TaskGroup]]:

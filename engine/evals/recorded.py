@@ -56,14 +56,7 @@ class Evaluations:
         split = Split.VALIDATION if name == "validation" else Split.HELDOUT
         limit = self.config.eval.validation_tasks if name == "validation" else self.config.eval.heldout_tasks
         chosen = [(index, task) for index, task in enumerate(self.tasks) if task.split is split][:limit]
-        return Suite(
-            name=name,
-            tasks=chosen,
-            limits=self.config.limits.value(),
-            sampling=self.config.sampling,
-            live_slots=self.config.eval.live_slots,
-            seed=self.config.run.seed,
-        )
+        return Suite.of(self.config, name, chosen)
 
     def measured(self, name: str, version: int | None = None) -> bool:
         """Whether it was measured already (by this process or an earlier one)."""

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 
 import anyio
 
+from engine.config import Config
 from engine.core.episode import run_episode
 from engine.seams import Plan, Seams
 from engine.task import Task
@@ -30,6 +31,18 @@ class Suite:
     sampling: Sampling
     live_slots: int
     seed: int
+
+    @classmethod
+    def of(cls, config: Config, name: str, tasks: Sequence[tuple[int, Task]]) -> Suite:
+        """These tasks with the limits, sampling, slots and seed of a configuration."""
+        return cls(
+            name=name,
+            tasks=tasks,
+            limits=config.limits.value(),
+            sampling=config.sampling,
+            live_slots=config.eval.live_slots,
+            seed=config.run.seed,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
