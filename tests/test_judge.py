@@ -52,17 +52,17 @@ GOOD = verdicts(f=None, a=1, c=0)
 
 
 async def judged(tmp_path, *replies):
-    """The reward, what the judge was asked, and what was refused."""
+    """The reward, the request that the judge got, and what was refused."""
     application, bodies = answering(*replies)
     async with listening(application) as url, reachable(url) as opened, open_journal(tmp_path / "j") as journal:
         asker = JournaledAsker(journal, opened)
         reward = await RubricScorer(LlmJudge(asker)).score(record())
-    return reward, orjson.loads(bodies[0]["messages"][1]["content"]), dict(asker.tallies["judge"].refused)
+    return reward, bodies[0], dict(asker.tallies["judge"].refused)
 
 
 async def test_the_judge_decides_what_no_check_does_in_one_call(tmp_path):
     """And every verdict points at the event that shows it."""
-    reward, asked, refused = await judged(tmp_path, GOOD)
+    reward, body, refused = await judged(tmp_path, GOOD)
     assert reward.value == 1
     assert reward.items == (
         Verdict(id="f", part="forbidden", met=False, by="judge"),
@@ -71,6 +71,10 @@ async def test_the_judge_decides_what_no_check_does_in_one_call(tmp_path):
         Verdict(id="c", part="interaction", met=True, evidence=0, by="judge"),
     )
     assert refused == {}
+    # A server that takes schemas is let name only events that there are: not every one holds numbers to their bounds.
+    schema = body["response_format"]["json_schema"]["schema"]
+    assert schema["properties"] == {key: {"enum": [None, 0, 1, 2]} for key in "fac"}
+    asked = orjson.loads(body["messages"][1]["content"])
     assert [item["id"] for item in asked["items"]] == ["f", "a", "c"]
     assert asked["events"][0] == {
         "number": 0,

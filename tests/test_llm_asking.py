@@ -35,7 +35,7 @@ def admit(reply, _document):
 
 
 async def test_a_reply_that_is_refused_is_asked_for_again_with_the_reason(tmp_path):
-    """Warmer, with the reply in view; each refusal is counted by its kind and kept."""
+    """Warmer, with the reply left out, which would be copied; each refusal is counted by its kind and kept."""
     application, bodies = answering(
         completion("Sure!"), completion('{"ok": 3}'), completion('{"ok": false}'), completion('{"ok": true}')
     )
@@ -49,10 +49,11 @@ async def test_a_reply_that_is_refused_is_asked_for_again_with_the_reason(tmp_pa
     assert bodies[0]["temperature"] == 0
     assert bodies[3]["temperature"] == 0.7
     assert bodies[3]["messages"][-2:] == [
-        {"role": "assistant", "content": '{"ok": false}'},
+        {"role": "assistant", "content": "{}"},
         {
             "role": "user",
-            "content": "This reply cannot be used: ok must be true. Give the corrected JSON object, and nothing else.",
+            "content": "This cannot be used: ok must be true. "
+            "Answer the document again, with one JSON object and nothing else.",
         },
     ]
     assert [text.partition(":")[0] for text in refusals] == ["malformed", "malformed", "leak", ""]

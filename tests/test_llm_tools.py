@@ -41,7 +41,8 @@ def call(name, **arguments):
 
 def reply(answer, same_as=None, ok=True):
     """A simulator's reply."""
-    return completion(orjson.dumps({"same_as": same_as, "ok": ok, "answer": answer}).decode())
+    form = {"ok": ok, **({"outputs": answer} if ok else answer)}
+    return completion(orjson.dumps({"same_as": same_as, "answer": form}).decode())
 
 
 def asked(body):
@@ -158,7 +159,7 @@ async def test_calls_that_differ_in_a_number_are_never_the_same(tmp_path, other,
     ("wrong", "kind"),
     [
         (reply({"title": "Emma", "shelf": "B2"}, same_as=7), "malformed"),
-        (reply({"title": "Emma", "shelf": "B2"}, ok=False), "malformed"),
+        (reply({"outputs": {"title": "Emma", "shelf": "B2"}}, ok=False), "malformed"),
         (reply({"title": 3, "shelf": "B2"}), "malformed"),
         (reply({"title": "Persuasion 2", "shelf": "B2"}), "contradiction"),
         (completion("I found it on shelf B2."), "malformed"),

@@ -135,8 +135,9 @@ async def test_each_role_is_played_on_the_openai_route():
         status, reply = await client.post("/v1/chat/completions", chat(tool({"id": 7})))
         assert (status, reply["choices"][0]["finish_reason"]) == (200, "stop")
         assert set(reply["usage"]) == {"prompt_tokens", "completion_tokens", "total_tokens"}
-        answer = orjson.loads(reply["choices"][0]["message"]["content"])
-        assert (answer["same_as"], answer["ok"], compiled(OUTPUTS)(answer["answer"])) == (None, True, None)
+        said = orjson.loads(reply["choices"][0]["message"]["content"])
+        answer = said["answer"]
+        assert (said["same_as"], answer["ok"], compiled(OUTPUTS)(answer["outputs"])) == (None, True, None)
         counted = await client.counted()
     assert counted["as"] == {"user": 1, "judge": 1, "tool": 1}
     assert (counted["requests"], counted["items"], counted["faults"], counted["largest_batch"]) == (3, 3, {}, 1)
@@ -161,13 +162,13 @@ async def test_a_batch_is_answered_in_its_order_on_the_native_route():
 
 async def test_the_document_is_found_behind_later_messages():
     """After a refused reply the last document counts, whatever prose follows it or object stands inside it."""
-    nested = tool({"who": {"as": "user"}}, outputs=None)
+    nested, works = tool({"who": {"as": "user"}}, outputs=None), {"ok": True, "outputs": {"status": "ok"}}
     async with client_of(Endpoint()) as client:
         body = chat(nested)
         body["messages"] += [{"role": "assistant", "content": "?"}, {"role": "user", "content": 'Say {"ok": ...}.'}]
-        assert await client.said(body) == {"same_as": None, "ok": True, "answer": {"status": "ok"}}
+        assert await client.said(body) == {"same_as": None, "answer": works}
         _, reply = await client.post("/generate", {"text": rendered(nested, "That was no JSON.")})
-        assert orjson.loads(reply["text"])["answer"] == {"status": "ok"}
+        assert orjson.loads(reply["text"])["answer"] == works
         status, plain = await client.post("/generate", {"text": 'As in {"as":"user", ...'})
     assert (status, plain["text"]) == (200, "I have nothing to say to that.")
 

@@ -31,15 +31,16 @@ def answered(number: int, arguments: dict, name: str = "get_order") -> dict:
 def test_a_tool_answers_equal_calls_alike_and_in_its_schema():
     """Key order and 25 against 25.0 make no difference; other arguments do."""
     first = tool({"id": 25, "who": "Ann"})
-    assert (first["same_as"], first["ok"], compiled(OUTPUTS)(first["answer"])) == (None, True, None)
+    answer = first["answer"]
+    assert (first["same_as"], answer["ok"], compiled(OUTPUTS)(answer["outputs"])) == (None, True, None)
     assert tool({"who": "Ann", "id": 25.0}) == first
     assert tool({"who": "Ann", "id": 26}) != first
-    assert tool({}, outputs=None)["answer"] == {"status": "ok"}
+    assert tool({}, outputs=None)["answer"] == {"ok": True, "outputs": {"status": "ok"}}
 
 
 def test_a_tool_does_not_contradict_its_call():
     """What an output and an argument both name is what the call said, if the output can be that."""
-    answer = tool({"code": "K", "left": 3})["answer"]
+    answer = tool({"code": "K", "left": 3})["answer"]["outputs"]
     assert answer["code"] == "K"
     assert answer["left"] >= 10
 
@@ -61,7 +62,13 @@ def test_a_tool_points_at_the_equal_call(arguments, same_as):
     known = [answered(1, arguments, "other"), answered(2, {"who": "Ann Lee", "code": "A B"})]
     reply = tool(arguments, *known, answered(3, {"n": 1}))
     assert reply["same_as"] == same_as
-    assert (reply["answer"] == {"from": same_as}) == (same_as is not None)
+    assert (reply["answer"]["outputs"] == {"from": same_as}) == (same_as is not None)
+
+
+def test_a_tool_points_at_a_call_that_was_refused():
+    """The form of its answer goes with it."""
+    refused = {**answered(1, {"n": 1}), "ok": False, "answer": {"error": "no such order"}}
+    assert tool({"n": 1}, refused) == {"same_as": 1, "answer": {"ok": False, "error": "no such order"}}
 
 
 def user(agent: str, *correct: dict) -> dict:

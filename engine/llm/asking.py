@@ -1,8 +1,8 @@
 """From a question to an answer that keeps its contract: ask, check, ask again, and remember.
 
-A reply counts once it is a JSON object of the asked form and the caller admits it. One that does not is told why and
-asked for again, warmer; all of them are in the journal. A recorded answer is never asked for twice, and is checked like
-a fresh one: with a journal alone (engine.verify) a run's simulators are exactly what they were.
+A reply counts once it is a JSON object of the asked form and the caller admits it. What is refused is asked for again,
+warmer and with the reason; all replies are in the journal. A recorded answer is never asked for twice, and is checked
+like a fresh one: with a journal alone (engine.verify) a run's simulators are exactly what they were.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ class JournaledAsker:
                 tally.refused[refusal.kind] += 1
                 reason = refusal.reason
                 self._journal.keep(exchange._replace(refusal=f"{refusal.kind}: {reason}"))
-                messages = (*question.messages, *_again(completed.text, reason))
+                messages = (*question.messages, *_again(reason))
                 continue
             kept = self._journal.keep(exchange)
             # Somebody else may have asked the same at the same time: the first answer is everybody's.
@@ -128,9 +128,10 @@ def _recorded(exchange: Exchange, question: Question, admit: Admit[_T]) -> _T:
     return _admitted(exchange.reply, question, admit, document)
 
 
-def _again(reply: str, reason: str) -> tuple[Message, Message]:
-    refused = f"This reply cannot be used: {reason}. Give the corrected JSON object, and nothing else."
-    return {"role": "assistant", "content": reply}, {"role": "user", "content": refused}
+def _again(reason: str) -> tuple[Message, Message]:
+    """What follows a question whose reply was refused: the reason, without the reply, which small models copy."""
+    asked = f"This cannot be used: {reason}. Answer the document again, with one JSON object and nothing else."
+    return {"role": "assistant", "content": "{}"}, {"role": "user", "content": asked}
 
 
 def _exchange(reachable: Reachable, question: Question, prompt: Prompt, completed: Completed, attempt: int) -> Exchange:

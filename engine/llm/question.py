@@ -51,6 +51,16 @@ def subject(*parts: Json) -> str:
     return sha256(canonical_bytes(list(parts))).hexdigest()
 
 
+def exactly(properties: Mapping[str, Any]) -> dict[str, Any]:
+    """JSON Schema of an object that has all of these properties, and no other."""
+    return {
+        "type": "object",
+        "properties": dict(properties),
+        "required": list(properties),
+        "additionalProperties": False,
+    }
+
+
 class Prompt(NamedTuple):
     """A question, or the repetition of one, as an endpoint takes it."""
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from engine.llm.prompts import INSTRUCTIONS
-from engine.llm.question import Asker, Question, subject
+from engine.llm.question import Asker, Question, exactly, subject
 from engine.reward.rubric import OpenItem
 from engine.seams import ScoringRecord
 from engine.types import Event, EventKind, Json, Verdict
@@ -47,7 +47,9 @@ class LlmJudge:
             subject=subject("judge", document, *self._occasion),
             instructions=INSTRUCTIONS["judge"],
             document=document,
-            schema=_schema(items, record.events),
+            schema=_schema(items, {"type": ["integer", "null"], "minimum": 0, "maximum": len(record.events) - 1}),
+            # Not every server holds numbers to their bounds.
+            held_to=_schema(items, {"enum": [None, *range(len(record.events))]}),
         )
         return await self._asker.ask(question, lambda reply, _: _verdicts(items, reply))
 
@@ -69,15 +71,9 @@ def _shown(event: Event, reply: str) -> dict[str, Any]:
     return shown
 
 
-def _schema(items: Sequence[OpenItem], events: Sequence[Event]) -> dict[str, Any]:
+def _schema(items: Sequence[OpenItem], verdict: Mapping[str, Any]) -> dict[str, Any]:
     """Every item by its id, so that a reply can neither leave one out nor decide it twice."""
-    verdict = {"type": ["integer", "null"], "minimum": 0, "maximum": len(events) - 1}
-    return {
-        "type": "object",
-        "properties": {entry.item.id: verdict for entry in items},
-        "required": [entry.item.id for entry in items],
-        "additionalProperties": False,
-    }
+    return exactly({entry.item.id: verdict for entry in items})
 
 
 def _verdicts(items: Sequence[OpenItem], said: Mapping[str, float | None]) -> list[Verdict]:

@@ -56,6 +56,7 @@ class _Answered(_Read):
     number: int
     tool: str
     arguments: dict[str, Any]
+    ok: bool = True
     answer: Any
 
 
@@ -67,11 +68,12 @@ class ToolPlayer(_Read):
     answers: list[_Answered]
 
     def reply(self) -> dict[str, Json]:
-        """`{"same_as": null|int, "ok": true, "answer": {...}}`."""
+        """`{"same_as": null|int, "answer": {"ok": true, "outputs": {...}}}`."""
         for entry in self.answers:
             if entry.tool == self.tool.name and same(self._meant(entry.arguments), self._meant(self.arguments)):
-                return {"same_as": entry.number, "ok": True, "answer": entry.answer}
-        return {"same_as": None, "ok": True, "answer": self._made()}
+                said = {"outputs": entry.answer} if entry.ok else entry.answer
+                return {"same_as": entry.number, "answer": {"ok": entry.ok, **said}}
+        return {"same_as": None, "answer": {"ok": True, "outputs": self._made()}}
 
     def _meant(self, arguments: Mapping[str, Any]) -> dict[str, Json]:
         """Arguments without what means nothing in free text: case, white space, punctuation. Codes stay as they are."""

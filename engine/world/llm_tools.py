@@ -15,7 +15,7 @@ from typing import Any
 import orjson
 
 from engine.llm.prompts import INSTRUCTIONS
-from engine.llm.question import Asker, Question, RefusedReplyError, subject
+from engine.llm.question import Asker, Question, RefusedReplyError, exactly, subject
 from engine.task import Task, Tool
 from engine.types import Json, Observation, ToolCall
 from engine.world import effects, tools
@@ -25,13 +25,6 @@ from engine.world.states import Entry, Key, WorldState, key_of
 
 _MOST_ANSWERS = 160
 """Of a state's answers, and of other states', that the model sees (paper: M has at most about as many)."""
-
-_ERROR = {
-    "type": "object",
-    "properties": {"error": {"type": "string", "minLength": 1}},
-    "required": ["error"],
-    "additionalProperties": False,
-}
 
 
 class LlmSimulator:
@@ -70,7 +63,12 @@ def _question(state: WorldState, tool: Tool, call: ToolCall) -> Question:
     answers = _answers(state, tool, apart)
     document = {
         "as": "tool",
+        # What stays the same stands first, for the server's prefix cache, and the call last: small models go by that.
         "background": _background(state.task),
+        "elsewhere": [_told(entry) for entry in islice(elsewhere, _MOST_ANSWERS)],
+        "answers": [{"number": number, **_told(entry)} for number, entry in enumerate(answers, 1)],
+        "writes": [{"tool": write.name, "arguments": write.arguments} for write in state.writes],
+        "state": state.state,
         "tool": {
             "name": tool.name,
             "description": tool.description,
@@ -78,10 +76,6 @@ def _question(state: WorldState, tool: Tool, call: ToolCall) -> Question:
             "outputs": tool.outputs,
         },
         "arguments": call.arguments,
-        "state": state.state,
-        "writes": [{"tool": write.name, "arguments": write.arguments} for write in state.writes],
-        "answers": [{"number": number, **_told(entry)} for number, entry in enumerate(answers, 1)],
-        "elsewhere": [_told(entry) for entry in islice(elsewhere, _MOST_ANSWERS)],
     }
     return Question(
         role="tool",
@@ -127,17 +121,11 @@ def _told(entry: Entry) -> dict[str, Any]:
 
 
 def _schema(tool: Tool, same_as: Mapping[str, Any]) -> dict[str, Any]:
-    made = dict(tool.outputs) if tool.outputs else {"type": "object"}
-    return {
-        "type": "object",
-        "properties": {
-            "same_as": same_as,
-            "ok": {"type": "boolean"},
-            "answer": {"anyOf": [made, _ERROR]},
-        },
-        "required": ["same_as", "ok", "answer"],
-        "additionalProperties": False,
-    }
+    """`ok` decides the form of the answer: left on its own, a small model's often says the contrary."""
+    works = {"ok": {"const": True}, "outputs": dict(tool.outputs) if tool.outputs else {"type": "object"}}
+    fails = {"ok": {"const": False}, "error": {"type": "string", "minLength": 1}}
+    # One level down: OpenAI's strict mode takes no choice at the root.
+    return exactly({"same_as": same_as, "answer": {"anyOf": [exactly(works), exactly(fails)]}})
 
 
 # --- what is believed -----------------------------------------------------------------------------------------------
@@ -164,14 +152,10 @@ def _same(tool: Tool, call: ToolCall, shown: Sequence[Mapping[str, Any]], number
 def _made(tool: Tool, call: ToolCall, known: Mapping[str, Any], reply: Mapping[str, Any]) -> Observation:
     """The answer that the model made, with what the state says of it.
 
-    Raises RefusedReplyError where it is no error and says that it is one, or contradicts the call."""
-    answer, ok = reply["answer"], reply["ok"]
-    # The answer says whether it is an error; a small model's `ok` often says the contrary.
-    failed = isinstance(answer, dict) and answer.keys() == {"error"} and "error" not in _declared(tool)
-    if not ok and not failed:
-        raise RefusedReplyError("malformed", 'ok is false, and the answer is not {"error": ...}')
-    if failed:
-        return Observation(content=tools.content(answer), ok=False)
+    Raises RefusedReplyError where it contradicts the call."""
+    if not reply["answer"]["ok"]:
+        return Observation(content=tools.content(tools.error(reply["answer"]["error"])), ok=False)
+    answer = reply["answer"]["outputs"]
     answer = {**answer, **{name: value for name, value in known.items() if name in answer}}
     for name in answer.keys() & call.arguments.keys() & _declared(tool).keys():
         if not may_mean_the_same(call.arguments[name], answer[name], {}):

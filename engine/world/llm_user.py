@@ -18,7 +18,7 @@ from typing import Any
 
 from engine.errors import UserError
 from engine.llm.prompts import INSTRUCTIONS
-from engine.llm.question import Asker, Question, RefusedReplyError, subject
+from engine.llm.question import Asker, Question, RefusedReplyError, exactly, subject
 from engine.seams import Session
 from engine.task import Fact, Task
 from engine.types import Json, Reply
@@ -199,23 +199,9 @@ class LlmUserSession:
 
 def _schema(facts: Iterable[str]) -> dict[str, Any]:
     """Each sentence right after its fact: a model that has just named it states it far more often."""
-    sentence = {
-        "type": "object",
-        "properties": {
-            "asked_by": {"type": "string"},
-            "fact": {"enum": [None, *facts]},
-            "says": {"type": "string"},
-        },
-        "required": ["asked_by", "fact", "says"],
-        "additionalProperties": False,
-    }
-    sentences = {"type": "array", "items": sentence, "minItems": 1, "maxItems": _SENTENCES}
-    return {
-        "type": "object",
-        "properties": {"sentences": sentences, "done": {"type": "boolean"}},
-        "required": ["sentences", "done"],
-        "additionalProperties": False,
-    }
+    sentence = {"asked_by": {"type": "string"}, "fact": {"enum": [None, *facts]}, "says": {"type": "string"}}
+    sentences = {"type": "array", "items": exactly(sentence), "minItems": 1, "maxItems": _SENTENCES}
+    return exactly({"sentences": sentences, "done": {"type": "boolean"}})
 
 
 # --- values in texts, all of which are plain: what _plain makes of them -----------------------------------------------
