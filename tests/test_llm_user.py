@@ -43,14 +43,20 @@ def reply(message, *claims, done=False):
     return completion(orjson.dumps({"sentences": said, "done": done}).decode())
 
 
-async def talk(tmp_path, replies, *messages, name="cooperative", seed=0, task=None):
+async def talk(tmp_path, replies, *messages, **how):
     """What the user says to each message, what the model was asked, and what was refused."""
+    said, bodies, refused = await heard(tmp_path, replies, *messages, **how)
+    return said, [orjson.loads(body["messages"][1]["content"]) for body in bodies], refused
+
+
+async def heard(tmp_path, replies, *messages, name="cooperative", seed=0, task=None):
+    """The same, with the whole requests."""
     application, bodies = answering(*replies)
     async with listening(application) as url, reachable(url) as opened, open_journal(tmp_path / "j") as journal:
         asker = JournaledAsker(journal, opened)
         session = await LlmUser(asker, name).open(task or shopper(), seed, None)
         said = [await session.reply(message) for message in messages]
-    return said, [orjson.loads(body["messages"][1]["content"]) for body in bodies], dict(asker.tallies["user"].refused)
+    return said, bodies, dict(asker.tallies["user"].refused)
 
 
 async def test_a_user_reveals_what_it_is_asked_for(tmp_path):
@@ -102,6 +108,13 @@ async def test_a_reply_that_breaks_the_contract_is_asked_for_again(tmp_path, wro
     said, _, refused = await talk(tmp_path, [wrong, GOOD], "How many do you want?")
     assert said[0].text == "I need 12."
     assert refused == {kind: 1}
+
+
+async def test_a_server_that_takes_schemas_is_not_let_leave_while_the_user_is_asked(tmp_path):
+    """It is let when nothing is asked."""
+    _, bodies, _ = await heard(tmp_path, [GOOD, reply("Thanks, bye.", done=True)], "How many do you want?", "Ordered.")
+    schemas = [body["response_format"]["json_schema"]["schema"]["properties"] for body in bodies]
+    assert [schema["done"] for schema in schemas] == [{"const": False}, {"type": "boolean"}]
 
 
 async def test_values_that_were_heard_may_be_repeated(tmp_path):

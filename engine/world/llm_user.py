@@ -123,7 +123,9 @@ class LlmUserSession:
             subject=subject("user", self.task.id, self.seed, self.profile.name, self._conversation, message),
             instructions=INSTRUCTIONS["user"],
             document=document,
-            schema=_schema(user.facts),
+            schema=_schema(user.facts, {"type": "boolean"}),
+            # Nobody leaves while it is asked something: a server that takes schemas is not let.
+            held_to=_schema(user.facts, {"const": False} if "?" in message else {"type": "boolean"}),
         )
 
     # --- the contract -----------------------------------------------------------------------------------------------
@@ -197,11 +199,11 @@ class LlmUserSession:
             )
 
 
-def _schema(facts: Iterable[str]) -> dict[str, Any]:
+def _schema(facts: Iterable[str], done: Mapping[str, Any]) -> dict[str, Any]:
     """Each sentence right after its fact: a model that has just named it states it far more often."""
     sentence = {"asked_by": {"type": "string"}, "fact": {"enum": [None, *facts]}, "says": {"type": "string"}}
     sentences = {"type": "array", "items": exactly(sentence), "minItems": 1, "maxItems": _SENTENCES}
-    return exactly({"sentences": sentences, "done": {"type": "boolean"}})
+    return exactly({"sentences": sentences, "done": done})
 
 
 # --- values in texts, all of which are plain: what _plain makes of them -----------------------------------------------
