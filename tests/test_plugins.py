@@ -68,7 +68,7 @@ def test_the_examples_are_played(copied):
 
 
 @pytest.mark.slow
-def test_the_examples_run_and_are_verified(copied):
+def test_the_examples_run_and_are_verified_and_forked(copied):
     """In a run's own processes; nothing in them depends on anything but task, seed and what was said."""
     code, said = program(copied, "run", "--config", "library.toml", "--plain")
     assert code == 0, said
@@ -81,6 +81,10 @@ def test_the_examples_run_and_are_verified(copied):
     assert {episode.final_state["lent"].get("The Sea Road", "R4417") for episode in episodes} == {"R4417", "R0001"}
     replies = {message["content"] for episode in episodes for message in episode.messages if message["role"] == "user"}
     assert len(replies) > len({episode.task_id for episode in episodes}) * 3
+    whole = next(episode for episode in episodes if episode.turns > 1 and episode.reward)
+    code, said = program(copied, "fork", f"{whole.id}@1", "-n", "2")
+    assert code == 0, said
+    assert [f"{whole.id}+01.{branch:02d}" in said for branch in range(3)] == [True, True, False]
 
 
 @pytest.mark.slow

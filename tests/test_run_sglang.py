@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from engine.rundir import RunDir, read_json, read_lines
+from engine.stream.reader import iter_groups
 from tests.sglang_environment import needs_sglang
 
 SETTINGS = {
@@ -19,15 +20,21 @@ SETTINGS = {
 }
 
 
+def program(*arguments):
+    """What the command prints, once it has done its work."""
+    argv = [sys.executable, "-m", "engine.cli", *arguments]
+    done = subprocess.run(argv, cwd=Path(__file__).parent.parent, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-4000:]
+    return done.stdout
+
+
 @pytest.mark.slow
 @needs_sglang
 def test_three_steps_against_sglang(tmp_path):
     """Adapters are swapped under load; nothing is aborted, paused or mixed; the learner agrees with the server."""
     settings = {**SETTINGS, "run.dir": tmp_path}
     sets = [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]
-    argv = [sys.executable, "-m", "engine.cli", "run", "--config", "tiny", "--plain", *sets]
-    done = subprocess.run(argv, cwd=Path(__file__).parent.parent, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout[-4000:]
+    program("run", "--config", "tiny", "--plain", *sets)
     run = RunDir(tmp_path / "tiny")
     summary = read_json(run.summary)
     assert summary["steps"] == summary["swaps"] == 3
@@ -40,3 +47,7 @@ def test_three_steps_against_sglang(tmp_path):
     assert max(row["learner/mismatch_abs_max_nats"] for row in rows) < 1e-4
     # The last step's tokens come from an adapter, if an early one: had the base sampled them, both would be alike.
     assert rows[-1]["learner/base_k3_nats"] > 1e3 * rows[-1]["learner/mismatch_k3_nats"]
+    # SGLang is started again for a fork, with the adapter that played the episode.
+    [whole, *_] = [one for tg in iter_groups(run.trajectories) for one in tg.episodes if one.version == 2]
+    said = program("fork", str(run.path), f"{whole.id}@{whole.turns - 1}", "-n", "2")
+    assert [f"{whole.id}+{whole.turns - 1:02d}.{branch:02d}" in said for branch in range(3)] == [True, True, False]
