@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
+THEIRS := $(if $(AGENTICQWEN),--agenticqwen="$(AGENTICQWEN)")
 
 .PHONY: run run-sglang test test-slow sglang lint bench clean
 
@@ -13,11 +14,11 @@ run-sglang: $(STAMP) sglang ## the same against the real SGLang without a GPU; i
 	$(BIN)/synth-engine run --config tiny --name tiny-sglang --set policy.launch=sglang --set policy.device=cpu
 
 test: $(STAMP) lint      ## linters, types, import contracts, fast suite; AGENTICQWEN=FILE imports and plays its tasks too
-	$(BIN)/pytest $(if $(AGENTICQWEN),--agenticqwen="$(AGENTICQWEN)")
+	$(BIN)/pytest $(THEIRS)
 
-test-slow: $(STAMP)      ## kills, load, real servers; without SGLang its tests are skipped, and say so
+test-slow: $(STAMP)      ## kills, load, real servers; without SGLang its tests are skipped, and say so; takes AGENTICQWEN=FILE too
 	-$(MAKE) sglang
-	$(BIN)/pytest -m slow --timeout 300
+	$(BIN)/pytest -m slow --timeout 300 $(THEIRS)
 
 sglang: $(STAMP)         ## SGLang without a GPU, 3 GB under ~/.local/share; nothing to do if it is there
 	$(BIN)/synth-engine install-sglang --cpu

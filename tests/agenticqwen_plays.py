@@ -91,7 +91,13 @@ async def proves(task: Task, seams: Seams = OFFLINE) -> Reward:
 
 def theirs_of(request: pytest.FixtureRequest) -> tuple[Imported, Imported]:
     """The file that was given: with a judge's items and without them."""
-    path = request.config.getoption("--agenticqwen")
+    path = file_of_theirs(request)
+    return load(path, Options()), load(path, Options(judge=False))
+
+
+def file_of_theirs(request: pytest.FixtureRequest) -> Path:
+    """The file that was given; without one the test is skipped."""
+    path: Path | None = request.config.getoption("--agenticqwen")
     if path is None:
         pytest.skip("tasks of AgenticQwen are not shipped: give a file with --agenticqwen (make test AGENTICQWEN=FILE)")
-    return load(path, Options()), load(path, Options(judge=False))
+    return path

@@ -19,7 +19,7 @@ from engine.stream.reader import iter_groups
 from engine.types import Outcome
 from engine.verify.run import verify_run
 from engine.world.tasks import load_pack
-from tests.agenticqwen_plays import OURS
+from tests.agenticqwen_plays import OURS, file_of_theirs
 from tests.chaos_runs import assert_classified
 from tests.judged_runs import invoke
 from tests.llm_parts import TINY
@@ -27,7 +27,6 @@ from tests.played_runs import LLM
 from tests.recorded_runs import write_stream
 from tests.sglang_environment import needs_sglang
 
-EPISODES = 2
 SETTINGS = {
     **LLM,
     "run.name": "nonsense",
@@ -49,8 +48,8 @@ TOOLS_ALONE = {key: value for key, value in SETTINGS.items() if not key.startswi
 
 
 async def play(run, config, tasks, run_id):
-    """EPISODES of every task."""
-    groups, suite = [], Suite.of(config, "eval", list(enumerate([*tasks] * EPISODES)))
+    """An episode of every task."""
+    groups, suite = [], Suite.of(config, "eval", list(enumerate(tasks)))
 
     async def emit(tg):
         groups.append(tg)
@@ -72,12 +71,18 @@ def model(tmp_path_factory):
         yield url
 
 
-def played(base, url, settings, *options):
+@pytest.fixture(params=["ours", "theirs"])
+def file(request):
+    """Our tasks; those of a file that was given."""
+    return OURS if request.param == "ours" else file_of_theirs(request)
+
+
+def played(base, file, url, settings, *options):
     """Every episode of a run in which the server at that URL plays whoever is not played by rules.
 
     What is scored is scored alike from the record."""
     pack = base / "pack.jsonl"
-    assert invoke("pack", "import", "agenticqwen", OURS, "--output", pack, *options)[0] == 0
+    assert invoke("pack", "import", "agenticqwen", file, "--output", pack, *options)[0] == 0
     chosen = {**settings, "run.dir": base, "tasks.pack": pack, "endpoints.sim.url": url}
     config = load("dry", [f"{key}={value}" for key, value in chosen.items()]).config
     run = create(config)
@@ -85,7 +90,7 @@ def played(base, url, settings, *options):
     tasks = load_pack(run.pack).tasks
     write_stream(run, run.eval, anyio.run(play, run, find_models(config).into(config), tasks, run.run_id))
     episodes = [episode for tg in iter_groups(run.eval) for episode in tg.episodes]
-    assert len(episodes) == EPISODES * len(tasks)
+    assert len(episodes) == len(tasks)
     for episode in episodes:
         assert_classified(episode)
         assert episode.outcome is not Outcome.INFRA_ERROR, episode.error
@@ -98,15 +103,15 @@ def played(base, url, settings, *options):
 
 @pytest.mark.slow
 @needs_sglang
-def test_nonsense_in_every_role_is_classified(model, tmp_path):
+def test_nonsense_in_every_role_is_classified(model, file, tmp_path):
     """Nothing crashes, and an episode that a simulator spoiled is masked as its fault."""
-    outcomes = {episode.outcome for episode in played(tmp_path, model, SETTINGS)}
+    outcomes = {episode.outcome for episode in played(tmp_path, file, model, SETTINGS)}
     assert Outcome.USER_FAULT in outcomes
 
 
 @pytest.mark.slow
 @needs_sglang
-def test_nonsense_of_an_agent_is_never_rewarded(model, tmp_path):
+def test_nonsense_of_an_agent_is_never_rewarded(model, file, tmp_path):
     """Where users answer by rules and checks decide, every episode is scored, and none as a success."""
-    outcomes = {episode.outcome for episode in played(tmp_path, model, TOOLS_ALONE, "--no-judge")}
+    outcomes = {episode.outcome for episode in played(tmp_path, file, model, TOOLS_ALONE, "--no-judge")}
     assert outcomes == {Outcome.AGENT_FAIL}
