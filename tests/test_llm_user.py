@@ -110,11 +110,18 @@ async def test_a_reply_that_breaks_the_contract_is_asked_for_again(tmp_path, wro
     assert refused == {kind: 1}
 
 
-async def test_a_server_that_takes_schemas_is_not_let_leave_while_the_user_is_asked(tmp_path):
-    """It is let when nothing is asked."""
-    _, bodies, _ = await heard(tmp_path, [GOOD, reply("Thanks, bye.", done=True)], "How many do you want?", "Ordered.")
+async def test_a_server_that_takes_schemas_is_held_to_the_message(tmp_path):
+    """It may quote its sentences and their parts, and let the user leave only when nothing is asked."""
+    replies = [GOOD, reply("Thanks, bye.", done=True), reply("Hm.")]
+    _, bodies, refused = await heard(
+        tmp_path, replies, "Hello, you! How many do you want?", "Ordered.\n", ", ".join(map(str, range(99)))
+    )
+    assert refused == {}
     schemas = [body["response_format"]["json_schema"]["schema"]["properties"] for body in bodies]
-    assert [schema["done"] for schema in schemas] == [{"const": False}, {"type": "boolean"}]
+    assert [schema["done"] for schema in schemas] == [{"const": False}, {"type": "boolean"}, {"type": "boolean"}]
+    quotes = [schema["sentences"]["items"]["properties"]["asked_by"]["enum"] for schema in schemas]
+    assert quotes[:2] == [["", "Hello, you!", "Hello", "you!", "How many do you want?"], ["", "Ordered."]]
+    assert quotes[2] == ["", *map(str, range(59, 99))]
 
 
 async def test_values_that_were_heard_may_be_repeated(tmp_path):

@@ -31,6 +31,9 @@ _LONGEST = 600
 _NUMBER = re.compile(r"\w*\d(?:[\w.,:/-]*\w)?")
 """A number, a date, a time, a code: anything with a digit."""
 _SENTENCES = 3
+_END = re.compile(r"(?<=[.?!;])\s+|\n+")
+_MOST_CLAUSES = 40
+"""A message of many is no reason for a schema that a server refuses."""
 _QUOTED_LETTERS = 3
 _RECITED = 12
 """Words in a row of the private context that nobody says by chance."""
@@ -123,9 +126,14 @@ class LlmUserSession:
             subject=subject("user", self.task.id, self.seed, self.profile.name, self._conversation, message),
             instructions=INSTRUCTIONS["user"],
             document=document,
-            schema=_schema(user.facts, {"type": "boolean"}),
-            # Nobody leaves while it is asked something: a server that takes schemas is not let.
-            held_to=_schema(user.facts, {"const": False} if "?" in message else {"type": "boolean"}),
+            schema=_schema(user.facts, {"type": "string"}, {"type": "boolean"}),
+            # A server that takes schemas is let quote nothing but this message (small models answer an earlier one
+            # otherwise), and is not let leave while it is asked something.
+            held_to=_schema(
+                user.facts,
+                {"enum": ["", *_clauses(message)]},
+                {"const": False} if "?" in message else {"type": "boolean"},
+            ),
         )
 
     # --- the contract -----------------------------------------------------------------------------------------------
@@ -199,11 +207,18 @@ class LlmUserSession:
             )
 
 
-def _schema(facts: Iterable[str], done: Mapping[str, Any]) -> dict[str, Any]:
+def _schema(facts: Iterable[str], quote: Mapping[str, Any], done: Mapping[str, Any]) -> dict[str, Any]:
     """Each sentence right after its fact: a model that has just named it states it far more often."""
-    sentence = {"asked_by": {"type": "string"}, "fact": {"enum": [None, *facts]}, "says": {"type": "string"}}
+    sentence = {"asked_by": quote, "fact": {"enum": [None, *facts]}, "says": {"type": "string"}}
     sentences = {"type": "array", "items": exactly(sentence), "minItems": 1, "maxItems": _SENTENCES}
     return exactly({"sentences": sentences, "done": done})
+
+
+def _clauses(message: str) -> list[str]:
+    """The sentences of a message and their parts, the last ones: what it asks stands at its end."""
+    sentences = [sentence for sentence in _END.split(message) if sentence.strip()]
+    parts = (part for sentence in sentences for part in (sentence, *sentence.split(", ")))
+    return list(dict.fromkeys(map(str.strip, parts)))[-_MOST_CLAUSES:]
 
 
 # --- values in texts, all of which are plain: what _plain makes of them -----------------------------------------------
