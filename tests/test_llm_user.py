@@ -118,7 +118,7 @@ async def test_a_server_that_takes_schemas_is_held_to_the_message(tmp_path):
     )
     assert refused == {}
     schemas = [body["response_format"]["json_schema"]["schema"]["properties"] for body in bodies]
-    assert [schema["done"] for schema in schemas] == [{"const": False}, {"type": "boolean"}, {"type": "boolean"}]
+    assert [schema["done"].get("const") for schema in schemas] == [False, None, None]
     quotes = [schema["sentences"]["items"]["properties"]["asked_by"]["enum"] for schema in schemas]
     assert quotes[:2] == [["", "Hello, you!", "Hello", "you!", "How many do you want?"], ["", "Ordered."]]
     assert quotes[2] == ["", *map(str, range(59, 99))]

@@ -6,7 +6,7 @@ asked, whatever the wording: the same subject has the same answer for the whole 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any, Literal, NamedTuple, Protocol, TypeVar
@@ -59,6 +59,14 @@ def exactly(properties: Mapping[str, Any]) -> dict[str, Any]:
         "required": list(properties),
         "additionalProperties": False,
     }
+
+
+def one_of(type_: str, values: Sequence[Json]) -> dict[str, Any]:
+    """JSON Schema of one of these values, all of one JSON type, or null.
+
+    Every choice names its type, as OpenAI's strict mode wants it; llama-cpp-python drops an enum beside two types."""
+    choices = [{"type": type_, "enum": list(values)}] if values else []
+    return {"anyOf": [*choices, {"type": "null"}]}
 
 
 class Prompt(NamedTuple):

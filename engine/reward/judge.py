@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from engine.llm.prompts import INSTRUCTIONS
-from engine.llm.question import Asker, Question, exactly, subject
+from engine.llm.question import Asker, Question, exactly, one_of, subject
 from engine.reward.rubric import OpenItem
 from engine.seams import ScoringRecord
 from engine.types import Event, EventKind, Json, Verdict
@@ -49,7 +49,7 @@ class LlmJudge:
             document=document,
             schema=_schema(items, {"type": ["integer", "null"], "minimum": 0, "maximum": len(record.events) - 1}),
             # Not every server holds numbers to their bounds.
-            held_to=_schema(items, {"enum": [None, *range(len(record.events))]}),
+            held_to=_schema(items, one_of("integer", range(len(record.events)))),
         )
         return await self._asker.ask(question, lambda reply, _: _verdicts(items, reply))
 

@@ -15,7 +15,7 @@ from typing import Any
 import orjson
 
 from engine.llm.prompts import INSTRUCTIONS
-from engine.llm.question import Asker, Question, RefusedReplyError, exactly, subject
+from engine.llm.question import Asker, Question, RefusedReplyError, exactly, one_of, subject
 from engine.task import Task, Tool
 from engine.types import Json, Observation, ToolCall
 from engine.world import effects, tools
@@ -85,7 +85,7 @@ def _question(state: WorldState, tool: Tool, call: ToolCall) -> Question:
         instructions=INSTRUCTIONS["tool"],
         document=document,
         schema=_schema(tool, {"anyOf": [{"type": "integer", "minimum": 1}, {"type": "null"}]}),
-        held_to=_schema(tool, {"enum": [None, *_pointable(tool, call, answers)]}),
+        held_to=_schema(tool, one_of("integer", _pointable(tool, call, answers))),
     )
 
 
@@ -122,8 +122,8 @@ def _told(entry: Entry) -> dict[str, Any]:
 
 def _schema(tool: Tool, same_as: Mapping[str, Any]) -> dict[str, Any]:
     """`ok` decides the form of the answer: left on its own, a small model's often says the contrary."""
-    works = {"ok": {"const": True}, "outputs": dict(tool.outputs) if tool.outputs else {"type": "object"}}
-    fails = {"ok": {"const": False}, "error": {"type": "string", "minLength": 1}}
+    works = {"ok": {"type": "boolean", "const": True}, "outputs": tool.outputs or {"type": "object"}}
+    fails = {"ok": {"type": "boolean", "const": False}, "error": {"type": "string", "minLength": 1}}
     # One level down: OpenAI's strict mode takes no choice at the root.
     return exactly({"same_as": same_as, "answer": {"anyOf": [exactly(works), exactly(fails)]}})
 

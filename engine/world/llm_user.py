@@ -18,7 +18,7 @@ from typing import Any
 
 from engine.errors import UserError
 from engine.llm.prompts import INSTRUCTIONS
-from engine.llm.question import Asker, Question, RefusedReplyError, exactly, subject
+from engine.llm.question import Asker, Question, RefusedReplyError, exactly, one_of, subject
 from engine.seams import Session
 from engine.task import Fact, Task
 from engine.types import Json, Reply
@@ -131,8 +131,8 @@ class LlmUserSession:
             # otherwise), and is not let leave while it is asked something.
             held_to=_schema(
                 user.facts,
-                {"enum": ["", *_clauses(message)]},
-                {"const": False} if "?" in message else {"type": "boolean"},
+                {"type": "string", "enum": ["", *_clauses(message)]},
+                {"type": "boolean", "const": False} if "?" in message else {"type": "boolean"},
             ),
         )
 
@@ -209,7 +209,7 @@ class LlmUserSession:
 
 def _schema(facts: Iterable[str], quote: Mapping[str, Any], done: Mapping[str, Any]) -> dict[str, Any]:
     """Each sentence right after its fact: a model that has just named it states it far more often."""
-    sentence = {"asked_by": quote, "fact": {"enum": [None, *facts]}, "says": {"type": "string"}}
+    sentence = {"asked_by": quote, "fact": one_of("string", [*facts]), "says": {"type": "string"}}
     sentences = {"type": "array", "items": exactly(sentence), "minItems": 1, "maxItems": _SENTENCES}
     return exactly({"sentences": sentences, "done": done})
 
