@@ -3,6 +3,7 @@
 The tiny model knows one task family and no language, so all that it says here is nonsense in the right shape.
 """
 
+import math
 import time
 
 import anyio
@@ -27,6 +28,8 @@ from tests.played_runs import LLM
 from tests.recorded_runs import write_stream
 from tests.sglang_environment import needs_sglang
 
+EPISODES = 12
+"""At least; each task as often as it takes."""
 SETTINGS = {
     **LLM,
     "run.name": "nonsense",
@@ -48,7 +51,7 @@ TOOLS_ALONE = {key: value for key, value in SETTINGS.items() if not key.startswi
 
 
 async def play(run, config, tasks, run_id):
-    """An episode of every task."""
+    """An episode of each."""
     groups, suite = [], Suite.of(config, "eval", list(enumerate(tasks)))
 
     async def emit(tg):
@@ -88,6 +91,7 @@ def played(base, file, url, settings, *options):
     run = create(config)
     write_json(run.path / "servers.json", {"urls": [url]})
     tasks = load_pack(run.pack).tasks
+    tasks = [*tasks] * math.ceil(EPISODES / len(tasks))
     write_stream(run, run.eval, anyio.run(play, run, find_models(config).into(config), tasks, run.run_id))
     episodes = [episode for tg in iter_groups(run.eval) for episode in tg.episodes]
     assert len(episodes) == len(tasks)
