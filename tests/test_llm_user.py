@@ -110,6 +110,13 @@ async def test_a_reply_that_breaks_the_contract_is_asked_for_again(tmp_path, wro
     assert refused == {kind: 1}
 
 
+async def test_a_fact_that_there_is_not_is_refused_with_those_that_there_are(tmp_path):
+    """For models behind servers that take no schemas."""
+    _, bodies, _ = await heard(tmp_path, [reply("12.", ("colour", "How many")), GOOD], "How many do you want?")
+    said = bodies[1]["messages"][-1]["content"]
+    assert 'sentences.0.fact: expected one of [null,"item","quantity","member"]' in said
+
+
 async def test_a_server_that_takes_schemas_is_held_to_the_message(tmp_path):
     """It may quote its sentences and their parts, and let the user leave only when nothing is asked."""
     replies = [GOOD, reply("Thanks, bye.", done=True), reply("Hm.")]

@@ -126,11 +126,11 @@ class LlmUserSession:
             subject=subject("user", self.task.id, self.seed, self.profile.name, self._conversation, message),
             instructions=INSTRUCTIONS["user"],
             document=document,
-            schema=_schema(user.facts, {"type": "string"}, {"type": "boolean"}),
+            schema=_schema({"enum": [None, *user.facts]}, {"type": "string"}, {"type": "boolean"}),
             # A server that takes schemas is let quote nothing but this message (small models answer an earlier one
             # otherwise), and is not let leave while it is asked something.
             held_to=_schema(
-                user.facts,
+                one_of("string", [*user.facts]),
                 {"type": "string", "enum": ["", *_clauses(message)]},
                 {"type": "boolean", "const": False} if "?" in message else {"type": "boolean"},
             ),
@@ -207,9 +207,9 @@ class LlmUserSession:
             )
 
 
-def _schema(facts: Iterable[str], quote: Mapping[str, Any], done: Mapping[str, Any]) -> dict[str, Any]:
+def _schema(fact: Mapping[str, Any], quote: Mapping[str, Any], done: Mapping[str, Any]) -> dict[str, Any]:
     """Each sentence right after its fact: a model that has just named it states it far more often."""
-    sentence = {"asked_by": quote, "fact": one_of("string", [*facts]), "says": {"type": "string"}}
+    sentence = {"asked_by": quote, "fact": fact, "says": {"type": "string"}}
     sentences = {"type": "array", "items": exactly(sentence), "minItems": 1, "maxItems": _SENTENCES}
     return exactly({"sentences": sentences, "done": done})
 
