@@ -157,21 +157,22 @@ async def test_calls_that_differ_in_a_number_are_never_the_same(tmp_path, other,
 
 
 @pytest.mark.parametrize(
-    ("wrong", "kind"),
+    ("wrong", "kind", "told"),
     [
-        (reply({"title": "Emma", "shelf": "B2"}, same_as=7), "malformed"),
-        (reply({"outputs": {"title": "Emma", "shelf": "B2"}}, ok=False), "malformed"),
-        (reply({"title": 3, "shelf": "B2"}), "malformed"),
-        (reply({"title": "Persuasion 2", "shelf": "B2"}), "contradiction"),
-        (completion("I found it on shelf B2."), "malformed"),
+        (reply({"title": "Emma", "shelf": "B2"}, same_as=7), "malformed", "same_as 7: no entry of find_book"),
+        (reply({"outputs": {"title": "Emma", "shelf": "B2"}}, ok=False), "malformed", "answer.error: missing"),
+        (reply({"title": 3, "shelf": "B2"}), "malformed", "answer.outputs.title: expected string"),
+        (reply({"title": "Persuasion 2", "shelf": "B2"}), "contradiction", "title was 'Emma' in the call"),
+        (completion("I found it on shelf B2."), "malformed", "it is not one JSON object"),
     ],
 )
-async def test_what_does_not_fit_is_not_believed(tmp_path, wrong, kind):
-    """It never becomes an answer."""
+async def test_what_does_not_fit_is_not_believed(tmp_path, wrong, kind, told):
+    """It never becomes an answer, and the model is told what to mend."""
     planted = Planted(tmp_path, wrong, reply({"title": "Emma", "shelf": "B2"}))
     [said] = await planted.play(call("find_book", title="Emma"))
     assert orjson.loads(said.content) == {"title": "Emma", "shelf": "B2"}
     assert planted.asker.tallies["tool"].refused == {kind: 1}
+    assert told in planted.bodies[1]["messages"][-1]["content"]
 
 
 async def test_an_in_world_refusal_is_an_answer_like_any_other(tmp_path):

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from engine.llm.question import exactly
 from engine.types import ToolCall
 from engine.world import effects, plain_schema, pointer
 from engine.world.canonical import canonical, canonical_bytes, same
@@ -168,7 +169,28 @@ def test_general_schemas_name_the_argument() -> None:
     assert check({"a": "x"}) is None
     assert check({}) == (("a",), "required", "missing")
     assert check({"a": "x", "b": 1}) == (("b",), "additionalProperties", "unexpected")
-    assert check({"a": 2}).path == ("a",)
+    assert check({"a": 2}) == (("a",), "minimum", "minimum 3")
+    assert check({"a": None}) == (("a",), "anyOf", "anyOf")
+
+
+@pytest.mark.parametrize(
+    ("answer", "defect"),
+    [
+        ({"ok": True, "outputs": {}}, (("outputs", "total"), "required", "missing")),
+        ({"ok": True, "outputs": {"total": "3"}}, (("outputs", "total"), "type", "expected integer")),
+        ({"ok": True, "error": "no"}, (("outputs",), "required", "missing")),
+        ({"ok": False, "error": 3}, (("error",), "type", "expected string")),
+        ({"ok": "yes"}, ((), "anyOf", "anyOf")),
+        ({"outputs": {}}, (("ok",), "required", "missing")),
+        ("done", ((), "type", "expected object")),
+    ],
+)
+def test_a_choice_names_what_the_meant_alternative_lacks(answer: Any, defect: Any) -> None:
+    """A type or a constant tells which alternative is meant; what all of them lack is named otherwise."""
+    total = exactly({"total": {"type": "integer"}})
+    works = exactly({"ok": {"const": True}, "outputs": total})
+    fails = exactly({"ok": {"const": False}, "error": {"type": "string"}})
+    assert compiled({"anyOf": [works, fails]})(answer) == defect
 
 
 UNSAFE = {"pattern": "(a)\\1"}

@@ -53,7 +53,14 @@ _LIMITS: Mapping[str, tuple[Callable[[Json], bool], Callable[[Any, Any], bool]]]
     "maxItems": (_TYPES["array"], lambda value, limit: len(value) <= limit),
 }
 
-BOUNDS = frozenset(_LIMITS)
+
+def reason(keyword: str, limit: Json) -> str:
+    """What a value must be by this keyword, for the agent."""
+    if keyword == "type":
+        return f"expected {limit if isinstance(limit, str) else ' or '.join(limit)}"
+    if keyword in ("enum", "const"):
+        return f"expected one of {compact(limit if keyword == 'enum' else [limit])}"
+    return f"{keyword} {limit}" if keyword in _LIMITS or keyword == "pattern" else keyword
 
 
 def build(schema: Json) -> Check | None:
@@ -98,22 +105,23 @@ def _type(names: Json) -> Check | None:
     if not isinstance(names, list) or not names or not all(isinstance(name, str) and name in _TYPES for name in names):
         return None
     tests = [_TYPES[name] for name in names]
-    defect = Defect((), "type", f"expected {' or '.join(names)}")
+    defect = Defect((), "type", reason("type", names))
     return lambda value: None if any(test(value) for test in tests) else defect
 
 
 def _of_type(name: str) -> Check:
-    test, defect = _TYPES[name], Defect((), "type", f"expected {name}")
+    test, defect = _TYPES[name], Defect((), "type", reason("type", name))
     return lambda value: None if test(value) else defect
 
 
 _ONE_TYPE = {name: _of_type(name) for name in _TYPES}
 
 
-def _one_of(keyword: str, values: Json) -> Check | None:
+def _one_of(keyword: str, limit: Json) -> Check | None:
+    values = limit if keyword == "enum" else [limit]
     if not isinstance(values, list) or not values:
         return None
-    defect = Defect((), keyword, f"expected one of {compact(values)}")
+    defect = Defect((), keyword, reason(keyword, limit))
     if all(isinstance(value, str) for value in values):
         texts = frozenset(values)
         return lambda value: None if isinstance(value, str) and value in texts else defect
@@ -125,7 +133,7 @@ def _bound(name: str, limit: Json) -> Check | None:
     counts = name.endswith(("Length", "Items"))
     if not _number(limit) or (counts and (not isinstance(limit, int) or limit < 0)):
         return None
-    defect = Defect((), name, f"{name} {limit}")
+    defect = Defect((), name, reason(name, limit))
     return lambda value: None if not applies(value) or holds(value, limit) else defect
 
 
@@ -136,7 +144,7 @@ def _pattern(text: Json) -> Check | None:
         found = search(text)
     except ValueError:
         return None
-    defect = Defect((), "pattern", f"pattern {text}")
+    defect = Defect((), "pattern", reason("pattern", text))
     return lambda value: None if not isinstance(value, str) or found(value) else defect
 
 
@@ -191,8 +199,8 @@ def _items(schema: Json) -> Check | None:
 
 _MAKERS: Mapping[str, Callable[[Json], Check | None]] = {
     "type": _type,
-    "const": lambda value: _one_of("const", [value]),
-    "enum": lambda values: _one_of("enum", values),
+    "const": partial(_one_of, "const"),
+    "enum": partial(_one_of, "enum"),
     "pattern": _pattern,
     "items": _items,
     **{name: partial(_bound, name) for name in _LIMITS},

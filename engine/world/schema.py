@@ -74,10 +74,9 @@ def _compiled(encoded: str) -> Check:
 
     def general(value: Json) -> Defect | None:
         try:
-            defects = sorted(map(_defect, validator.iter_errors(value)), key=_rank)
+            return min(map(_defect, validator.iter_errors(value)), key=_rank, default=None)
         except RecursionError:
             return Defect((), "type", "nested too deeply")
-        return defects[0] if defects else None
 
     return general
 
@@ -91,13 +90,32 @@ def _defect(error: jsonschema.ValidationError) -> Defect:
     if error.validator == "additionalProperties" and isinstance(value, Mapping) and isinstance(schema, Mapping):
         extra = next((name for name in value if name not in schema.get("properties", {})), "")
         return Defect((*path, extra), "additionalProperties", "unexpected")
-    limit = compact(error.validator_value) if error.validator in plain_schema.BOUNDS else ""
-    return Defect(path, str(error.validator), f"{error.validator} {limit}".strip())
+    meant = min(_meant(error), key=_rank, default=None)
+    return meant or Defect(path, str(error.validator), plain_schema.reason(str(error.validator), error.validator_value))
 
 
-def _rank(defect: Defect) -> tuple[int, str]:
+def _meant(error: jsonschema.ValidationError) -> frozenset[Defect]:
+    """What is wrong by every alternative that the value can have meant: not by one that wants another type, or another
+    constant in a field, unless they all do."""
+    if error.validator not in ("anyOf", "oneOf"):
+        return frozenset()
+    alternatives: dict[str | int, list[jsonschema.ValidationError]] = {}
+    for inner in error.context:
+        alternatives.setdefault(inner.relative_schema_path[0], []).append(inner)
+    found = list(alternatives.values())
+    left = [inner for inner in found if not any(map(_another, inner))] or found
+    return frozenset.intersection(*(frozenset(map(_defect, inner)) for inner in left)) if left else frozenset()
+
+
+def _another(inner: jsonschema.ValidationError) -> bool:
+    depth = len(inner.relative_path)
+    return (inner.validator == "type" and depth == 0) or (inner.validator in ("const", "enum") and depth <= 1)
+
+
+def _rank(defect: Defect) -> tuple[int, str, str]:
     order = {"required": 0, "additionalProperties": 1}
-    return order.get(defect.keyword, 2), repr(defect.path)
+    # The reason decides last: the same value gets the same answer in every process.
+    return order.get(defect.keyword, 2), repr(defect.path), defect.reason
 
 
 def schema_problems(schema: Json) -> tuple[SchemaProblem, ...]:
