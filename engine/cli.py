@@ -26,12 +26,17 @@ COMMANDS = {
     "eval": Entry(section="Train", help="Measure a policy on the held-out tasks of a pack."),
     "serve": Entry(section="Train", help="Serve a model and adapters on the CPU, over SGLang's HTTP API."),
     "show": Entry(section="Look", help="Show a run, a task, or an episode as a readable transcript."),
+    "attach": Entry(section="Look", help="Look at a run in the dashboard, live or ended; take a picture of it."),
+    "replay": Entry(section="Look", help="Play a recorded run back in the dashboard."),
     "audit": Entry(section="Look", help="Recompute every invariant of a run from what it recorded."),
     "verify": Entry(section="Look", help="Execute recorded episodes again, without network, and compare."),
     "fork": Entry(section="Look", help="Go on live from a turn of a recorded episode."),
     "world": Entry(section="Look", help="How tool calls were answered: audit, compare, export, veto a merge."),
     "judge": Entry(section="Look", help="How far a judge agrees with executable checks, and with itself."),
-    "runs": Entry(section="Look", help="List runs, remove them, collect what they no longer need."),
+    "runs": Entry(section="Look", help="List runs, stop or remove them, collect what they no longer need."),
+    "metrics": Entry(
+        section="Take away", help="Metrics in TensorBoard, W&B, trackio and Prometheus; the table of their names."
+    ),
     "export": Entry(section="Take away", help="Episodes as chat JSONL or Parquet; the trained model as one directory."),
     "rescore": Entry(section="Take away", help="Score recorded episodes again under changed rubrics."),
     "pack": Entry(section="Prepare", help="Check a task pack, or import one from another format."),

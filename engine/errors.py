@@ -66,6 +66,12 @@ class StaleError(EpisodeError):
     stop = StopReason.STALE
 
 
+class CancelError(EpisodeError):
+    """An operator ended the episode."""
+
+    stop = StopReason.CANCELLED
+
+
 class ToolError(EpisodeError):
     """The tool simulator failed after its retries; never shown to the policy as tool text."""
 
@@ -102,7 +108,7 @@ class Deadline:
     One scope and one timer for a whole episode: a scope with a deadline of its own around every completion, call and
     reply is a fifth of what an episode costs. The timer is lazy: it looks when something may be overdue, and again when
     that turns out to have begun later. In place of the cancellation comes the error of the boundary that was being
-    crossed, or WallClockError."""
+    crossed, WallClockError, or what `cancel` was told."""
 
     what: str
     step_s: float
@@ -136,6 +142,13 @@ class Deadline:
     def end(self) -> None:
         """The step is over; what follows has the wall clock only."""
         self._step = None
+
+    def cancel(self, error: EpisodeError) -> None:
+        """End the episode with `error` now, unless it is ending already."""
+        if self._missed is None:
+            self._timer.cancel()
+            self._missed = error
+            self._scope.cancel()
 
     def _look_in(self, seconds: float) -> None:
         self._timer = asyncio.get_running_loop().call_later(seconds, self._look)

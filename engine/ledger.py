@@ -9,14 +9,14 @@ from array import array
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, Self, TypeVar
 
 import anyio
 import anyio.to_thread
 import numpy as np
 import orjson
 
-from engine.errors import Deadline, EpisodeError, PolicyError, boundary
+from engine.errors import CancelError, Deadline, EpisodeError, PolicyError, boundary
 from engine.seams import Plan, Seams
 from engine.types import (
     Completion,
@@ -43,13 +43,23 @@ Phase = Literal["queued", "policy", "tool", "user", "scoring"]
 
 @dataclass(slots=True)
 class Ledger:
-    """An episode in flight; `record` ends it."""
+    """An episode in flight; a statement, inside which its deadline holds; `record` ends it.
+
+    Whoever looks at the run sees it as engine.telemetry.window.Seen."""
 
     plan: Plan
     seams: Seams
     stale: Callable[[int], bool]
     """Whether a version has fallen too far behind."""
-    deadline: Deadline
+    deadline: Deadline = field(init=False)
+    id: str = field(init=False)
+    group_id: str = field(init=False)
+    task_id: str = field(init=False)
+    version: int = field(init=False)
+    start_s: float = field(init=False)
+    phase_s: float = field(init=False)
+    phase: str = "queued"
+    """What it waits for: a step's phase lasts until the next step begins."""
     messages: list[Mapping[str, Any]] = field(default_factory=list)
     tools: Sequence[Mapping[str, Any]] = ()
     ids: array[int] = field(default_factory=lambda: array("I"))
@@ -61,6 +71,46 @@ class Ledger:
     trainable: bool = True
     server: str = ""
     final_state: Any = None
+    reward: float | None = None
+    outcome: str = ""
+    finished: Episode | None = None
+    """What it became."""
+
+    def __post_init__(self) -> None:
+        plan = self.plan
+        self.deadline = Deadline(plan.id, step_s=plan.limits.turn_s, wall_s=plan.limits.wall_s)
+        self.id, self.group_id, self.task_id, self.version = plan.id, plan.group_id, plan.task.id, plan.version
+        self.start_s = self.phase_s = self.seams.clock()
+        if self.seams.live is not None:
+            self.seams.live.enter(self)
+
+    def __enter__(self) -> Self:
+        self.deadline.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
+    ) -> bool | None:
+        swallowed = self.deadline.__exit__(kind, error, tb)
+        if self.seams.live is not None and not (error is None or isinstance(error, EpisodeError)):
+            # It is cancelled with all the others, or the run fails: no record will come of it.
+            self.seams.live.leave(self)
+        return swallowed
+
+    @property
+    def tokens(self) -> int:
+        """Ids so far."""
+        return len(self.ids)
+
+    def moved(self, phase: Phase | Literal["done"], now_s: float) -> None:
+        """It waits for something else now."""
+        if self.seams.live is not None:
+            self.seams.live.moved(self.phase, phase)
+        self.phase, self.phase_s = phase, now_s
+
+    def cancel(self) -> None:
+        """An operator ends it."""
+        self.deadline.cancel(CancelError(f"{self.id}: cancelled by an operator"))
 
     def step(self, kind: type[EpisodeError], what: str, phase: Phase) -> boundary:
         """The boundary around one step: timed however it ends, and a judge alone may take all of the wall clock."""
@@ -135,7 +185,7 @@ class Ledger:
             logprobs=np.frombuffer(self.logprobs, dtype=np.float32) if self.logprobs else np.zeros(0, np.float32),
             spans=tuple(self.spans),
         )
-        return Episode(
+        episode = Episode(
             id=self.plan.id,
             task_id=self.plan.task.id,
             seed=self.plan.seed,
@@ -153,6 +203,10 @@ class Ledger:
             turns=sum(message["role"] == "assistant" for message in self.messages),
             error=error,
         )
+        self.reward = None if reward is None else float(reward.value)
+        self.outcome, self.turn, self.finished = str(outcome), episode.turns, episode
+        self.moved("done", self.seams.clock())
+        return episode
 
 
 async def _tokenized(characters: int, work: Callable[[], _Made]) -> _Made:
@@ -168,6 +222,7 @@ class _Step(boundary):
     def __init__(self, live: Ledger, kind: type[EpisodeError], what: str, phase: Phase) -> None:
         super().__init__(kind, what, None if phase == "scoring" else live.deadline)
         self._live, self._phase, self._start_s = live, phase, live.seams.clock()
+        live.moved(phase, self._start_s)
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None

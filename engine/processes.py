@@ -2,7 +2,8 @@
 
 All children share one process group of their own, so that Ctrl-C on the terminal reaches the supervisor alone (it then
 drains in order) and one signal to the group ends them all. `processes.json` records pid, start time and
-command line of each; a later supervisor ends exactly those that still match all three.
+command line of each; a later supervisor ends exactly those that still match all three. Of the supervisor it records pid
+and start time, by which other commands find it, and how the run ended under it.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -28,6 +30,8 @@ from engine.rundir import RunDir, read_json, write_json
 _WINDOW_S = 600.0
 _LONGEST_BACKOFF_S = 32.0
 _GRACE_S = 5.0
+SAME_START_S = 1.0
+"""A process whose start time differs by less from the recorded one is the recorded one."""
 _FAILED = (1, 2)
 """Exit codes of a process that ended with an error of its own, or refused its arguments."""
 _NO_SPACE_BYTES = 100_000
@@ -109,8 +113,8 @@ class Child:
         """Its pid while it was not seen to end."""
         return None if self._process is None else self._process.pid
 
-    def start(self, group: int) -> None:
-        """Start it in process group `group` (0: a new one, which it leads)."""
+    def start(self, group: int | None) -> None:
+        """Start it in process group `group` (0: a new one, which it leads; None: a session of its own, too)."""
         self.due = None
         self.started_at = time.time()
         with self.command.log.open("ab") as log:
@@ -122,8 +126,9 @@ class Child:
                 stderr=subprocess.STDOUT,
                 env=self.command.environment,
                 process_group=group,
+                start_new_session=group is None,
                 # Safe here: a supervisor has one thread.
-                preexec_fn=_leash if self.command.leashed and _LIBC is not None else None,  # noqa: PLW1509
+                preexec_fn=leash if self.command.leashed else None,  # noqa: PLW1509
             )
 
     def ended(self) -> int | None:
@@ -190,10 +195,10 @@ class Child:
         return f"{sentence.strip()}\nThe end of {self.command.log}:{lines or ' (empty)'}"
 
 
-def _leash() -> None:
-    """In the child, before it becomes the command: SIGTERM when the parent is gone."""
-    assert _LIBC is not None
-    _LIBC.prctl(_PR_SET_PDEATHSIG, int(signal.SIGTERM))
+def leash() -> None:
+    """In the child, before it becomes the command: SIGTERM when the parent is gone (Linux)."""
+    if _LIBC is not None:
+        _LIBC.prctl(_PR_SET_PDEATHSIG, int(signal.SIGTERM))
 
 
 def likely_cause(code: int, lines: Iterable[str], run: Path) -> str:
@@ -209,8 +214,10 @@ def likely_cause(code: int, lines: Iterable[str], run: Path) -> str:
     return next((cause for words, cause in _CAUSES if re.search(words, text, re.IGNORECASE)), "")
 
 
-def record(run: RunDir, children: Iterable[Child]) -> None:
-    """Write processes.json: what runs now, so that a later supervisor can end what this one leaves behind."""
+def record(run: RunDir, children: Iterable[Child], ending: Mapping[str, Any] | None = None) -> None:
+    """Write processes.json: what runs now, so that a later supervisor can end what this one leaves behind.
+
+    `ending` is code and message of a run that this supervisor has brought to its end."""
     rows = []
     for child in children:
         if child.pid is None:
@@ -220,7 +227,8 @@ def record(run: RunDir, children: Iterable[Child]) -> None:
         except psutil.NoSuchProcess:
             continue
         rows.append({"name": child.name, "pid": child.pid, "started": started, "argv": list(child.command.argv)})
-    write_json(run.processes, {"supervisor": os.getpid(), "processes": rows})
+    own = {"supervisor": os.getpid(), "supervisor_started": psutil.Process().create_time()}
+    write_json(run.processes, {**own, "ending": ending, "processes": rows})
 
 
 def end_orphans(run: RunDir) -> list[str]:
@@ -232,7 +240,7 @@ def end_orphans(run: RunDir) -> list[str]:
     for row in recorded["processes"]:
         try:
             process = psutil.Process(row["pid"])
-            same = abs(process.create_time() - row["started"]) < 1.0 and process.cmdline() == row["argv"]
+            same = abs(process.create_time() - row["started"]) < SAME_START_S and process.cmdline() == row["argv"]
         except (psutil.NoSuchProcess, psutil.AccessDenied, psutil.ZombieProcess):
             continue
         if same:

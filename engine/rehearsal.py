@@ -28,6 +28,7 @@ from engine.scripted import ConstantScorer, ConstantUser
 from engine.seams import Scorer, ScoringRecord, Session, User, World, returned
 from engine.simulators import plugin
 from engine.task import Task
+from engine.telemetry.writers import require_writer
 from engine.types import Event, EventKind, Observation, Reply, Reward, StopReason, ToolCall
 from engine.world.offline import OfflineWorld
 from engine.world.tasks import load_pack
@@ -44,9 +45,11 @@ def plugins(config: Config) -> dict[str, str]:
 
 
 def rehearse(config: Config, pack: Path) -> None:
-    """Try what the configuration names as `package:Object`; nothing if it names none.
+    """Try what the configuration names as `package:Object`, and look for what its metrics writers need.
 
     Raises ConfigError that names key and object, what was asked of it, and what came of that."""
+    for writer in config.metrics.writers:
+        require_writer(writer)
     if not plugins(config):
         return
     argv = [sys.executable, "-m", "engine.rehearsal", str(pack)]

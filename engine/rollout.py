@@ -120,6 +120,8 @@ class Rollout:
         )
         await self.flush()
         await self.writer.write(tg)
+        if self.seams.live is not None:
+            self.seams.live.written(tg)
         del self._admitted_s[position]
         self.counters.add(tg)
         if any(episode.scored for episode in episodes):

@@ -16,8 +16,8 @@ import gc
 import os
 import signal
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,11 +26,13 @@ import anyio
 import structlog
 
 from engine.adapters import Adapters
+from engine.attach import Attach
 from engine.config import load
 from engine.core.versions import Versions
 from engine.counters import Counters, RunClock
 from engine.errors import ConfigError, SynthError, leaves
 from engine.evals.recorded import Evaluations
+from engine.live import LiveEpisodes
 from engine.parts import UVLOOP, OnEvent, Parts, build_parts
 from engine.policy.servers import Loads
 from engine.rollout import Rollout
@@ -61,6 +63,7 @@ class Engine:
     writer: TrajectoryWriter
     eval_writer: TrajectoryWriter
     counters: Counters
+    attach: Attach
     lag: LoopLag = field(default_factory=LoopLag)
     _history: list[dict[str, Any]] = field(default_factory=list)
     _changed: anyio.Event = field(default_factory=anyio.Event)
@@ -82,7 +85,8 @@ class Engine:
     async def drive(self) -> None:
         """All phases, in order; returns when the run is done or drained."""
         async with anyio.create_task_group() as tg:
-            for background in (self.lag.run, self.adapters.watch, self._rows, self.parts.served.watch):
+            served, attach = self.parts.served, self.attach
+            for background in (self.lag.run, self.adapters.watch, self._rows, served.watch, attach.serve):
                 tg.start_soon(background)
             await tg.start(self.writer.run)
             await tg.start(self.eval_writer.run)
@@ -115,6 +119,7 @@ class Engine:
             tg.start_soon(until_done)
             await self.rollout.scheduler.run()
             tg.cancel_scope.cancel()
+        self.attach.live.settle()
 
     async def drain(self) -> None:
         """Admit nothing more; what is in flight may finish within run.drain_s, then it is cancelled."""
@@ -258,18 +263,12 @@ async def _with_signals(engine: Engine, parent: int | None) -> None:
 def _compose(run: RunDir, parts: Parts, pack: Pack, on_event: OnEvent) -> Engine:
     """Wire the components; none of them knows the engine."""
     config, manifest, counters = parts.config, read_json(run.manifest) or {}, Counters()
-    header = SegmentHeader(
-        run_id=manifest["run_id"],
-        model_revision=manifest["model_revision"],
-        tokenizer_hash=manifest["tokenizer_sha256"] or "",
-        chat_template_hash=manifest["template_sha256"],
-        vocab_size=manifest["vocab_size"],
-        pack_hash=manifest["pack_sha256"],
-    )
     sizes = WriterSettings(
         segment_bytes=int(config.stream.segment_mb * _MB), low_water_bytes=int(config.stream.low_water_mb * _MB)
     )
-    clock = parts.seams.clock
+    header = _header(manifest)
+    clock, attach = parts.seams.clock, Attach(run, LiveEpisodes(), parts.seams.clock)
+    seams = replace(parts.seams, live=attach.live)
     writer = TrajectoryWriter(run.trajectories, header, sizes, clock)
     eval_writer = TrajectoryWriter(run.eval, header, sizes, clock)
     versions = Versions(slots=parts.served.adapter_slots)
@@ -287,7 +286,7 @@ def _compose(run: RunDir, parts: Parts, pack: Pack, on_event: OnEvent) -> Engine
         config=config,
         run_id=manifest["run_id"],
         tasks=pack.tasks,
-        seams=parts.seams,
+        seams=seams,
         versions=versions,
         writer=writer,
         flush=parts.flush,
@@ -298,7 +297,7 @@ def _compose(run: RunDir, parts: Parts, pack: Pack, on_event: OnEvent) -> Engine
         run=run,
         config=config,
         tasks=pack.tasks,
-        seams=parts.seams,
+        seams=seams,
         adapters=adapters,
         writer=eval_writer,
         flush=parts.flush,
@@ -313,6 +312,18 @@ def _compose(run: RunDir, parts: Parts, pack: Pack, on_event: OnEvent) -> Engine
         writer=writer,
         eval_writer=eval_writer,
         counters=counters,
+        attach=attach,
+    )
+
+
+def _header(manifest: Mapping[str, Any]) -> SegmentHeader:
+    return SegmentHeader(
+        run_id=manifest["run_id"],
+        model_revision=manifest["model_revision"],
+        tokenizer_hash=manifest["tokenizer_sha256"] or "",
+        chat_template_hash=manifest["template_sha256"],
+        vocab_size=manifest["vocab_size"],
+        pack_hash=manifest["pack_sha256"],
     )
 
 

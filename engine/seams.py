@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
+from engine.live import LiveEpisodes
 from engine.task import Task
 from engine.types import (
     Completion,
@@ -129,6 +130,8 @@ class Seams:
     chat: Chat
     clock: Callable[[], float]
     """Seconds on the run's clock."""
+    live: LiveEpisodes[Any] | None = None
+    """Where episodes are seen (as engine.ledger.Ledger) while they are played; None where nobody can look."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -20,7 +20,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from enum import StrEnum
 from types import FrameType
 from typing import Any
@@ -35,10 +35,14 @@ from engine.serving.probe import server_is_ready
 from engine.stream.segment import CLOSED
 
 EXIT_OK, EXIT_FAILED, EXIT_CONFIG = 0, 1, 2
-_SIGNALLED = 128
+SIGNALLED = 128
+"""Plus the signal: the exit code of what a signal stopped."""
+DRAINING = "draining: what is finished is being saved (Ctrl-C again stops at once)"
 _STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _TICK_S = 0.1
 _GRACE_S = 5.0
+_UPLOAD_S = 15.0
+"""What a metrics writer may take to send what is left."""
 
 
 class Phase(StrEnum):
@@ -85,6 +89,17 @@ def commands(run: RunDir, config: Config, addresses: Sequence[Address]) -> tuple
     return servers, _learner(run, config), engine
 
 
+def metrics_command(run: RunDir, config: Config) -> Command | None:
+    """What takes the metrics elsewhere, if the configuration names a place."""
+    metrics = config.metrics
+    port = ("--port", str(metrics.port)) if metrics.port else ()
+    to = [argument for writer in metrics.writers for argument in ("--to", writer)]
+    if not (port or to):
+        return None
+    argv = (*_module("engine.telemetry.serve", run=run), *port, *to)
+    return Command(name="metrics", argv=argv, log=run.path / "metrics.log", environment=child_environment())
+
+
 def _learner(run: RunDir, config: Config) -> Command:
     log, learner, ranks = run.path / "learner.log", config.learner, config.learner_ranks
     if learner.kind == "simulated":
@@ -113,6 +128,8 @@ class Supervisor:
         server_commands, learner, engine = commands(run, config, self.addresses)
         self.servers = [Child(command) for command in server_commands]
         self.learner, self.engine = Child(learner), Child(engine)
+        metrics = metrics_command(run, config)
+        self.metrics = [Child(metrics)] if metrics is not None else []
         self.phase = Phase.STARTING
         self._notes: list[str] = []
         self._signals: list[int] = []
@@ -121,7 +138,7 @@ class Supervisor:
     @property
     def children(self) -> list[Child]:
         """In the order in which they are started."""
-        return [*self.servers, self.learner, self.engine]
+        return [*self.metrics, *self.servers, self.learner, self.engine]
 
     def run(self) -> Ending:
         """Supervise until the run is finished, stopped or hopeless; nothing is left running afterwards.
@@ -132,16 +149,17 @@ class Supervisor:
             # The learner is up before the engine, and would take the stream of a stopped life as all there is.
             (self.run_directory.trajectories / CLOSED).unlink(missing_ok=True)
             write_addresses(self.run_directory, self.config, self.addresses)
+            ending: Ending | None = None
             try:
-                for child in (*self.servers, self.learner):
+                for child in (*self.metrics, *self.servers, self.learner):
                     self._start(child)
-                ending = self._loop()
-                return self._drain(ending)
+                ending = self._drain(self._loop())
+                return ending
             finally:
                 self._kill()
                 # On a full disk the old record stays: whoever reads it finds that none of its processes lives.
                 with suppress(RunError):
-                    record(self.run_directory, self.children)
+                    record(self.run_directory, self.children, asdict(ending) if ending else None)
 
     # --- the loop -----------------------------------------------------------------------------------------------
 
@@ -160,7 +178,7 @@ class Supervisor:
                 elif (late := self._late()) is not None:
                     return late
             self._tick()
-        return Ending(code=_SIGNALLED + self._signals[0], message="stopped; what was finished is saved")
+        return Ending(code=SIGNALLED + self._signals[0], message="stopped; what was finished is saved")
 
     def _after(self, child: Child, code: int) -> Ending | None:
         """What follows from the end of a child; None goes on."""
@@ -178,11 +196,16 @@ class Supervisor:
             if code == EXIT_CONFIG:
                 return Ending(code=EXIT_CONFIG, message=child.last_words("the learner cannot use this configuration"))
         self._ready.discard(child.name)
-        return self._restart(child, code)
+        ending = self._restart(child, code)
+        if ending is not None and child in self.metrics:
+            # The run is worth more than its curves elsewhere, and those can be made afterwards.
+            self._notes.append(f"{ending.message}\nThe run goes on; later: synth-engine metrics export")
+            return None
+        return ending
 
     def _restart(self, child: Child, code: int) -> Ending | None:
         """Start it again with back-off, unless that has been tried often enough, or ends as it did before."""
-        limit, how = self.config.run.max_restarts, f"{child.name} ended ({_exit_name(code)})"
+        limit, how = self.config.run.max_restarts, f"{child.name} ended ({exit_name(code)})"
         repeats = child.repeats(code)
         if not repeats and child.restart_later(limit):
             wait_s = (child.due or 0.0) - time.monotonic()
@@ -254,19 +277,19 @@ class Supervisor:
         """End what still runs, in order; one signal more than the one that asked for it ends the waiting."""
         self.phase = Phase.DRAINING
         if ending.code != EXIT_OK:
-            self._notes.append("draining: what is finished is being saved (Ctrl-C again stops at once)")
-        patience = 2 if ending.code > _SIGNALLED else 1
+            self._notes.append(DRAINING)
+        patience = 2 if ending.code > SIGNALLED else 1
         # Absolute, so that a pre-empting cluster knows how long a stop takes: the learner has what the engine left.
         begun = time.monotonic()
         limit_s = self.config.run.drain_s
-        for child in (self.engine, self.learner, *self.servers):
-            limit_s += _GRACE_S
+        for child in (self.engine, self.learner, *self.servers, *self.metrics):
+            limit_s += _UPLOAD_S if child in self.metrics else _GRACE_S
             # A learner whose engine is done ends by itself after its last step; everything else is asked.
             if child is not self.learner or ending.code != EXIT_OK:
                 child.signal(signal.SIGTERM)
             while child.pid is not None and child.ended() is None:
                 if len(self._signals) >= patience:
-                    return Ending(code=_SIGNALLED + self._signals[-1], message="stopped at once")
+                    return Ending(code=SIGNALLED + self._signals[-1], message="stopped at once")
                 if time.monotonic() > begun + limit_s:
                     self._notes.append(f"{child.name} did not end within {limit_s:.0f} s of the stop and was killed")
                     child.signal(signal.SIGKILL)
@@ -301,5 +324,6 @@ def _module(*arguments: str, run: RunDir) -> tuple[str, ...]:
     return (sys.executable, "-m", *arguments, str(run.path), "--parent-pid", str(os.getpid()))
 
 
-def _exit_name(code: int) -> str:
+def exit_name(code: int) -> str:
+    """How a process ended, in words."""
     return f"exit code {code}" if code >= 0 else f"killed by {signal.Signals(-code).name}"

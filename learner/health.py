@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import fmean, median
 
-from learner import metrics as m
+from engine.telemetry import learner_metrics as m
 from learner.metrics import Row
 
 PATIENCE = 3

@@ -17,8 +17,9 @@ import orjson
 
 from engine.rundir import JsonLines, RunDir, read_lines, write_atomic
 from engine.telemetry import MetricsFile
+from engine.telemetry.learner_metrics import STEP
 from learner.checkpoint import Checkpoint
-from learner.metrics import STEP, Row
+from learner.metrics import Row
 
 
 def steps_path(run: RunDir) -> Path:

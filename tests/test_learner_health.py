@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from engine.telemetry import learner_metrics as m
 from learner import health
-from learner import metrics as m
 from learner.health import stop_reason, warnings
 from learner.metrics import token_metrics
 from learner.probe import k3

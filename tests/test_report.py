@@ -196,14 +196,14 @@ def test_gauges_show_rates_and_eta(run):
     assert "1 policy server down" in progress_line(replace(gauges, servers_down=1))
 
 
-def test_plain_progress_is_one_line_per_ten_seconds(run):
+def test_progress_is_one_line_per_ten_seconds(run):
     """And a note, or another stage, at once."""
     out, told = console()
     config = load(run.config).config
-    with Progress(run, config, out, plain=True) as progress:
-        for _ in range(3):
-            progress(Status(phase=Phase.STARTING, waiting_for=("server-0",), notes=()))
-        progress(Status(phase=Phase.STARTING, waiting_for=(), notes=("learner ended",)))
+    progress = Progress(run, config, out)
+    for _ in range(3):
+        progress(Status(phase=Phase.STARTING, waiting_for=("server-0",), notes=()))
+    progress(Status(phase=Phase.STARTING, waiting_for=(), notes=("learner ended",)))
     lines = told.getvalue().splitlines()
     assert lines == [
         "0:00  starting: waiting for server-0",

@@ -41,7 +41,7 @@ def emitted(task):
         config=load("dry").config,
         run_id="r",
         tasks=[task],
-        seams=SimpleNamespace(clock=clock),
+        seams=SimpleNamespace(clock=clock, live=None),
         versions=Versions(slots=2),
         writer=Sink(),
         flush=nothing,

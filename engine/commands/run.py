@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 from rich.console import Console
 
+from engine.background import Background, on_terminal
 from engine.config import Config, load, text_override
 from engine.errors import ConfigError
 from engine.manifest import create, pack_file, reopen
@@ -21,6 +22,7 @@ from engine.supervise import EXIT_CONFIG, EXIT_OK, Ending, Supervisor
 from engine.task import Split
 
 _MEASURED = "about 5 minutes on two cores, as measured for this configuration"
+_STOP = "Ctrl-C once drains and saves, twice stops at once"
 _EXAMPLES = """\b
 synth-engine run                             the tiny model on this machine, in minutes
 synth-engine run --config dry                everything but the models, in seconds
@@ -48,25 +50,32 @@ synth-engine run --config mine.toml --plan   what it would start, and whether it
 @click.option(
     "--dir", "directory", metavar="DIR", help="Where runs live; the same as --set run.dir=DIR.  [default: runs]"
 )
+@click.option("--metrics-port", type=int, metavar="N", help="Prometheus text on 127.0.0.1:N; --set metrics.port=N.")
 @click.option("--resume", is_flag=False, flag_value="", metavar="[RUN]", help="Go on with a run: the latest, or RUN.")
 @click.option("--plan", is_flag=True, help="Show placement, memory, commands and expected staleness; start nothing.")
-@click.option("--plain", is_flag=True, help="One line per ten seconds, even on a terminal.")
+@click.option("--plain", is_flag=True, help="No dashboard: one line per ten seconds, even on a terminal.")
 def command(
     file: str | None,
     overrides: tuple[str, ...],
     name: str | None,
     directory: str | None,
+    metrics_port: int | None,
     resume: str | None,
     **flags: bool,
 ) -> None:
     """Train a policy in mock worlds, end to end.
 
-    Ctrl-C once drains and saves, twice stops at once; either way `synth-engine run --resume` goes on exactly where it
-    was.
+    On a terminal the dashboard is in front, and the run behind it needs no terminal: a closed one does not end it. q
+    asks whether the run goes on (`synth-engine attach` looks again, `synth-engine runs stop` stops it) or is stopped.
 
-    Exit codes: 0 finished, 1 failed, 2 configuration, 130 or 143 stopped by Ctrl-C or SIGTERM.
+    With --plain, or without a terminal, Ctrl-C once drains and saves, twice stops at once. However it was stopped,
+    `synth-engine run --resume` goes on exactly where it was.
+
+    Exit codes: 0 finished, or left running, 1 failed, 2 configuration, 130 or 143 stopped by Ctrl-C or SIGTERM.
     """
     console = wide_console()
+    if metrics_port is not None:
+        overrides = (*overrides, f"metrics.port={metrics_port}")
     if flags["plan"]:
         if resume is not None:
             raise ConfigError("--plan has no effect on a run that exists: `synth-engine show` tells what it is")
@@ -87,9 +96,13 @@ def command(
         with run.locked():
             config = reopen(run, overrides)
             rehearse(config, run.pack)
-    announce(console, run, config, measured=resume is None and file in (None, "tiny") and not overrides)
-    with Progress(run, config, console, plain=flags["plain"] or not console.is_terminal) as progress:
-        ending = Supervisor(run, config, progress).run()
+    front = on_terminal() and not flags["plain"]
+    announce(console, run, config, measured=resume is None and file in (None, "tiny") and not overrides, front=front)
+    progress = Progress(run, config, console)
+    ending = Background(run, progress).run() if front else Supervisor(run, config, progress).run()
+    if ending is None:
+        _detached(console, run)
+        return
     _finish(console, run, ending)
     raise SystemExit(ending.code)
 
@@ -102,8 +115,10 @@ def _plan(console: Console, file: str | None, overrides: tuple[str, ...]) -> Non
     show_plan(console, find_models(config).into(config))
 
 
-def announce(console: Console, run: RunDir, config: Config, *, measured: bool) -> None:
-    """What is about to happen, how long it takes (`measured` if this is the run of README.md) and where it goes."""
+def announce(console: Console, run: RunDir, config: Config, *, measured: bool, front: bool) -> None:
+    """What is about to happen, how long it takes (`measured` if this is the run of README.md) and where it goes.
+
+    `front`: the dashboard will be in front."""
     schedule = config.schedule
     server = {
         "embedded": "embedded CPU server",
@@ -130,7 +145,7 @@ def announce(console: Console, run: RunDir, config: Config, *, measured: bool) -
         "processes": f"{count}{server[config.policy.launch]}, {endpoints}{learner}, engine; logs and all else in "
         f"{run.path}",
         "time": _MEASURED if measured else "unknown until the first steps; then the ETA shows it",
-        "to stop": "Ctrl-C once drains and saves, twice stops at once",
+        "to stop": "q in the dashboard asks: leave it running, or stop" if front else _STOP,
     }
     for key, value in rows.items():
         console.print(f"  [bold]{key:<10}[/] {_escaped(value)}", soft_wrap=True)
@@ -144,6 +159,12 @@ def _measuring(config: Config, splits: Mapping[str, int]) -> str:
     if config.eval.every and (validation := min(config.eval.validation_tasks, splits.get(Split.VALIDATION, 0))):
         parts.append(f"{validation} validation tasks every {config.eval.every} steps")
     return ", ".join(parts) or "nothing"
+
+
+def _detached(console: Console, run: RunDir) -> None:
+    name = shlex.quote(str(run.path))
+    for what, how in (("The run goes on; look at it again with", "attach"), ("Stop it with", "runs stop")):
+        console.print(f"{what}:  synth-engine {how} {name}", markup=False, soft_wrap=True)
 
 
 def _finish(console: Console, run: RunDir, ending: Ending) -> None:

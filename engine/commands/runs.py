@@ -1,23 +1,33 @@
-"""`synth-engine runs`: list runs, remove them, collect what they no longer need."""
+"""`synth-engine runs`: list runs, stop them, remove them, collect what they no longer need."""
 
 from __future__ import annotations
 
+import shlex
 import shutil
+import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import click
+import psutil
 from rich.table import Table
 from rich.text import Text
 
+from engine.background import ask_to_stop, ending_of, lives, supervisor_of
 from engine.config import load
-from engine.errors import SynthError
+from engine.errors import ConfigError, RunError, SynthError
 from engine.manifest import point_latest
 from engine.report.console import wide_console
+from engine.report.progress import Progress
 from engine.rundir import RunDir, find_run, read_json
+from engine.supervise import DRAINING, EXIT_OK, Phase, Status
 
 _BASE = click.option("--dir", "directory", metavar="DIR", default="runs", show_default=True, help="Where runs live.")
+_TICK_S = 0.1
+_STOP_GRACE_S = 30.0
+"""Beyond run.drain_s a stop takes at most 20 s, and a killed child 5 s more."""
 _COLUMNS = ("run", "created", "phase", "steps", "held-out before", "after", "MB")
 
 
@@ -25,7 +35,7 @@ _COLUMNS = ("run", "created", "phase", "steps", "held-out before", "after", "MB"
 @_BASE
 @click.pass_context
 def command(ctx: click.Context, directory: str) -> None:
-    """List runs, remove them, collect garbage; without a subcommand: list."""
+    """List runs, stop or remove them, collect garbage; without a subcommand: list."""
     # `runs --dir DIR gc` and `runs gc --dir DIR` mean the same.
     ctx.default_map = {name: {"directory": directory} for name in command.commands}
     if ctx.invoked_subcommand is None:
@@ -46,6 +56,67 @@ def list_runs(directory: str) -> None:
             reason = f"its files do not say {error}" if isinstance(error, KeyError) else error
             table.add_row(run.path.name, "", Text(f"unreadable: {reason}"))
     wide_console().print(table if table.row_count else f"no runs in {directory}; `synth-engine run` makes one")
+
+
+@command.command()
+@click.argument("name", metavar="[RUN]", required=False)
+@_BASE
+def stop(directory: str, name: str | None) -> None:
+    """Stop RUN, or the one that is live: what is finished is saved, and `run --resume` goes on.
+
+    While it drains, Ctrl-C or the same command once more stops it at once.
+    """
+    run = find_run(name, directory) if name else _the_live_one(directory)
+    supervisor = ask_to_stop(run)
+    if supervisor is None:
+        click.echo(f"{run.path} is not running")
+        return
+    _show_drain(run, supervisor)
+    ending = ending_of(run, supervisor.pid)
+    if ending is None:
+        raise RunError(f"{run.path}: its supervisor was killed while it drained; `run --resume` goes on")
+    if ending.code == EXIT_OK:
+        click.echo(f"{run.path} had reached its end")
+        return
+    click.echo(f"{ending.message}; go on with:  synth-engine run --resume {shlex.quote(str(run.path))}")
+
+
+def _show_drain(run: RunDir, supervisor: psutil.Process) -> None:
+    """Until it ends; Ctrl-C asks it once more. Raises RunError if that takes longer than any drain may."""
+    config = load(run.config).config
+    view, notes = Progress(run, config, wide_console()), [DRAINING]
+    limit_s = config.run.drain_s + _STOP_GRACE_S
+    limit = time.monotonic() + limit_s
+    while time.monotonic() < limit:
+        try:
+            if not lives(supervisor):
+                return
+            view(Status(phase=Phase.DRAINING, waiting_for=(), notes=tuple(notes)))
+            notes.clear()
+            time.sleep(_TICK_S)
+        except KeyboardInterrupt:
+            ask_to_stop(run)
+    raise RunError(f"{run.path} still drains after {limit_s:.0f} s; the same command stops it at once")
+
+
+def _the_live_one(directory: str) -> RunDir:
+    live = live_runs(Path(directory))
+    if len(live) != 1:
+        names = (
+            f"these runs are live: {', '.join(run.path.name for run in live)}; name one" if live else "no run is live"
+        )
+        raise ConfigError(f"{directory}: {names}")
+    return live[0]
+
+
+def live_runs(base: Path) -> list[RunDir]:
+    """The runs below `base` that a supervisor works on now; one whose files cannot be read is none."""
+    live = []
+    for run in all_runs(base):
+        with suppress(SynthError, OSError):
+            if supervisor_of(run) is not None:
+                live.append(run)
+    return live
 
 
 @command.command()

@@ -252,6 +252,17 @@ class StreamSection(Section):
     keep_adapters_every: int = key(10, "Of the old adapters, every n-th is kept (and the best)", ge=1, resumable=True)
 
 
+class MetricsSection(Section):
+    """Where the metrics go, beside the run directory (docs/metrics.md)."""
+
+    writers: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = key(
+        (), "Written while the run works; each is an extra: pip install 'synth-engine[tensorboard]'", resumable=True
+    )
+    port: int = key(
+        0, "Answer with Prometheus text on this port of 127.0.0.1 (0: do not)", ge=0, le=65_535, resumable=True
+    )
+
+
 class Config(Section):
     """The whole configuration."""
 
@@ -267,6 +278,7 @@ class Config(Section):
     scorer: ScorerSection = ScorerSection()
     learner: LearnerSection = LearnerSection()
     stream: StreamSection = StreamSection()
+    metrics: MetricsSection = MetricsSection()
     endpoints: dict[Annotated[str, StringConstraints(pattern=NAME)], EndpointSection] = key(
         {}, "Language models that play users, tools and judges, by name"
     )

@@ -13,7 +13,7 @@ from dataclasses import replace
 import anyio
 
 from engine import errors
-from engine.errors import Deadline, boundary
+from engine.errors import boundary
 from engine.ledger import Ledger
 from engine.policy.actions import Answer, Calls, Malformed, parse
 from engine.seams import Plan, ScoringRecord, Seams, Session, UserSession, returned
@@ -26,12 +26,11 @@ async def run_episode(plan: Plan, seams: Seams, stale: Callable[[int], bool]) ->
     """Play one episode to its end and score it; never raises for what happens inside it.
 
     `stale(version)` says, at each turn boundary, whether the pinned version has fallen too far behind."""
-    deadline = Deadline(plan.id, step_s=plan.limits.turn_s, wall_s=plan.limits.wall_s)
-    live = Ledger(plan=plan, seams=seams, stale=stale, deadline=deadline)
+    live = Ledger(plan=plan, seams=seams, stale=stale)
     live.timed("queued", plan.queued_s)
     stop, outcome, reward, error = StopReason.ANSWER, Outcome.INFRA_ERROR, None, ""
     try:
-        with deadline:
+        with live:
             stop = await _play(live)
             reward = await _score(live, stop)
             outcome = Outcome.AGENT_OK if reward.value >= 1 else Outcome.AGENT_FAIL

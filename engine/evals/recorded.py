@@ -88,6 +88,8 @@ class Evaluations:
     async def _emit(self, tg: TaskGroup) -> None:
         await self.flush()
         await self.writer.write(tg)
+        if self.seams.live is not None:
+            self.seams.live.written(tg)
 
     def _record(self, result: Evaluation) -> None:
         self.rows.append(result.row())

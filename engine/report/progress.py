@@ -1,16 +1,10 @@
-"""Progress while a run works: a live bar on a terminal, one line per ten seconds elsewhere."""
+"""Progress while a run works: one line per ten seconds."""
 
 from __future__ import annotations
 
 import time
-from types import TracebackType
-from typing import Self
 
 from rich.console import Console
-from rich.live import Live
-from rich.progress_bar import ProgressBar
-from rich.table import Table
-from rich.text import Text
 
 from engine.config import Config
 from engine.report.gauges import Gauges, read_gauges
@@ -18,7 +12,6 @@ from engine.rundir import RunDir
 from engine.supervise import Phase, Status
 
 _LINE_S = 10.0
-_LIVE_S = 1.0
 _SAID_CHARACTERS = 100
 _PHASES = {
     "starting": "starting",
@@ -33,53 +26,32 @@ _PHASES = {
 class Progress:
     """The view that the supervisor calls at every tick."""
 
-    def __init__(self, run: RunDir, config: Config, console: Console, *, plain: bool) -> None:
+    def __init__(self, run: RunDir, config: Config, console: Console) -> None:
         self._run, self._config, self._console = run, config, console
-        self._live = None if plain else Live(console=console, refresh_per_second=4, transient=True)
         self._due = 0.0
         self._begun = time.monotonic()
         self._shown = ""
 
-    def __enter__(self) -> Self:
-        if self._live is not None:
-            self._live.start()
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        if self._live is not None:
-            self._live.stop()
-
     def __call__(self, status: Status) -> None:
-        """Show what is due: notes at once, the rest at the view's own pace."""
+        """Show what is due: notes and another stage at once, the rest every ten seconds."""
         for note in status.notes:
             self._console.print(f"  ! {note}", style="yellow", markup=False, highlight=False)
         now = time.monotonic()
         stage = f"{status.phase} {status.waiting_for}"
         if now < self._due and stage == self._shown:
             return
-        self._due, self._shown = now + (_LINE_S if self._live is None else _LIVE_S), stage
+        self._due, self._shown = now + _LINE_S, stage
         if status.phase is Phase.STARTING:
             waiting = ", ".join(status.waiting_for) or "the engine"
             said = f"  | {status.said[:_SAID_CHARACTERS]}" if status.said else ""
-            self._show(Text(f"{_clock(now - self._begun)}  starting: waiting for {waiting}{said}"))
+            self._show(f"{_clock(now - self._begun)}  starting: waiting for {waiting}{said}")
             return
         gauges = read_gauges(self._run, self._config)
-        if gauges.phase == "done":
-            return
-        line = Text(f"{_clock(gauges.run_s)}  {progress_line(gauges, draining=status.phase is Phase.DRAINING)}")
-        if self._live is not None:
-            under = Table.grid()
-            under.add_row(ProgressBar(total=gauges.steps, completed=gauges.step, width=60))
-            under.add_row(line)
-            self._show(under)
-        else:
-            self._show(line)
+        if gauges.phase != "done":
+            self._show(f"{_clock(gauges.run_s)}  {progress_line(gauges, draining=status.phase is Phase.DRAINING)}")
 
-    def _show(self, content: Text | Table) -> None:
-        if self._live is None:
-            self._console.print(content, highlight=False, soft_wrap=True)
-        else:
-            self._live.update(content)
+    def _show(self, line: str) -> None:
+        self._console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def progress_line(gauges: Gauges, *, draining: bool = False) -> str:

@@ -44,19 +44,21 @@ def task_group(raw: Record, ledgers: Sequence[Tokens | None]) -> TaskGroup:
 def _episode(raw: Record, tokens: Tokens | None) -> Episode:
     parts: Record = {
         "messages": tuple(raw["messages"]),
-        "events": tuple(_event(event) for event in raw["events"]),
+        "events": tuple(event_of(event) for event in raw["events"]),
         "tokens": tokens,
         "stop": StopReason(raw["stop"]),
         "outcome": Outcome(raw["outcome"]),
-        "reward": None if raw["reward"] is None else _reward(raw["reward"]),
+        "reward": None if raw["reward"] is None else reward_of(raw["reward"]),
         "timings": tuple(TurnTiming(**timing) for timing in raw["timings"]),
     }
     return Episode(**(raw | parts))
 
 
-def _event(raw: Record) -> Event:
+def event_of(raw: Record) -> Event:
+    """An event; raises like `task_group`."""
     return Event(**(raw | {"kind": EventKind(raw["kind"]), "revealed": tuple(raw["revealed"])}))
 
 
-def _reward(raw: Record) -> Reward:
+def reward_of(raw: Record) -> Reward:
+    """A reward; raises like `task_group`."""
     return Reward(**(raw | {"items": tuple(Verdict(**item) for item in raw["items"])}))

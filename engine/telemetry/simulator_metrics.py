@@ -2,7 +2,7 @@
 
 Counts since the start of the process, like those of engine.telemetry.engine_metrics. Those of an endpoint bear its
 name, `endpoint.sim/requests_count`, those of a part the part's, `judge/replies_count`. A key is declared when a run
-first has it.
+first has it, or asked for with a placeholder as its name (engine.telemetry.names).
 """
 
 from __future__ import annotations
@@ -38,6 +38,8 @@ PART: Mapping[str, str] = {
     "completion_tokens_count": "Sampled tokens of the replies",
     "cost_money": "What these tokens cost, by the endpoint's prices",
 }
+PARTS = ("tool", "user", "judge")
+"""What is played."""
 MAPPING: Mapping[str, str] = {
     "exact": "by an entry for the very call",
     "seeded": "by the task",
@@ -48,27 +50,28 @@ MAPPING: Mapping[str, str] = {
 
 def endpoint_key(name: str, what: str) -> str:
     """The key of a count of ENDPOINT."""
-    return declare(f"endpoint.{name}/{what}", _unit(what), ENDPOINT[what])
+    return declare(f"endpoint.{name}/{what}", _unit(what), ENDPOINT[what], "counter")
 
 
 def fault_key(name: str, kind: str) -> str:
     """The key of an endpoint's requests that failed in one way."""
-    return declare(f"endpoint.{name}/fault_{kind}_count", "1", f"Requests that failed: {FAULTS[kind]}")
+    return declare(f"endpoint.{name}/fault_{kind}_count", "1", f"Requests that failed: {FAULTS[kind]}", "counter")
 
 
 def part_key(part: str, what: str) -> str:
     """The key of a count of PART."""
-    return declare(f"{part}/{what}", _unit(what), PART[what])
+    return declare(f"{part}/{what}", _unit(what), PART[what], "counter")
 
 
 def refused_key(part: str, kind: str) -> str:
     """The key of a part's replies that broke their contract in one way."""
-    return declare(f"{part}/refused_{kind}_count", "1", f"Replies that were refused, and asked for again: {kind}")
+    meaning = f"Replies that were refused, and asked for again: {kind}"
+    return declare(f"{part}/refused_{kind}_count", "1", meaning, "counter")
 
 
 def mapping_key(how: str) -> str:
     """The key of the calls that the mapping answered in one way."""
-    return declare(f"mapping/{how}_count", "1", f"Tool calls answered {MAPPING[how]}")
+    return declare(f"mapping/{how}_count", "1", f"Tool calls answered {MAPPING[how]}", "counter")
 
 
 def _unit(what: str) -> str:

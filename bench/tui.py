@@ -1,0 +1,164 @@
+"""What does looking cost? An engine with 10,000 live episodes, looked at by no, one and two dashboards.
+
+The dashboards are real processes on real terminals (pty, 200 x 50) at 2 pictures a second. Engine, policy server
+(answers in 25 s, as a busy one would) and learner are processes of their own. The arms take turns in one run; the
+engine's loop lag is its own probe's p99 over the minute of the arm, its CPU is the process's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fcntl
+import os
+import pty
+import struct
+import sys
+import tempfile
+import termios
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from statistics import median
+
+import psutil
+
+from bench._processes import prepared, process, serving, simulated_learner
+from bench.report import report
+from engine.models import find_model
+from engine.rundir import RunDir, read_lines
+from engine.telemetry import engine_metrics as keys
+
+GOAL = {
+    "lag_p99_two_viewers_more_ms": "<= 2",
+    "cpu_two_viewers_more_points": "<= 3",
+    "viewer_cpu_percent": "<= 8",
+    "first_frame_s": "<= 0.6",
+}
+_COLUMNS, _LINES = 200, 50
+_ARM_S = 65.0
+"""The probe's p99 is of the last minute."""
+_PATIENCE_S = 300.0
+
+
+class Viewer:
+    """A dashboard on a terminal of its own; what it writes is read and counted."""
+
+    def __init__(self, run: RunDir) -> None:
+        self.written, self.first_frame_s = 0, 0.0
+        self._began_s = time.monotonic()
+        self.pid, self._terminal = pty.fork()
+        if self.pid == 0:
+            os.environ["TERM"] = "xterm-256color"
+            os.execv(sys.executable, [sys.executable, "-m", "tui", str(run.path)])
+        fcntl.ioctl(self._terminal, termios.TIOCSWINSZ, struct.pack("HHHH", _LINES, _COLUMNS, 0, 0))
+        threading.Thread(target=self._read, daemon=True).start()
+
+    def _read(self) -> None:
+        head = b""
+        while True:
+            try:
+                chunk = os.read(self._terminal, 65_536)
+            except OSError:
+                return
+            self.written += len(chunk)
+            if not self.first_frame_s:
+                head += chunk
+                if b"episode" in head:
+                    self.first_frame_s = time.monotonic() - self._began_s
+
+    def close(self) -> None:
+        """End it."""
+        os.kill(self.pid, 9)
+        os.waitpid(self.pid, 0)
+        os.close(self._terminal)
+
+
+@contextmanager
+def viewing(run: RunDir, count: int) -> Iterator[list[Viewer]]:
+    """So many dashboards, up and drawing."""
+    with ExitStack() as stack:
+        viewers = [Viewer(run) for _ in range(count)]
+        for viewer in viewers:
+            stack.callback(viewer.close)
+        time.sleep(3.0)
+        yield viewers
+
+
+def arm(run: RunDir, engine: psutil.Process, count: int, seconds: float) -> dict[str, float]:
+    """One stretch of time with so many dashboards."""
+    with viewing(run, count) as viewers:
+        processes = [psutil.Process(viewer.pid) for viewer in viewers]
+        before, cpu_s, began_s = [_cpu_s(one) for one in processes], _cpu_s(engine), time.monotonic()
+        written = sum(viewer.written for viewer in viewers)
+        time.sleep(seconds)
+        took_s = time.monotonic() - began_s
+        row = list(read_lines(run.metrics))[-1]
+        each = [(_cpu_s(one) - start) / took_s for one, start in zip(processes, before, strict=True)]
+        return {
+            "viewers": count,
+            "live": row[keys.EPISODES_LIVE],
+            "engine lag p99 ms": 1e3 * row[keys.LAG_P99],
+            "engine CPU %": 100 * (_cpu_s(engine) - cpu_s) / took_s,
+            "viewer CPU %": 100 * max(each, default=0.0),
+            "kB/s to the terminal": (sum(v.written for v in viewers) - written) / took_s / 1e3 / max(1, count),
+            "first frame s": max((viewer.first_frame_s for viewer in viewers), default=0.0),
+        }
+
+
+def _cpu_s(process: psutil.Process) -> float:
+    times = process.cpu_times()
+    return float(times.user + times.system)
+
+
+def main(arguments: list[str]) -> None:
+    """Run the bench."""
+    parser = argparse.ArgumentParser(prog="python -m bench tui", description=__doc__)
+    parser.add_argument("--live", type=int, default=10_000)
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--seconds", type=float, default=_ARM_S, help="of one arm")
+    options = parser.parse_args(arguments)
+    rows: list[dict[str, float]] = []
+    server = (
+        "engine.scripted",
+        "server",
+        "--model",
+        str(find_model("tiny").path),
+        "--slots",
+        "64",
+        "--latency-s",
+        "25",
+    )
+    with tempfile.TemporaryDirectory() as folder, serving(*server) as url:
+        run = prepared(Path(folder), url, options.live)
+        with simulated_learner(run), process("engine.run", str(run.path)) as engine:
+            watched = psutil.Process(engine.pid)
+            _wait_until_live(run, options.live)
+            # A single dashboard, for the first frame on a machine that has read its files once.
+            arm(run, watched, 1, 1.0)
+            for _ in range(options.rounds):
+                for count in (0, 1, 2):
+                    rows.append(arm(run, watched, count, options.seconds))
+                    print("  ", {key: round(value, 2) for key, value in rows[-1].items()}, flush=True)
+    table = [
+        {key: median(row[key] for row in rows if row["viewers"] == count) for key in rows[0]} for count in (0, 1, 2)
+    ]
+    none, _, two = table
+    measured = {
+        "lag_p99_two_viewers_more_ms": two["engine lag p99 ms"] - none["engine lag p99 ms"],
+        "cpu_two_viewers_more_points": two["engine CPU %"] - none["engine CPU %"],
+        "viewer_cpu_percent": max(row["viewer CPU %"] for row in table),
+        "first_frame_s": max(row["first frame s"] for row in table),
+    }
+    report("tui", (__doc__ or "").splitlines()[0], table, measured, GOAL)
+
+
+def _wait_until_live(run: RunDir, live: int) -> None:
+    deadline = time.monotonic() + _PATIENCE_S
+    while time.monotonic() < deadline:
+        rows = list(read_lines(run.metrics))
+        if rows and rows[-1][keys.EPISODES_LIVE] >= 0.99 * live:
+            return
+        time.sleep(1.0)
+    raise SystemExit(f"{live} episodes were not live within {_PATIENCE_S:.0f} s")

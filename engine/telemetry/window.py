@@ -1,0 +1,277 @@
+"""Episodes as a table: its rows, a filter, an order, and the window of it that somebody looks at.
+
+The engine answers such questions about what is in flight, the dashboard about what is recorded: the cost is bound by
+the screen, not by the run.
+"""
+
+from __future__ import annotations
+
+import operator
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from heapq import nlargest, nsmallest
+from typing import Any, NamedTuple, Protocol, TypeVar
+
+from engine.errors import ConfigError
+
+PHASES = ("queued", "policy", "tool", "user", "scoring", "done")
+"""What an episode waits for, in the order of a turn."""
+BINS = 20
+"""Of a histogram of rewards from 0 to 1; the last holds 1 itself."""
+MOST_ROWS = 200
+"""Rows of one answer."""
+
+_BEHIND_S = 1e9
+"""More than any run takes."""
+_CONDITION = re.compile(r"([a-z]+)(<=|>=|!=|=|<|>|~)(.+)")
+_COMPARE: dict[str, Callable[[Any, Any], bool]] = {
+    "=": operator.eq,
+    "!=": operator.ne,
+    "<": operator.lt,
+    "<=": operator.le,
+    ">": operator.gt,
+    ">=": operator.ge,
+    "~": lambda value, part: part in value,
+}
+
+
+class Seen(Protocol):
+    """An episode in flight or on record, as far as a row shows it."""
+
+    @property
+    def id(self) -> str: ...  # noqa: D102
+    @property
+    def group_id(self) -> str: ...  # noqa: D102
+    @property
+    def task_id(self) -> str: ...  # noqa: D102
+    @property
+    def phase(self) -> str:
+        """One of PHASES."""
+        ...
+
+    @property
+    def turn(self) -> int:
+        """Turns so far."""
+        ...
+
+    @property
+    def tokens(self) -> int:
+        """Ids in its ledger."""
+        ...
+
+    @property
+    def start_s(self) -> float:
+        """When it began, on the run's clock."""
+        ...
+
+    @property
+    def phase_s(self) -> float:
+        """When its phase began."""
+        ...
+
+    @property
+    def version(self) -> int:
+        """The adapter version that it is pinned to."""
+        ...
+
+    @property
+    def reward(self) -> float | None:
+        """Once it is scored."""
+        ...
+
+    @property
+    def outcome(self) -> str:
+        """Once it has ended, else empty."""
+        ...
+
+
+_Episode = TypeVar("_Episode", bound=Seen)
+
+
+class Row(NamedTuple):
+    """One line of the table."""
+
+    id: str
+    group: str
+    task: str
+    phase: str
+    turn: int
+    tokens: int
+    age_s: float
+    """Seconds since it began; of one that has ended, how long it took."""
+    wait_s: float
+    """Seconds in its phase."""
+    version: int
+    reward: float | None
+    outcome: str
+
+
+def row(seen: Seen, now_s: float) -> Row:
+    """The line of an episode at `now_s` on the run's clock."""
+    end_s = seen.phase_s if seen.phase == "done" else now_s
+    return Row(
+        id=seen.id,
+        group=seen.group_id,
+        task=seen.task_id,
+        phase=seen.phase,
+        turn=seen.turn,
+        tokens=seen.tokens,
+        age_s=max(0.0, end_s - seen.start_s),
+        wait_s=max(0.0, now_s - seen.phase_s),
+        version=seen.version,
+        reward=seen.reward,
+        outcome=seen.outcome,
+    )
+
+
+class _Field(NamedTuple):
+    column: Callable[[Sequence[Seen], float], list[Any]]
+    """Its value in each of these episodes, at a moment on the run's clock."""
+    kind: type[str | float]
+
+
+def _attribute(name: str, kind: type[str | float]) -> _Field:
+    get = operator.attrgetter(name)
+    return _Field(lambda episodes, _: list(map(get, episodes)), kind)
+
+
+def _ages(episodes: Sequence[Seen], now_s: float) -> list[float]:
+    return [(seen.phase_s if seen.phase == "done" else now_s) - seen.start_s for seen in episodes]
+
+
+def _waits(episodes: Sequence[Seen], now_s: float) -> list[float]:
+    return [now_s - seen.phase_s for seen in episodes]
+
+
+FIELDS = {
+    "id": _attribute("id", str),
+    "group": _attribute("group_id", str),
+    "task": _attribute("task_id", str),
+    "phase": _attribute("phase", str),
+    "turn": _attribute("turn", float),
+    "tokens": _attribute("tokens", float),
+    "age": _Field(_ages, float),
+    "wait": _Field(_waits, float),
+    "version": _attribute("version", float),
+    "reward": _attribute("reward", float),
+    "outcome": _attribute("outcome", str),
+}
+"""What a table can be sorted and filtered by."""
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """One `field op value` of a filter."""
+
+    field: str
+    op: str
+    value: str | float
+
+    def kept(self, episodes: Sequence[_Episode], now_s: float) -> list[_Episode]:
+        """Those that meet it; a value that is not there yet meets nothing.
+
+        By columns, not by episodes: ten thousand are asked while the engine waits."""
+        values, compare, wanted = FIELDS[self.field].column(episodes, now_s), _COMPARE[self.op], self.value
+        if FIELDS[self.field].kind is str:
+            values = list(map(str.lower, values))
+        pairs = zip(episodes, values, strict=True)
+        return [seen for seen, value in pairs if value is not None and compare(value, wanted)]
+
+
+def conditions(where: str) -> tuple[Condition, ...]:
+    """The conditions of a filter: words like `phase=tool turn>5 task~retail reward<1`, all of which must hold.
+
+    A word without an operator is a part of the task's name. Raises ConfigError for what cannot be understood."""
+    return tuple(map(_condition, where.lower().split()))
+
+
+def _condition(word: str) -> Condition:
+    found = _CONDITION.fullmatch(word)
+    if found is None:
+        if word.isascii() and not word.replace("-", "").replace("_", "").replace("/", "").isalnum():
+            raise ConfigError(f"filter {word!r}: write FIELD OP VALUE without spaces, like phase=tool or turn>5")
+        return Condition("task", "~", word)
+    name, op, text = found.groups()
+    if name not in FIELDS:
+        raise ConfigError(f"filter {word!r}: there is no field {name}; there are {', '.join(FIELDS)}")
+    if FIELDS[name].kind is str:
+        return Condition(name, op, _phase(text) if name == "phase" else text)
+    if op == "~":
+        raise ConfigError(f"filter {word!r}: ~ looks for a part of a text, and {name} is a number")
+    try:
+        return Condition(name, op, float(text))
+    except ValueError:
+        raise ConfigError(f"filter {word!r}: {name} is a number, and {text!r} is none") from None
+
+
+def _phase(text: str) -> str:
+    """A phase by its name, or by its beginning, as the table shows it."""
+    return next((phase for phase in PHASES if phase.startswith(text)), text)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Window:
+    """Which rows are looked at."""
+
+    where: str = ""
+    sort: str = "age"
+    """One of FIELDS; what an episode has not got yet stands last."""
+    down: bool = True
+    """Largest first."""
+    grouped: bool = False
+    """Members of a group stand together, whatever `sort` says."""
+    top: int = 0
+    rows: int = 60
+
+
+class Selected(NamedTuple):
+    """What a window shows."""
+
+    rows: tuple[Row, ...]
+    total: int
+    """Rows that pass the filter."""
+
+
+def select(episodes: Sequence[Seen], window: Window, now_s: float) -> Selected:
+    """The rows of a window over `episodes`, which are in the order in which they began.
+
+    Raises ConfigError for an unknown field."""
+    if window.sort not in FIELDS:
+        raise ConfigError(f"there is no field {window.sort} to sort by; there are {', '.join(FIELDS)}")
+    found = episodes
+    for condition in conditions(window.where):
+        found = condition.kept(found, now_s)
+    end = window.top + min(window.rows, MOST_ROWS)
+    shown = _order(found, window, now_s, end)[window.top : end]
+    return Selected(tuple(row(found[place], now_s) for place in shown), len(found))
+
+
+def _values(found: Sequence[Seen], window: Window, now_s: float) -> list[Any]:
+    """What they are sorted by. By group and by age, what is in flight stands before what has ended: how old an episode
+    is says nothing against how long another took."""
+    if window.grouped:
+        played = {seen.group_id for seen in found if seen.phase != "done"}
+        return [f"{seen.group_id not in played:d}{seen.id}" for seen in found]
+    absent = float("-inf") if window.down else float("inf")
+    values = FIELDS[window.sort].column(found, now_s)
+    if window.sort == "age":
+        behind = -_BEHIND_S if window.down else _BEHIND_S
+        return [age + behind if seen.phase == "done" else age for seen, age in zip(found, values, strict=True)]
+    return [absent if value is None else value for value in values]
+
+
+def _order(found: Sequence[Seen], window: Window, now_s: float, count: int) -> list[int]:
+    """The places of the first `count` of `found` at least, in order; equal ones in the order in which they began."""
+    down = window.down and not window.grouped
+    values = _values(found, window, now_s)
+    places: Sequence[int] = range(len(values))
+    if 0 < count < len(values) // 8:
+        # To sort all of ten thousand would take three times as long as to find out which are first.
+        if down:
+            edge = nlargest(count, values)[-1]
+            places = [place for place, value in enumerate(values) if value >= edge]
+        else:
+            edge = nsmallest(count, values)[-1]
+            places = [place for place, value in enumerate(values) if value <= edge]
+    return sorted(places, key=values.__getitem__, reverse=down)

@@ -1,0 +1,175 @@
+"""`synth-engine` on a terminal of its own, with a stand-in for the dashboard that ends as the test says."""
+
+import fcntl
+import json
+import os
+import pty
+import select
+import signal
+import struct
+import subprocess
+import sys
+import termios
+import threading
+import time
+from contextlib import contextmanager, suppress
+
+import psutil
+
+from engine.background import ending_of, lives, supervisor_of
+from engine.rundir import write_json
+
+STAND_IN = """
+import json, os, pathlib, signal, sys, time, tty
+# The leash has to end it, not the terminal that the test takes away.
+signal.signal(signal.SIGHUP, signal.SIG_IGN)
+place = pathlib.Path(os.environ["STAND_IN"])
+argv = sys.argv[1:]
+if "--shot" in argv:
+    head = '<svg viewBox="0 0 800 600.4" xmlns="http://www.w3.org/2000/svg">'
+    picture = head + '<rect width="800" height="601" fill="red"/></svg>'
+    pathlib.Path(argv[argv.index("--shot") + 1]).write_text(picture)
+    (place / "shown").write_text(json.dumps(argv))
+    sys.exit(0)
+if "raw" in os.environ["STAND_IN"]:
+    tty.setraw(0)
+(place / "shown.new").write_text(json.dumps(argv))
+(place / "shown.new").rename(place / "shown")
+while not (place / "choice").exists():
+    time.sleep(0.02)
+choice = (place / "choice").read_text()
+if choice == "crash":
+    raise RuntimeError("the picture broke")
+if choice == "killed":
+    os.kill(os.getpid(), signal.SIGKILL)
+sys.exit(int(choice))
+"""
+
+
+class StandIn:
+    """The dashboard that the commands find instead of ours."""
+
+    def __init__(self, place):
+        self.place = place
+        (place / "fake" / "tui").mkdir(parents=True)
+        (place / "fake" / "tui" / "__main__.py").write_text(STAND_IN)
+        self.environment = {
+            **os.environ,
+            "TERM": "xterm-256color",
+            "PYTHONPATH": str(place / "fake"),
+            "STAND_IN": str(place),
+        }
+
+    def choose(self, choice):
+        """End it: an exit code, `crash` or `killed`."""
+        (self.place / "choice.new").write_text(str(choice))
+        (self.place / "choice.new").rename(self.place / "choice")
+
+    def shown(self):
+        """What it was started with, once it was."""
+        path = self.place / "shown"
+        return json.loads(path.read_text()) if path.exists() else None
+
+
+class Terminal:
+    """A command that leads a session on a terminal, as a login shell's does."""
+
+    def __init__(self, stand_in, *arguments):
+        self.master, slave = pty.openpty()
+        fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 200, 0, 0))
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "engine.cli", *map(str, arguments)],
+            stdin=slave,
+            stdout=slave,
+            stderr=slave,
+            cwd=stand_in.place,
+            env=stand_in.environment,
+            start_new_session=True,
+            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # noqa: PLW1509 - one call, no lock
+        )
+        os.close(slave)
+        self.text = ""
+        self._hung_up = False
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self):
+        with suppress(OSError):
+            while not self._hung_up:
+                # A reader that waits in the kernel would keep the terminal open.
+                if select.select([self.master], [], [], 0.05)[0]:
+                    self.text += os.read(self.master, 65_536).decode("utf-8", "replace").replace("\r\n", "\n")
+
+    def press(self, keys):
+        """Type."""
+        os.write(self.master, keys)
+
+    def hang_up(self):
+        """Close the terminal, as a lost ssh does."""
+        if not self._hung_up:
+            self._hung_up = True
+            self._reader.join(5)
+            os.close(self.master)
+
+    def echoes(self):
+        """Whether it shows what is typed, as a shell needs it."""
+        return bool(termios.tcgetattr(self.master)[3] & termios.ECHO)
+
+    def ended(self, timeout_s=60):
+        """The exit code, with everything read."""
+        code = self.process.wait(timeout_s)
+        self._reader.join(5)
+        return code
+
+    def until(self, condition, timeout_s=60):
+        """Until it holds; the command must not end before."""
+        limit = time.monotonic() + timeout_s
+        while not condition():
+            assert self.process.poll() is None, self.text
+            assert time.monotonic() < limit, self.text
+            time.sleep(0.02)
+
+
+@contextmanager
+def terminal(stand_in, *arguments):
+    """A command on a terminal; neither outlives the block."""
+    front = Terminal(stand_in, *arguments)
+    try:
+        yield front
+    finally:
+        front.process.kill()
+        front.process.wait()
+        front.hang_up()
+
+
+def end(run):
+    """A test that failed leaves nothing running: the second signal ends everything at once."""
+    for _ in range(2):
+        if run.processes.exists() and (supervisor := supervisor_of(run)) is not None:
+            supervisor.terminate()
+            time.sleep(0.3)
+
+
+@contextmanager
+def live(run, *, started=0.0):
+    """A process that stands in for the supervisor of `run`; `started` falsifies its recorded start by so much."""
+    with subprocess.Popen(["sleep", "60"]) as process:
+        begun = psutil.Process(process.pid).create_time() + started
+        write_json(
+            run.processes,
+            {"supervisor": process.pid, "supervisor_started": begun, "ending": None, "processes": []},
+        )
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def stopped(run, pid):
+    """Whether the run's supervisor `pid` has ended on SIGTERM, with its children."""
+    ending = ending_of(run, pid)
+    return ending is not None and ending.code == 128 + signal.SIGTERM and not _lives(pid)
+
+
+def _lives(pid):
+    return psutil.pid_exists(pid) and lives(psutil.Process(pid))

@@ -1,0 +1,59 @@
+"""Figures that screens show, computed from the rows of a snapshot."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+
+from engine.telemetry import engine_metrics as keys
+from tui.snapshot import Snapshot
+
+Rows = Sequence[Mapping[str, float]]
+Points = list[tuple[float, float]]
+
+_WINDOW_S = 15.0
+"""Rates are taken over this much of the run's clock."""
+_STALENESS = "learner/staleness_"
+
+
+def latest(snapshot: Snapshot) -> Mapping[str, float]:
+    """The newest row of the engine, empty before the first."""
+    return snapshot.engine[-1] if snapshot.engine else {}
+
+
+def rate(rows: Rows, key: str) -> float:
+    """Growth of a count per second, over the last 15 s."""
+    if len(rows) < 2:
+        return 0.0
+    last = rows[-1]
+    first = next((row for row in rows if row[keys.RUN_S] >= last[keys.RUN_S] - _WINDOW_S), last)
+    return _slope(first, last, key)
+
+
+def rates(rows: Rows, key: str) -> Points:
+    """That growth from row to row, by the run's clock."""
+    return [(late[keys.RUN_S], _slope(early, late, key)) for early, late in pairwise(rows)]
+
+
+def _slope(early: Mapping[str, float], late: Mapping[str, float], key: str) -> float:
+    seconds = late[keys.RUN_S] - early[keys.RUN_S]
+    # A restarted engine counts from zero again.
+    return max(0.0, late.get(key, 0.0) - early.get(key, 0.0)) / seconds if seconds > 0 else 0.0
+
+
+def series(rows: Rows, x: str, y: str) -> Points:
+    """The values of one key over another, where both are there."""
+    return [(row[x], row[y]) for row in rows if x in row and y in row]
+
+
+def staleness(row: Mapping[str, float]) -> dict[int, float]:
+    """Share of a step's trained tokens by how many versions ago they were sampled."""
+    tokens = {
+        int(number): value
+        for key, value in row.items()
+        if key.startswith(_STALENESS)
+        and key.endswith("_tokens")
+        and (number := key.removeprefix(_STALENESS).removesuffix("_tokens")).isdigit()
+    }
+    whole = sum(tokens.values())
+    return {number: value / whole for number, value in sorted(tokens.items())} if whole else {}

@@ -1,0 +1,1 @@
+"""The screens: rollouts, learner, engine, log, episode, group, and the list of runs."""
