@@ -30,7 +30,7 @@ lint: $(STAMP)
 	$(BIN)/lint-imports
 
 bench: $(STAMP)          ## every bench, one table each; results in bench/results; fails after the last if any failed
-	failed=""; for name in stream embedded core endpoints swap sglang learner_kills learner_gpu tiny simulators; do \
+	failed=""; for name in stream embedded core endpoints swap sglang learner_kills learner_gpu tiny simulators tui; do \
 	  $(BIN)/python -m bench $$name || failed="$$failed $$name"; done; test -z "$$failed" || { echo "failed:$$failed"; exit 1; }
 
 # pip prefers a wheel that it already has; torch is pinned so that the CPU build is taken where one is offered.

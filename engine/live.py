@@ -10,10 +10,9 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
-from engine.telemetry.window import BINS, PHASES, Seen
+from engine.telemetry.window import BINS, NEWEST_REWARDS, PHASES, Seen, bin_of
 from engine.types import Source, TaskGroup
 
-_REWARDS = 2048
 _WRITTEN = 512
 
 _Entry = TypeVar("_Entry", bound=Seen)
@@ -26,11 +25,11 @@ class LiveEpisodes(Generic[_Entry]):
     phases: dict[str, int] = field(default_factory=lambda: dict.fromkeys(PHASES, 0))
     """How many there are in each phase."""
     rewards: list[int] = field(default_factory=lambda: [0] * BINS)
-    """Histogram of the newest 2,048 rewards of training episodes."""
+    """Histogram of the newest rewards of training episodes."""
     _episodes: dict[str, _Entry] = field(default_factory=dict)
     _written: deque[_Entry] = field(default_factory=deque)
     """Those that stay only until enough newer ones are written."""
-    _recent: deque[int] = field(default_factory=lambda: deque(maxlen=_REWARDS))
+    _recent: deque[int] = field(default_factory=lambda: deque(maxlen=NEWEST_REWARDS))
     """Bins of the newest rewards."""
 
     def __repr__(self) -> str:
@@ -84,8 +83,8 @@ class LiveEpisodes(Generic[_Entry]):
             self.leave(self._written.popleft())
 
     def _count(self, value: float) -> None:
-        if len(self._recent) == _REWARDS:
+        if len(self._recent) == NEWEST_REWARDS:
             self.rewards[self._recent[0]] -= 1
-        place = min(BINS - 1, int(min(max(value, 0.0), 1.0) * BINS))
+        place = bin_of(value)
         self._recent.append(place)
         self.rewards[place] += 1

@@ -173,7 +173,9 @@ async def _http(
 
 
 def _connections(config: Config) -> int:
-    return config.max_live + config.eval.live_slots
+    wanted = config.schedule.live_slots
+    live = config.max_live if wanted == "auto" else min(wanted, config.max_live)
+    return live + config.eval.live_slots
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,8 +6,8 @@
                  │ a process ends too early: again after 1, 2, 4, ... s; over run.max_restarts in ten minutes, or twice
                  │ with the same error: give up
                  │ learner state `failed`, engine exit 2: give up at once with their own sentence
-    SIGTERM or Ctrl-C: drain = SIGTERM to engine, then learner, then servers, all within run.drain_s + 20 s;
-                 a second one: SIGKILL
+    SIGTERM or Ctrl-C: drain = SIGTERM to engine, then learner, then servers, all within run.drain_s + 20 s, then what
+                 takes the metrics elsewhere, within 15 s more; a second one: SIGKILL
 
 The supervisor holds no episode state; when it dies, every child notices (`--parent-pid`), drains and exits.
 """
@@ -196,12 +196,21 @@ class Supervisor:
             if code == EXIT_CONFIG:
                 return Ending(code=EXIT_CONFIG, message=child.last_words("the learner cannot use this configuration"))
         self._ready.discard(child.name)
-        ending = self._restart(child, code)
-        if ending is not None and child in self.metrics:
-            # The run is worth more than its curves elsewhere, and those can be made afterwards.
-            self._notes.append(f"{ending.message}\nThe run goes on; later: synth-engine metrics export")
+        if child in self.metrics:
+            self._after_metrics(child, code)
             return None
-        return ending
+        return self._restart(child, code)
+
+    def _after_metrics(self, child: Child, code: int) -> None:
+        """The run is worth more than its curves elsewhere, and those can be made from outside it too."""
+        if code == EXIT_CONFIG:
+            problem = child.last_words("the metrics do not go elsewhere")
+        elif (given_up := self._restart(child, code)) is not None:
+            problem = given_up.message
+        else:
+            return
+        again = "`synth-engine metrics serve` and `synth-engine metrics export` do the same from another terminal"
+        self._notes.append(f"{problem}\nThe run goes on; {again}")
 
     def _restart(self, child: Child, code: int) -> Ending | None:
         """Start it again with back-off, unless that has been tried often enough, or ends as it did before."""

@@ -2,6 +2,7 @@
 
 import hashlib
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 
 import anyio
@@ -40,6 +41,13 @@ REQUEST_S, REQUEST_TOKENS = 0.2, 4
 
 def small_pack(path: Path) -> Path:
     """A pack of six training and two held-out tasks of the tiny family."""
+    path.write_bytes(_small_pack())
+    return path
+
+
+@cache
+def _small_pack() -> bytes:
+    """Read from all of them, which takes more than a second."""
     whole = load_pack(ASSETS / "packs" / "tiny.jsonl.zst")
     train = [task for task in whole.tasks if task.split == "train"][: GROUPS_PER_STEP * STEPS]
     heldout = [task for task in whole.tasks if task.split == "heldout"][:2]
@@ -48,8 +56,7 @@ def small_pack(path: Path) -> Path:
         tools = [{**tool.function, "outputs": tool.outputs, "effect": tool.effect} for tool in task.tools]
         plain = orjson.loads(orjson.dumps(task)) | {"tools": tools}
         lines.append(orjson.dumps({key: value for key, value in plain.items() if value is not None}))
-    path.write_bytes(b"\n".join(lines) + b"\n")
-    return path
+    return b"\n".join(lines) + b"\n"
 
 
 @dataclass

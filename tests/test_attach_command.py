@@ -15,6 +15,7 @@ from engine.config import load
 from engine.errors import ConfigError, RunError
 from engine.manifest import create
 from engine.rundir import RunDir
+from tests.recorded_runs import small_pack
 from tests.terminals import StandIn, live, terminal
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -30,8 +31,9 @@ def stand_in(tmp_path):
 def made(tmp_path_factory):
     """Two run directories; the second is the latest."""
     base = tmp_path_factory.mktemp("made") / "runs"
+    pack = small_pack(base.parent / "small.jsonl")
     for name in ("one", "two"):
-        create(load("dry", [f"run.dir={base}", f"run.name={name}"]).config)
+        create(load("dry", [f"run.dir={base}", f"run.name={name}", f"tasks.pack={pack}"]).config)
     return base
 
 

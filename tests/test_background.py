@@ -18,14 +18,17 @@ from engine.config import load
 from engine.manifest import create
 from engine.rundir import RunDir, read_json
 from engine.supervise import Ending
+from tests.recorded_runs import small_pack
 from tests.terminals import StandIn, end, live, stopped, terminal
 
-LONG = ("run", "--config", "dry", "--set", "run.steps=5000", "--set", "eval.heldout_tasks=0", "--set", "eval.every=0")
+DRY = ("run", "--config", "dry", "--set", "tasks.pack=small.jsonl")
+LONG = (*DRY, "--set", "run.steps=5000", "--set", "eval.heldout_tasks=0", "--set", "eval.every=0")
 
 
 @pytest.fixture
 def stand_in(tmp_path):
-    """A dashboard that ends as it is told."""
+    """A dashboard that ends as it is told, beside the tasks of a run."""
+    small_pack(tmp_path / "small.jsonl")
     return StandIn(tmp_path)
 
 
@@ -40,7 +43,8 @@ def run(tmp_path):
 @pytest.fixture
 def fresh(tmp_path):
     """A run that was made, and not begun."""
-    return create(load("dry", [f"run.dir={tmp_path / 'runs'}"]).config)
+    pack = small_pack(tmp_path / "fresh.jsonl")
+    return create(load("dry", [f"run.dir={tmp_path / 'runs'}", f"tasks.pack={pack}"]).config)
 
 
 def looked_at(stand_in, run, front):
@@ -150,6 +154,7 @@ def test_a_run_that_ended_is_concluded(stand_in, run):
 def test_a_dashboard_that_breaks_costs_nothing(tmp_path, run, end, how):
     """What it said is seen, the terminal is usable, and the run goes on as if it had been left."""
     (tmp_path / "raw").mkdir()
+    small_pack(tmp_path / "raw" / "small.jsonl")
     stand_in = StandIn(tmp_path / "raw")
     with terminal(stand_in, *LONG, "--dir", run.path.parent) as front:
         looked_at(stand_in, run, front)
@@ -263,7 +268,9 @@ def test_without_a_terminal_or_with_plain_nothing_changes(monkeypatch, tmp_path,
     monkeypatch.setattr(run_command, "on_terminal", lambda: has_terminal)
     monkeypatch.setattr(run_command, "Supervisor", Nobody)
     monkeypatch.setattr(run_command, "Background", None)
-    arguments = ["run", "--config", "dry", "--dir", str(tmp_path), *(["--plain"] if plain else [])]
+    monkeypatch.chdir(tmp_path)
+    small_pack(tmp_path / "small.jsonl")
+    arguments = [*DRY, "--dir", str(tmp_path), *(["--plain"] if plain else [])]
     result = CliRunner().invoke(cli, arguments)
     assert result.exit_code == 1, result.output
     assert "to stop    Ctrl-C once drains and saves" in result.output

@@ -81,20 +81,31 @@ def run(tmp_path):
     return run
 
 
-def supervisor(monkeypatch, run, *, server=SERVER, learner=LEARNER, engine=ENGINE, on_tick=lambda _: None, sets=()):
+def supervisor(
+    monkeypatch,
+    run,
+    *,
+    server=SERVER,
+    learner=LEARNER,
+    engine=ENGINE,
+    metrics="",
+    on_tick=lambda _: None,
+    sets=(),
+):
     """A supervisor whose children are these scripts; two restarts, unless `sets` says otherwise."""
 
-    def commands(_, __, addresses):
-        def command(name, script, port=0):
-            path = run.path / f"{name}.py"
-            path.write_text(PRELUDE + textwrap.dedent(script))
-            argv = (sys.executable, "-S", str(path), str(run.path), str(port))
-            return Command(name=name, argv=argv, log=run.path / f"{name}.log", environment=child_environment())
+    def command(name, script, port=0):
+        path = run.path / f"{name}.py"
+        path.write_text(PRELUDE + textwrap.dedent(script))
+        argv = (sys.executable, "-S", str(path), str(run.path), str(port))
+        return Command(name=name, argv=argv, log=run.path / f"{name}.log", environment=child_environment())
 
+    def commands(_, __, addresses):
         servers = [command(f"server-{index}", server, address.port) for index, address in enumerate(addresses)]
         return servers, command("learner", learner), command("engine", engine)
 
     monkeypatch.setattr(supervise, "commands", commands)
+    monkeypatch.setattr(supervise, "metrics_command", lambda *_: command("metrics", metrics) if metrics else None)
     config = load(None, ["run.max_restarts=2", "run.drain_s=1", *sets]).config
     return Supervisor(run, config, on_tick)
 

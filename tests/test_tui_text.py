@@ -15,7 +15,7 @@ from rich.color import Color
 from rich.style import Style
 
 from engine.telemetry.window import PHASES as WAITS
-from tui.text import clock, count, cut, duration, paragraphs, plain, visible
+from tui.text import clock, count, cut, duration, plain, visible, wrapped
 from tui.theme import PHASES, logprob_style, reward_style
 
 NASTY = st.text(
@@ -81,13 +81,13 @@ def test_ten_megabytes_cost_what_is_shown(unit: str) -> None:
     best = 1.0
     for _ in range(5):
         start = time.process_time()
-        shown, line, lines = plain(text), cut(text, 80), paragraphs(text, 80, limit_lines=5)
+        shown, line, (_, spans, rest) = plain(text), cut(text, 80), wrapped(text, 80, 5)
         best = min(best, time.process_time() - start)
     assert best < 0.02, "5 ms on an idle machine"
     assert shown.endswith(f"… (+{len(text) - 4_000:,})")
     assert cell_len(line) == 80
-    assert len(lines) == 5
-    assert lines[-1].startswith("… (+9,9")
+    assert len(spans) == 5
+    assert rest > 0.9 * len(text)
 
 
 @given(NASTY, st.integers(0, 40), st.booleans())
@@ -109,10 +109,17 @@ def test_a_cut_says_that_it_is_one() -> None:
     assert cut(12, 4) == "12  "
 
 
+def lines_of(text: str, width: int) -> list[str]:
+    """All of it, wrapped."""
+    shown, spans, rest = wrapped(text, width, 400)
+    assert not rest
+    return [shown[start:end] for start, end in spans]
+
+
 @given(NASTY, st.integers(1, 30))
 def test_lines_fit_and_nothing_is_lost(text: str, width: int) -> None:
     """Each is as wide as allowed at most; only spaces go, where a line breaks."""
-    lines = paragraphs(text, width)
+    lines = lines_of(text, width)
     assert all(cell_len(line) <= width for line in lines)
     if width > 1:
         assert "".join(lines).replace(" ", "") == visible(text).replace("\n", "").replace(" ", "")
@@ -121,25 +128,24 @@ def test_lines_fit_and_nothing_is_lost(text: str, width: int) -> None:
 @given(st.text("ab é", max_size=60), st.integers(2, 12))
 def test_both_ways_of_wrapping_agree(text: str, width: int) -> None:
     """Text of narrow characters wraps the same beside a wide one, which takes the slower way."""
-    assert paragraphs(text + "\n界", width)[:-1] == paragraphs(text + "\n", width)
+    assert lines_of(text + "\n界", width)[:-1] == lines_of(text + "\n", width)
 
 
 def test_lines_break_at_spaces_and_keep_what_is_indented() -> None:
     """Words stay whole where they fit; an indent is no place to break."""
-    assert paragraphs("the smaller one, in red", 9) == ["the", "smaller", "one, in", "red"]
-    assert paragraphs("    abcdefgh", 6) == ["    ab", "cdefgh"]
-    assert paragraphs("a\n\nb\n", 9) == ["a", "", "b"]
-    assert paragraphs("界界界 x", 5) == ["界界", "界 x"]
-    assert paragraphs("界", 1) == ["·"]
-    assert paragraphs("", 9) == []
-    assert paragraphs("abc ", 3) == ["abc"]
+    assert lines_of("the smaller one, in red", 9) == ["the", "smaller", "one, in", "red"]
+    assert lines_of("    abcdefgh", 6) == ["    ab", "cdefgh"]
+    assert lines_of("a\n\nb\n", 9) == ["a", "", "b"]
+    assert lines_of("界界界 x", 5) == ["界界", "界 x"]
+    assert lines_of("界", 1) == ["·"]
+    assert lines_of("", 9) == []
+    assert lines_of("abc ", 3) == ["abc"]
 
 
 def test_more_lines_than_allowed_are_counted() -> None:
-    """The last line says how many characters are missing."""
-    assert paragraphs("a\nb\nc\nd", 20, limit_lines=3) == ["a", "b", "… (+3)"]
-    assert paragraphs("a\nb\nc", 20, limit_lines=3) == ["a", "b", "c"]
-    assert paragraphs("a\nb\nc\n", 20, limit_lines=3) == ["a", "b", "c"]
+    """In characters, with the ends of lines."""
+    assert wrapped("a\nb\nc\nd", 20, 3) == ("a\nb\nc\nd", [(0, 1), (2, 3), (4, 5)], 2)
+    assert wrapped("a\nb\nc", 20, 3)[2] == wrapped("a\nb\nc\n", 20, 3)[2] == 0
 
 
 @pytest.mark.parametrize(

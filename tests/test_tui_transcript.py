@@ -53,6 +53,18 @@ async def test_heads_and_wrapped_texts() -> None:
         assert styled == {"item 4892"}
 
 
+async def test_the_scroll_bar_stands_where_the_lines_are() -> None:
+    """Also where the end was followed before there was a scroll bar."""
+    transcript = Transcript()
+    transcript.following = True
+    async with alone(transcript, (60, 12)) as pilot:
+        transcript.show(turns(40, "word"))
+        await pilot.pause()
+        assert transcript.vertical_scrollbar.position == transcript.max_scroll_y > 0
+        await pilot.press("g")
+        assert transcript.vertical_scrollbar.position == 0
+
+
 async def test_folding() -> None:
     """Enter folds the block under the cursor and stays with it; e and x all of them."""
     transcript = Transcript()

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import pytest
 
 from engine.errors import ConfigError
-from engine.telemetry.window import FIELDS, MOST_ROWS, PHASES, Window, row, select
+from engine.telemetry.window import FIELDS, MOST_ROWS, PHASES, Window, bin_of, row, select
 
 NOW_S = 100.0
 
@@ -123,6 +123,11 @@ def test_what_is_no_filter_is_told(where, sentence):
     with pytest.raises(ConfigError) as caught:
         ids(where)
     assert sentence in str(caught.value)
+
+
+def test_bins_of_rewards():
+    """Each begins with its lower bound; the last holds 1 itself, and what is outside counts at the edge."""
+    assert [bin_of(reward) for reward in (-1, 0, 0.049, 0.05, 0.5, 0.999, 1, 7)] == [0, 0, 0, 1, 10, 19, 19, 19]
 
 
 def test_an_unknown_order_is_told():

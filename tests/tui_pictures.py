@@ -9,6 +9,7 @@ from textual.app import App, ComposeResult
 from textual.pilot import Pilot
 from textual.widget import Widget
 
+import tests.pilots  # noqa: F401 - for what it does
 from tui.widgets.lines import Lines
 
 HOSTILE = [

@@ -6,24 +6,23 @@ import asyncio
 import signal
 import time
 from collections.abc import Sequence
-from functools import partial
 from typing import ClassVar
 
 import anyio
 from textual.app import App
-from textual.binding import ActiveBinding, Binding, BindingType
-from textual.command import DiscoveryHit, Hit, Hits, Provider
+from textual.binding import Binding, BindingType
 
 from engine.errors import ConfigError
 from tui.dialogs import Ask, Choice, Leaving
 from tui.messages import Cancel, Open
+from tui.palette import Keys
 from tui.screens.engine import EngineView
 from tui.screens.episode import EpisodeView
 from tui.screens.learner import LearnerView
 from tui.screens.log import LogView
 from tui.screens.rollouts import RolloutsView
+from tui.scrub import scrub_line
 from tui.snapshot import Replay, Snapshot, Source
-from tui.text import clock
 from tui.view import View
 
 EXIT_LEFT, EXIT_ERROR, EXIT_DETACH, EXIT_STOP = 0, 1, 10, 11
@@ -38,31 +37,7 @@ _IN_A_ROW, _MOST_HALVINGS = 6, 3
 """Pictures that cost too much, or little, until the rate follows; the first of a screen always costs more."""
 _SPEEDS = (0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0)
 """Of a replay."""
-_SCRUB_CELLS = 40
 VIEWS = ("rollouts", "learner", "engine", "log")
-
-
-class Keys(Provider):
-    """Every key of the screen in front as a command of the palette."""
-
-    async def discover(self) -> Hits:
-        """All of them."""
-        for words, active in self._known():
-            yield DiscoveryHit(words, partial(self._run, active))
-
-    async def search(self, query: str) -> Hits:
-        """Those whose words match."""
-        matcher = self.matcher(query)
-        for words, active in self._known():
-            if (score := matcher.match(words)) > 0:
-                yield Hit(score, matcher.highlight(words), partial(self._run, active))
-
-    def _known(self) -> list[tuple[str, ActiveBinding]]:
-        bindings = self.screen.active_bindings.values()
-        return [(f"{one.binding.description}  ({one.binding.key})", one) for one in bindings if one.binding.description]
-
-    async def _run(self, active: ActiveBinding) -> None:
-        await self.app.run_action(active.binding.action, default_namespace=active.node)
 
 
 class Dashboard(App[int]):
@@ -74,6 +49,7 @@ class Dashboard(App[int]):
     CSS_PATH = "dashboard.tcss"
     COMMANDS: ClassVar = App.COMMANDS | {Keys}
     ENABLE_COMMAND_PALETTE = True
+    NOTIFICATION_TIMEOUT = 2.5
     BINDINGS: ClassVar[list[BindingType]] = [
         *(Binding(str(n), f"view('{name}')", name.capitalize(), show=False) for n, name in enumerate(VIEWS, 1)),
         Binding("space", "freeze", "Freeze"),
@@ -83,6 +59,7 @@ class Dashboard(App[int]):
         Binding("full_stop", "step(1)", "Replay: on 1 s", show=False),
         Binding("less_than_sign", "step(-10)", "Replay: back 10 s", show=False),
         Binding("greater_than_sign", "step(10)", "Replay: on 10 s", show=False),
+        Binding("m", "maximize", "Maximize", show=False),
         Binding("question_mark", "keys", "Keys", key_display="?"),
         Binding("ctrl+x", "stop_run", "Stop the run", show=False),
         Binding("q", "leave", "Leave"),
@@ -100,7 +77,7 @@ class Dashboard(App[int]):
         self._pace = 1.0
         self._speed = (self._replay and self._replay.speed) or 1.0
         self._busy, self._dear = 0, 0
-        self._soon = anyio.Event()
+        self._soon, self._asked = anyio.Event(), False
         self._complaint = ""
 
     def on_mount(self) -> None:
@@ -119,10 +96,11 @@ class Dashboard(App[int]):
         while True:
             # Of this thread: files are read in others.
             began_s, cpu_s = time.monotonic(), time.thread_time()
-            if not self._frozen:
+            # Before the look: what is asked meanwhile is looked at next.
+            asked, self._asked, self._soon = self._asked, False, anyio.Event()
+            if asked or not self._frozen:
                 await self.look()
             period_s = 1.0 / self._hz()
-            self._soon = anyio.Event()
             with anyio.move_on_after(max(0.02, began_s + period_s - time.monotonic())):
                 await self._soon.wait()
             self._slow_down((time.thread_time() - cpu_s) / max(1e-3, time.monotonic() - began_s))
@@ -150,9 +128,9 @@ class Dashboard(App[int]):
             self._complaint,
             self._snapshot.note,
             "frozen: space goes on" if self._frozen else "",
-            f"drawing takes its time here: {self._hz():.1g} pictures a second" if self._busy else "",
         )
-        view.show(self._snapshot, tuple(filter(None, notes)))
+        slowed = f"slowed to {self._hz():.2g} pictures a second" if self._busy else ""
+        view.show(self._snapshot, tuple(filter(None, notes)), slowed)
 
     def _view(self) -> View | None:
         """The screen in front, below any dialog."""
@@ -172,7 +150,8 @@ class Dashboard(App[int]):
             self._busy, self._dear = self._busy - 1, 0
 
     def on_changed(self) -> None:
-        """A screen asks for another window: look at once."""
+        """A screen asks for something else: look at once, and once if the picture is frozen."""
+        self._asked = True
         self._soon.set()
 
     def on_app_blur(self) -> None:
@@ -198,7 +177,6 @@ class Dashboard(App[int]):
     async def on_open(self, message: Open) -> None:
         """Show an episode."""
         await self.push_screen(EpisodeView(message.id, message.window))
-        self._soon.set()
 
     def action_freeze(self) -> None:
         """Hold the picture; a replay holds its clock."""
@@ -224,6 +202,13 @@ class Dashboard(App[int]):
             self._replay.seek(self._snapshot.clock_s + seconds)
             self._soon.set()
 
+    def action_maximize(self) -> None:
+        """Let the pane that has the keys fill the screen, or not any more."""
+        if self.screen.maximized is not None:
+            self.screen.minimize()
+        elif self.screen.focused is not None:
+            self.screen.maximize(self.screen.focused)
+
     def action_keys(self) -> None:
         """Show or hide the keys."""
         if self.screen.query("HelpPanel"):
@@ -241,6 +226,10 @@ class Dashboard(App[int]):
             self.push_screen(Leaving(), self._left)
         else:
             self.exit(EXIT_LEFT)
+
+    async def action_quit(self) -> None:
+        """What Textual calls leaving, by Ctrl-Q and in the palette."""
+        self.action_leave()
 
     def _left(self, choice: str | None) -> None:
         if choice is not None:
@@ -281,13 +270,3 @@ def _beside(choices: Sequence[float], now: float, by: int) -> float:
     """The choice that lies `by` places beside the one nearest to `now`."""
     place = min(range(len(choices)), key=lambda index: abs(choices[index] - now))
     return choices[min(max(place + by, 0), len(choices) - 1)]
-
-
-def scrub_line(snapshot: Snapshot, speed: float) -> str:
-    """Where a replay is between its first and last moment, and how fast it goes."""
-    first, last = snapshot.span_s
-    done = (snapshot.clock_s - first) / (last - first) if last > first else 0.0
-    cells = round(min(max(done, 0.0), 1.0) * _SCRUB_CELLS)
-    bar = "━" * cells + "●" + "─" * (_SCRUB_CELLS - cells)
-    pace = f"x {speed:g}" if speed else "held: space goes on"
-    return f"{clock(snapshot.clock_s)} {bar} {clock(last)}  {pace}   , . 1 s   < > 10 s   + - speed"

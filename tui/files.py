@@ -110,11 +110,6 @@ class RunFiles:
         except (RunError, OSError) as error:
             self._problems.append(str(error))
 
-    @property
-    def ended(self) -> bool:
-        """Whether the engine said that all is done."""
-        return self._phase.get("phase") == "done"
-
     def now(self) -> Told:
         """Everything that is written."""
         engine = self._engine.until(math.inf)

@@ -18,7 +18,12 @@ _STALENESS = "learner/staleness_"
 
 def latest(snapshot: Snapshot) -> Mapping[str, float]:
     """The newest row of the engine, empty before the first."""
-    return snapshot.engine[-1] if snapshot.engine else {}
+    return finite(snapshot.engine[-1]) if snapshot.engine else {}
+
+
+def finite(row: Mapping[str, float | None]) -> Mapping[str, float]:
+    """Without the values that are no numbers: JSON has null for them."""
+    return {key: value for key, value in row.items() if value is not None}
 
 
 def rate(rows: Rows, key: str) -> float:
@@ -50,7 +55,7 @@ def staleness(row: Mapping[str, float]) -> dict[int, float]:
     """Share of a step's trained tokens by how many versions ago they were sampled."""
     tokens = {
         int(number): value
-        for key, value in row.items()
+        for key, value in finite(row).items()
         if key.startswith(_STALENESS)
         and key.endswith("_tokens")
         and (number := key.removeprefix(_STALENESS).removesuffix("_tokens")).isdigit()

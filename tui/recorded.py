@@ -22,12 +22,11 @@ from typing import NamedTuple
 from engine.rundir import RunDir
 from engine.stream.frame import StreamError, decode_payload
 from engine.stream.segment import Segment, segment_numbers
-from engine.telemetry.window import BINS, PHASES, Seen
+from engine.telemetry.window import BINS, NEWEST_REWARDS, PHASES, Seen, bin_of
 from engine.types import Episode, TaskGroup
 from tui.conversations import ids_until
 
 MOST_EPISODES = 200_000
-_NEWEST_REWARDS = 2_048
 _CODES = {phase: code for code, phase in enumerate(PHASES)}
 _POLICY = _CODES["policy"]
 
@@ -251,9 +250,9 @@ class Records:
         """Counts over what `at` gave, and the histogram of the rewards that were newest then."""
         counted, bins = Counter(map(attrgetter("phase"), seen)), [0] * BINS
         end = bisect_right(self._ends, moment_s)
-        for entry in self._scored[max(0, end - _NEWEST_REWARDS) : end]:
+        for entry in self._scored[max(0, end - NEWEST_REWARDS) : end]:
             assert entry.reward is not None
-            bins[max(0, min(BINS - 1, int(entry.reward * BINS)))] += 1
+            bins[bin_of(entry.reward)] += 1
         return Totals({phase: counted[phase] for phase in PHASES}, tuple(bins))
 
     def entry(self, episode_id: str) -> Entry | None:

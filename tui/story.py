@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import orjson
 
@@ -55,7 +56,7 @@ def _opening(talk: Conversation) -> Iterator[Block]:
 
 def _turns(talk: Conversation) -> Iterator[_Turn]:
     starts = [number for number, message in enumerate(talk.messages) if message["role"] == "assistant"]
-    for turn, (first, end) in enumerate(zip(starts, [*starts[1:], len(talk.messages)], strict=True)):
+    for turn, (first, end) in enumerate(pairwise((*starts, len(talk.messages)))):
         timings: dict[str, deque[TurnTiming]] = {}
         for timing in talk.timings:
             if timing.turn == turn:
@@ -121,11 +122,12 @@ def _now(talk: Conversation) -> Iterator[Block]:
 def verdict_lines(talk: Conversation) -> list[tuple[str, str, str]]:
     """Rubric items as (mark, style, text): what was kept or met and what was not; before the reward, what is asked."""
     if talk.reward is None:
-        return [("·", "", f"{part} {plain(text)}") for (part, _), text in talk.rubric.items()]
+        return [("·", "", f"{part} {plain(text or item)}") for (part, item), text in talk.rubric.items()]
     lines = []
     for verdict in talk.reward.items:
         good = verdict.met != (verdict.part == "forbidden")
-        text = plain(talk.rubric.get((verdict.part, verdict.id), verdict.id))
+        # A check that a program makes may have no words.
+        text = plain(talk.rubric.get((verdict.part, verdict.id)) or verdict.id)
         where = f" (event {verdict.evidence})" if verdict.evidence is not None else ""
         judged = " judge" if verdict.by == "judge" else ""
         lines.append(
@@ -145,10 +147,13 @@ def actions(talk: Conversation) -> list[str]:
 
 
 def divergence(talks: Sequence[Conversation]) -> int | None:
-    """The first turn in which not all of them did the same; None while they agree."""
-    told = [_signatures(talk) for talk in talks]
-    for turn in range(max(map(len, told), default=0)):
-        if len({mine[turn] if turn < len(mine) else "" for mine in told}) > 1:
+    """The first turn in which not all of them did the same; None while they agree.
+
+    One in flight does not part from the others by what it has not done yet."""
+    told = [(_signatures(talk), bool(talk.stop)) for talk in talks]
+    for turn in range(max((len(mine) for mine, _ in told), default=0)):
+        done = {mine[turn] if turn < len(mine) else "" for mine, ended in told if ended or turn < len(mine)}
+        if len(done) > 1:
             return turn
     return None
 
@@ -157,7 +162,9 @@ def _signatures(talk: Conversation) -> list[str]:
     """Actions with their arguments: the same tool called otherwise is another action."""
     signatures = [""] * len(actions(talk))
     for event in talk.events:
-        if event.turn < len(signatures):
-            words = _arguments(event) if event.kind is EventKind.CALLED else ""
-            signatures[event.turn] += f"{event.kind} {event.tool} {words};"
+        words = _arguments(event) if event.kind is EventKind.CALLED else ""
+        signatures[event.turn] += f"{event.kind} {event.tool} {words};"
+    while signatures and not (talk.stop or signatures[-1]):
+        # What it does now is told when it is done.
+        signatures.pop()
     return signatures

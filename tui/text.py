@@ -46,17 +46,6 @@ def plain(text: object, limit: int = 4_000) -> str:
     return f"{shown}… (+{len(whole) - limit:,})" if len(whole) > limit else shown
 
 
-def paragraphs(text: object, width: int, limit_lines: int = 400) -> list[str]:
-    """`text` made visible, in lines of at most `width` cells; what does not fit is counted in the last."""
-    whole = _string(text)
-    width = max(1, width)
-    shown, spans, rest = wrapped(whole, width, limit_lines)
-    lines = [shown[start:end] for start, end in spans]
-    if rest:
-        lines[-1] = cut(f"… (+{rest + len(lines[-1]):,})", width).rstrip()
-    return lines
-
-
 def wrapped(text: str, width: int, most_lines: int) -> tuple[str, list[tuple[int, int]], int]:
     """The visible text, where each of its lines of at most `width` cells begins and ends, and the characters left over.
 

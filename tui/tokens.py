@@ -6,14 +6,18 @@ from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 
-from rich.text import Text
+from rich.text import Span, Text
 from tokenizers import Tokenizer
 from tokenizers.decoders import DecodeStream
 
 from tui.snapshot import Conversation
-from tui.text import plain
+from tui.text import visible
 from tui.theme import logprob_style
 from tui.widgets.transcript import Block
+
+_MOST_SILENT = 16
+"""Tokens without a text in a row: no character takes as many, and each looks at all before it."""
+_NO_TEXT = "\N{REPLACEMENT CHARACTER}"
 
 
 class Pieces:
@@ -22,16 +26,24 @@ class Pieces:
     def __init__(self, tokenizer: Path) -> None:
         self._tokenizer = Tokenizer.from_file(str(tokenizer))
         self._episode = ""
-        self._stream = DecodeStream(skip_special_tokens=False)
         self._texts: list[str] = []
+        self._begin()
+
+    def _begin(self) -> None:
+        self._stream, self._silent = DecodeStream(skip_special_tokens=False), 0
 
     def of(self, talk: Conversation) -> Sequence[str]:
         """One text per id; a token in the middle of a character has none."""
         if talk.row.id != self._episode or len(talk.ids) < len(self._texts):
             self._episode, self._texts = talk.row.id, []
-            self._stream = DecodeStream(skip_special_tokens=False)
+            self._begin()
         for number in talk.ids[len(self._texts) :]:
-            self._texts.append(self._stream.step(self._tokenizer, int(number)) or "")
+            text = self._stream.step(self._tokenizer, int(number)) or ""
+            self._silent = 0 if text else self._silent + 1
+            if self._silent == _MOST_SILENT:
+                text = _NO_TEXT
+                self._begin()
+            self._texts.append(text)
         return self._texts
 
 
@@ -42,9 +54,7 @@ def token_blocks(talk: Conversation, texts: Sequence[str]) -> list[Block]:
     for number, span in enumerate(talk.spans):
         told.append(_given(texts[end : span.start], f"given{number}"))
         chances = talk.logprobs[sampled : sampled + span.length]
-        text = Text()
-        for piece, chance in zip(texts[span.start : span.start + span.length], chances, strict=False):
-            text.append(_shown(piece), logprob_style(chance))
+        text = _coloured(texts[span.start : span.start + span.length], chances)
         mean = sum(chances) / len(chances) if chances else 0.0
         swapped = "" if version in (None, span.version) else f"   ┆ adapter v{version} → v{span.version}"
         weight = "" if talk.advantage is None else f"   advantage {talk.advantage:+.3f}"
@@ -55,14 +65,19 @@ def token_blocks(talk: Conversation, texts: Sequence[str]) -> list[Block]:
     return [block for block in told if block.text]
 
 
+def _coloured(pieces: Sequence[str], chances: Sequence[float]) -> Text:
+    """Made visible as a whole, which keeps the places: a mark may stand on a letter of the token before."""
+    spans, at = [], 0
+    for piece, chance in zip(pieces, chances, strict=False):
+        if style := logprob_style(chance):
+            spans.append(Span(at, at + len(piece), style))
+        at += len(piece)
+    return Text(visible("".join(pieces)), spans=spans)
+
+
 def _given(texts: Sequence[str], key: str) -> Block:
-    text = Text("".join(map(_shown, texts)), "dim")
+    text = Text(visible("".join(texts)), "dim")
     return Block(who="·", style="dim", head=f"{len(texts)} tokens given, not trained", text=text, key=key, folded=True)
-
-
-def _shown(piece: str) -> str:
-    """A token's text; line ends stay, whatever could steer a terminal does not."""
-    return "\n".join(plain(line) for line in piece.split("\n"))
 
 
 def mask_line(talk: Conversation, cells: int) -> str:

@@ -11,6 +11,7 @@ from textual.widget import Widget
 from textual.widgets import Footer
 
 from engine.telemetry import engine_metrics as keys
+from tui.messages import Changed
 from tui.numbers import latest
 from tui.snapshot import Question, Snapshot
 from tui.text import clock, plain
@@ -33,9 +34,9 @@ class Status(Widget):
         super().__init__()
         self._lines = [Text("synth-engine")]
 
-    def show(self, snapshot: Snapshot, notes: tuple[str, ...]) -> None:
+    def show(self, snapshot: Snapshot, notes: tuple[str, ...], aside: str) -> None:
         """Draw this."""
-        lines = [_line(snapshot), *(Text(plain(note), "bold yellow") for note in notes)]
+        lines = [_line(snapshot, aside), *(Text(plain(note), "bold yellow") for note in notes)]
         if lines == self._lines:
             return
         grown, self._lines = len(lines) != len(self._lines), lines
@@ -48,7 +49,7 @@ class Status(Widget):
         return text
 
 
-def _line(snapshot: Snapshot) -> Text:
+def _line(snapshot: Snapshot, aside: str) -> Text:
     run, row = snapshot.run, latest(snapshot)
     word, style = _STATES[snapshot.state]
     facts = [
@@ -57,6 +58,7 @@ def _line(snapshot: Snapshot) -> Text:
         snapshot.phase.replace("_", " "),
         f"{plain(run.model)}  v{row.get(keys.ADAPTER_VERSION, 0):.0f}",
         f"loop p99 {1e3 * row[keys.LAG_P99]:.0f} ms" if keys.LAG_P99 in row else "",
+        aside,
     ]
     line = Text(f"{plain(run.id)}   ", "bold")
     line.append(word, style)
@@ -76,8 +78,9 @@ class View(Screen[None]):
         self._composed = False
 
     def on_mount(self) -> None:
-        """Its widgets are there."""
+        """Its widgets are there: what they show is asked for."""
         self._composed = True
+        self.post_message(Changed())
 
     def compose(self) -> ComposeResult:
         """Status, body, keys."""
@@ -97,9 +100,9 @@ class View(Screen[None]):
         """Show a snapshot."""
         raise NotImplementedError
 
-    def show(self, snapshot: Snapshot, notes: tuple[str, ...]) -> None:
-        """Show a snapshot, and sentences on what is wrong."""
+    def show(self, snapshot: Snapshot, notes: tuple[str, ...], aside: str = "") -> None:
+        """Show a snapshot, sentences on what is wrong, and a few words beside the run's facts."""
         # Not before they are there, nor while they are taken away.
         if self._composed and self.query(Status):
-            self.query_one(Status).show(snapshot, notes)
+            self.query_one(Status).show(snapshot, notes, aside)
             self.draw(snapshot)

@@ -94,8 +94,9 @@ def command(
         run = find_run(resume or None, directory or "runs")
         # Under the lock: what a run that is being worked on reads must not change.
         with run.locked():
+            # First: what is refused must not become the run's configuration.
+            rehearse(load(run.config, overrides).config, run.pack)
             config = reopen(run, overrides)
-            rehearse(config, run.pack)
     front = on_terminal() and not flags["plain"]
     announce(console, run, config, measured=resume is None and file in (None, "tiny") and not overrides, front=front)
     progress = Progress(run, config, console)

@@ -26,8 +26,8 @@ from engine.supervise import DRAINING, EXIT_OK, Phase, Status
 
 _BASE = click.option("--dir", "directory", metavar="DIR", default="runs", show_default=True, help="Where runs live.")
 _TICK_S = 0.1
-_STOP_GRACE_S = 30.0
-"""Beyond run.drain_s a stop takes at most 20 s, and a killed child 5 s more."""
+_STOP_GRACE_S = 45.0
+"""Beyond run.drain_s a stop takes at most 35 s, and a killed child 5 s more."""
 _COLUMNS = ("run", "created", "phase", "steps", "held-out before", "after", "MB")
 
 

@@ -38,6 +38,7 @@ def _arguments() -> argparse.Namespace:
         "--pause-on-load-s", type=float, default=0.0, help="what stands still while an adapter is loaded"
     )
     server.add_argument("--abort-on-load", action="store_true", help="abort requests in flight when one is loaded")
+    server.add_argument("--jitter", type=float, default=0.0, help="share of the latency by which replies vary")
     endpoint = commands.add_parser("endpoint", help="a scripted LLM endpoint; prints one JSON line when it is ready")
     endpoint.add_argument("--cassette", type=Path, help="JSON Lines of replies that win over the rules")
     endpoint.add_argument("--strict-cassette", action="store_true", help="refuse a document that has no reply there")
@@ -69,6 +70,7 @@ def _mock_server(arguments: argparse.Namespace) -> web.Application:
         chat=ChatFormat.load(arguments.model),
         faults=faults,
         latency_s=arguments.latency_s,
+        jitter=arguments.jitter,
         slots=arguments.slots,
         seed=arguments.seed,
     )

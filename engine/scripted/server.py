@@ -30,6 +30,8 @@ class MockServer:
     chat: ChatFormat
     faults: Faults = field(default_factory=Faults)
     latency_s: float = 0.05
+    jitter: float = 0.0
+    """Share of `latency_s` by which a reply comes earlier or later."""
     slots: int = 8
     """Adapters it holds at once."""
     seed: int = 0
@@ -78,7 +80,7 @@ class MockServer:
         self.peak = max(self.peak, len(self._flying))
         fault = self.faults.draw()
         try:
-            with anyio.move_on_after(None if fault is Fault.HANG else self.latency_s):
+            with anyio.move_on_after(None if fault is Fault.HANG else self._latency_s(rid)):
                 await aborted.wait()
             if self._resume is not None:
                 await self._resume.wait()
@@ -90,6 +92,10 @@ class MockServer:
         if fault is Fault.TRUNCATE:
             reply["meta_info"]["output_token_logprobs"].pop()
         return json_reply(reply)
+
+    def _latency_s(self, rid: str) -> float:
+        drawn = random.Random(f"{self.seed}:{rid}").uniform(-1.0, 1.0) if self.jitter else 0.0
+        return self.latency_s * (1.0 + self.jitter * drawn)
 
     def _reply(self, body: dict[str, Any], *, aborted: bool) -> dict[str, Any]:
         # Siblings share their prompt at first; the rid, without its attempt, tells their characters apart.

@@ -6,6 +6,7 @@ follows a run over its restarts sees them grow.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -37,7 +38,9 @@ class Sample:
 
 
 class Tail:
-    """Rows of a .jsonl file from where the last look ended; one that was replaced is read from its beginning."""
+    """Rows of a .jsonl file from where the last look ended; one that was replaced is read from its beginning.
+
+    What is damaged ends it: what goes elsewhere is whole. (tui.tails is for a view, which goes on without.)"""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -53,7 +56,7 @@ class Tail:
         except FileNotFoundError:
             return
         with file:
-            status = self._path.stat()
+            status = os.fstat(file.fileno())
             if status.st_ino != self._file_number or status.st_size < self._place:
                 self._file_number, self._place = status.st_ino, 0
             file.seek(self._place)

@@ -19,11 +19,11 @@ PHASES = ("queued", "policy", "tool", "user", "scoring", "done")
 """What an episode waits for, in the order of a turn."""
 BINS = 20
 """Of a histogram of rewards from 0 to 1; the last holds 1 itself."""
+NEWEST_REWARDS = 2_048
+"""How many it counts."""
 MOST_ROWS = 200
 """Rows of one answer."""
 
-_BEHIND_S = 1e9
-"""More than any run takes."""
 _CONDITION = re.compile(r"([a-z]+)(<=|>=|!=|=|<|>|~)(.+)")
 _COMPARE: dict[str, Callable[[Any, Any], bool]] = {
     "=": operator.eq,
@@ -34,6 +34,11 @@ _COMPARE: dict[str, Callable[[Any, Any], bool]] = {
     ">=": operator.ge,
     "~": lambda value, part: part in value,
 }
+
+
+def bin_of(reward: float) -> int:
+    """Its place in such a histogram; what is outside counts at the edge."""
+    return min(BINS - 1, int(min(max(reward, 0.0), 1.0) * BINS))
 
 
 class Seen(Protocol):
@@ -248,21 +253,32 @@ def select(episodes: Sequence[Seen], window: Window, now_s: float) -> Selected:
 
 
 def _values(found: Sequence[Seen], window: Window, now_s: float) -> list[Any]:
-    """What they are sorted by. By group and by age, what is in flight stands before what has ended: how old an episode
-    is says nothing against how long another took."""
+    """What they are sorted by."""
     if window.grouped:
         played = {seen.group_id for seen in found if seen.phase != "done"}
-        return [f"{seen.group_id not in played:d}{seen.id}" for seen in found]
+        # "~" sorts behind every id.
+        return [seen.id if seen.group_id in played else f"~{seen.id}" for seen in found]
     absent = float("-inf") if window.down else float("inf")
     values = FIELDS[window.sort].column(found, now_s)
-    if window.sort == "age":
-        behind = -_BEHIND_S if window.down else _BEHIND_S
-        return [age + behind if seen.phase == "done" else age for seen, age in zip(found, values, strict=True)]
     return [absent if value is None else value for value in values]
+
+
+def _by_age(found: Sequence[Seen], window: Window, now_s: float, count: int) -> list[int]:
+    """What is in flight first: it stands in that order already. Then what has ended, by how long it took."""
+    places = [place for place, seen in enumerate(found) if seen.phase != "done"]
+    if not window.down:
+        places.reverse()
+    if len(places) < count:
+        ended = [place for place, seen in enumerate(found) if seen.phase == "done"]
+        took = dict(zip(ended, FIELDS["age"].column([found[place] for place in ended], now_s), strict=True))
+        places += sorted(ended, key=took.__getitem__, reverse=window.down)
+    return places
 
 
 def _order(found: Sequence[Seen], window: Window, now_s: float, count: int) -> list[int]:
     """The places of the first `count` of `found` at least, in order; equal ones in the order in which they began."""
+    if window.sort == "age" and not window.grouped:
+        return _by_age(found, window, now_s, count)
     down = window.down and not window.grouped
     values = _values(found, window, now_s)
     places: Sequence[int] = range(len(values))

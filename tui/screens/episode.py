@@ -11,7 +11,6 @@ from textual import on
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical
-from textual.widgets import Input
 
 from engine.telemetry.window import Row, Window
 from tui.dialogs import Ask, Choice
@@ -24,6 +23,7 @@ from tui.theme import PHASES, reward_style
 from tui.tokens import Pieces, mask_line, token_blocks
 from tui.view import View
 from tui.widgets.facts import Facts
+from tui.widgets.line import Line
 from tui.widgets.transcript import Block, Transcript
 
 
@@ -61,12 +61,14 @@ class EpisodeView(View):
         """The transcript, and the facts beside it."""
         yield Facts("episode", id="head")
         with Horizontal():
-            yield Transcript(id="transcript")
+            transcript = Transcript(id="transcript")
+            transcript.title = "transcript"
+            yield transcript
             with Vertical(classes="side"):
                 yield Facts("group", id="group")
                 yield Facts("rubric", id="rubric")
                 yield Facts("time", id="time")
-        yield Input(placeholder="find in the transcript; enter again for the next", id="filter")
+        yield Line(placeholder="find in the transcript")
 
     def on_mount(self) -> None:
         """The transcript has the keys, and stays at the end while it grows."""
@@ -110,11 +112,12 @@ class EpisodeView(View):
         self.post_message(Changed())
 
     def action_back(self) -> None:
-        """To the table, or out of the search line."""
-        line = self.query_one(Input)
+        """Out of the search line, then out of the search, then to the table."""
+        line, transcript = self.query_one(Line), self.query_one(Transcript)
         if line.display:
-            line.display = False
-            self.query_one(Transcript).focus()
+            line.close(transcript)
+        elif self._found:
+            self._found = transcript.find("")
         else:
             self.app.pop_screen()
 
@@ -159,16 +162,14 @@ class EpisodeView(View):
 
     def action_find(self) -> None:
         """Write what to look for."""
-        line = self.query_one(Input)
-        line.display = True
-        line.focus()
+        self.query_one(Line).open()
 
-    @on(Input.Submitted)
-    def _find(self, message: Input.Submitted) -> None:
+    @on(Line.Submitted)
+    def _find(self, message: Line.Submitted) -> None:
         self._found = self.query_one(Transcript).find(message.value)
         places = f"{self._found} places; n and p go through them"
         self.notify(places if self._found else f"nowhere: {message.value}", markup=False)
-        self.action_back()
+        self.query_one(Line).close(self.query_one(Transcript))
 
     def action_copy(self) -> None:
         """Ask what to copy."""

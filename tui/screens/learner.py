@@ -9,7 +9,7 @@ from rich.text import Text
 from textual.app import ComposeResult
 from textual.containers import Grid
 
-from tui.numbers import series
+from tui.numbers import finite, series
 from tui.snapshot import Snapshot
 from tui.text import clock, count, duration
 from tui.view import View
@@ -55,7 +55,9 @@ class LearnerView(View):
             for number, title in enumerate(_CHARTS):
                 yield Chart(title, id=f"curve{number}")
         yield Facts("step", id="step")
-        yield Table(_COLUMNS, id="swaps")
+        swaps = Table(_COLUMNS, id="swaps")
+        swaps.title = "adapter swaps"
+        yield swaps
 
     def on_mount(self) -> None:
         """The swaps have the keys."""
@@ -77,8 +79,8 @@ class LearnerView(View):
 
 def _step(rows: Sequence[Mapping[str, Any]]) -> list[Text]:
     if not rows:
-        return [Text("no step is trained yet")]
-    row = rows[-1]
+        return [Text("learner/metrics.jsonl has no row yet; a simulated learner writes none")]
+    row = finite(rows[-1])
     whole = sum(row.get(key, 0.0) for key in _PARTS.values()) or 1.0
     line = Text()
     for name, key in _PARTS.items():
@@ -86,7 +88,6 @@ def _step(rows: Sequence[Mapping[str, Any]]) -> list[Text]:
         line.append(
             f" {name} {duration(seconds)} {seconds / whole:.0%} ", "reverse" if name in ("forward", "backward") else ""
         )
-        line.append("▌")
     trained = (
         f"step {row.get(_STEP, 0):.0f}: {count(row.get('learner/policy_tokens', 0))} tokens of "
         f"{row.get('learner/episodes_count', 0):.0f} episodes, {count(row.get('learner/tokens_per_s', 0))} tokens/s, "
@@ -102,7 +103,7 @@ def _swap(swap: Mapping[str, Any]) -> list[Cell]:
         f"v{swap.get('version', '')}",
         f"{swap.get('event', '')}",
         clock(start_s),
-        duration(end_s - start_s) if end_s > start_s else "",
+        f"{1e3 * (end_s - start_s):,.0f} ms" if end_s > start_s else "",
         "" if swap.get("ok", True) else Text("failed", "bold red"),
         f"{swap.get('server', '')}",
     ]

@@ -1,4 +1,4 @@
-"""Log: what the processes wrote down, newest last."""
+"""Log: what the processes wrote down, newest first."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from rich.text import Text
 from textual import on
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
-from textual.widgets import Input
 
 from engine.telemetry.window import Window
 from tui.dialogs import Whole
@@ -17,6 +16,7 @@ from tui.messages import Open
 from tui.snapshot import LogLine, Snapshot
 from tui.text import plain
 from tui.view import View
+from tui.widgets.line import Line
 from tui.widgets.lines import Cell
 from tui.widgets.table import Column, Table
 
@@ -49,7 +49,7 @@ class LogView(View):
     def body(self) -> ComposeResult:
         """The lines, and where to write what is searched for."""
         yield Table(_COLUMNS, id="lines")
-        yield Input(placeholder="words in a line", id="filter")
+        yield Line(placeholder="words in a line")
 
     def on_mount(self) -> None:
         """The lines have the keys."""
@@ -78,20 +78,17 @@ class LogView(View):
 
     def action_search(self) -> None:
         """Write what to look for."""
-        line = self.query_one(Input)
-        line.display = True
-        line.focus()
+        self.query_one(Line).open()
 
-    @on(Input.Submitted)
-    def _submitted(self, message: Input.Submitted) -> None:
+    @on(Line.Submitted)
+    def _submitted(self, message: Line.Submitted) -> None:
         self._words = message.value.strip().lower()
         self.key_escape()
         self._again()
 
     def key_escape(self) -> None:
         """Back to the lines."""
-        self.query_one(Input).display = False
-        self.query_one(Table).focus()
+        self.query_one(Line).close(self.query_one(Table))
 
     def action_level(self) -> None:
         """The next level: that and what is worse."""

@@ -12,7 +12,6 @@ from textual import on
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical
-from textual.widgets import Input
 
 from engine.errors import ConfigError
 from engine.telemetry import engine_metrics as keys
@@ -25,6 +24,7 @@ from tui.theme import PHASES, reward_style
 from tui.view import View
 from tui.widgets.chart import Bars, Chart
 from tui.widgets.histogram import Histogram
+from tui.widgets.line import Line
 from tui.widgets.lines import Cell
 from tui.widgets.phasebar import PhaseBar
 from tui.widgets.table import Column, Table, brace
@@ -76,7 +76,7 @@ class RolloutsView(View):
                 yield Chart("sampled tokens/s", id="tokens")
                 yield Bars("staleness at training", id="staleness")
                 yield Histogram("newest rewards", id="rewards")
-        yield Input(placeholder="phase=tool turn>5 task~retail reward<1", id="filter")
+        yield Line(placeholder="phase=tool turn>5 task~retail reward<1")
 
     def on_mount(self) -> None:
         """The table has the keys."""
@@ -124,13 +124,10 @@ class RolloutsView(View):
 
     def action_filter(self) -> None:
         """Write a filter; escape leaves it, an empty one shows everything."""
-        line = self.query_one(Input)
-        line.display = True
-        line.value = self._window.where
-        line.focus()
+        self.query_one(Line).open(self._window.where)
 
-    @on(Input.Submitted)
-    def _submitted(self, message: Input.Submitted) -> None:
+    @on(Line.Submitted)
+    def _submitted(self, message: Line.Submitted) -> None:
         self._filter(message.value)
 
     def _filter(self, where: str) -> None:
@@ -139,17 +136,14 @@ class RolloutsView(View):
         except ConfigError as error:
             self.notify(str(error), severity="warning", markup=False)
             return
-        self._leave_line()
+        self.query_one(Line).close(self.query_one(Table))
         self._look_at(replace(self._window, where=where.strip(), top=0))
-
-    def _leave_line(self) -> None:
-        self.query_one(Input).display = False
-        self.query_one(Table).focus()
 
     def key_escape(self) -> None:
         """Leave the filter line; in the table, show everything again."""
-        if self.query_one(Input).has_focus:
-            self._leave_line()
+        line = self.query_one(Line)
+        if line.display:
+            line.close(self.query_one(Table))
         else:
             self._look_at(replace(self._window, where="", top=0))
 

@@ -81,21 +81,19 @@ def _between(a: tuple[int, int], b: tuple[int, int]) -> list[tuple[int, int]]:
 class Chart(Lines):
     """A curve; its newest value stands in the foot."""
 
-    def __init__(self, title: str, *, unit: str = "", id: str | None = None) -> None:  # noqa: A002
+    def __init__(self, title: str, *, id: str | None = None) -> None:  # noqa: A002
         super().__init__(title, id=id)
-        self._unit = unit
         self._points: Sequence[Point] = ()
         self._picture: list[Text] = []
 
-    def show(self, points: Sequence[Point], *, last: str | None = None) -> None:
-        """Draw `points`, in the order of their x; `last` is the foot, else the newest value with its unit."""
+    def show(self, points: Sequence[Point]) -> None:
+        """Draw `points`, in the order of their x."""
+        if points == self._points:
+            return
         self._points = points
-        if last is None:
-            newest = next((y for _, y in reversed(points) if y is not None and math.isfinite(y)), None)
-            last = "" if newest is None else f"{figure(newest)} {self._unit}".rstrip()
-        self.foot = last
+        newest = next((y for _, y in reversed(points) if y is not None and math.isfinite(y)), None)
+        self.foot = "" if newest is None else figure(newest)
         self._draw()
-        self.refresh()
 
     def line(self, y: int) -> Text:
         """A line of the picture."""
@@ -127,6 +125,7 @@ class Chart(Lines):
             )
             for label, line in zip(labels, curve, strict=True)
         ]
+        self.refresh()
 
 
 class Bars(Lines):
@@ -138,8 +137,9 @@ class Bars(Lines):
 
     def show(self, rows: Sequence[tuple[str, float, str]]) -> None:
         """Draw rows of a label, a share from 0 to 1, and a text."""
-        self._bars = rows
-        self.hold(len(rows))
+        if rows != self._bars:
+            self._bars = rows
+            self.hold(len(rows))
 
     def line(self, y: int) -> Text:
         """A bar between its label and its text."""

@@ -29,13 +29,16 @@ class Facts(Lines):
         self._wrap()
 
     def _wrap(self) -> None:
-        width = max(1, self.cells)
-        self._wrapped = [line for fact in self._facts for line in harmless(fact).wrap(self.app.console, width)]
+        self._wrapped = self._lines_of(self.cells)
         self.hold(len(self._wrapped))
 
+    def _lines_of(self, width: int) -> list[Text]:
+        console = self.app.console
+        return [line for fact in self._facts for line in harmless(fact).wrap(console, max(1, width))]
+
     def get_content_height(self, container: Size, viewport: Size, width: int) -> int:  # noqa: ARG002 - Textual's
-        """As many lines as there are."""
-        return max(1, len(self._wrapped))
+        """As many lines as there will be at that width, which need not be the one that they are drawn in now."""
+        return max(1, len(self._lines_of(width)))
 
     def line(self, y: int) -> Text:
         """One of them."""

@@ -41,6 +41,8 @@ class Histogram(Lines):
 
     def show(self, counts: Sequence[int]) -> None:
         """Draw the bins."""
+        if counts == self._counts:
+            return
         self._counts = counts
         self._bin = max(0, min(self._bin, len(counts) - 1))
         self._tell()

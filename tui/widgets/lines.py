@@ -96,6 +96,10 @@ class Lines(ScrollView, can_focus=True):
         strip = Strip(harmless(content).render(self.app.console)) if isinstance(content, Text) else content
         return strip.adjust_cell_length(self.size.width).apply_style(self.visual_style.rich_style)
 
+    def watch_show_vertical_scrollbar(self) -> None:
+        """The scroll bar comes into sight: it has not heard of what was scrolled before."""
+        self.vertical_scrollbar.position = self.scroll_offset.y
+
     def hold(self, lines: int) -> None:
         """Let the content be `lines` long."""
         if self.virtual_size.height != lines:

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 
 from rich.text import Text
 
-from tui.text import count, cut, fitted
-from tui.theme import PHASES, QUIET
+from tui.text import count, cut
+from tui.theme import PHASES
 from tui.widgets.lines import Lines
 
 
@@ -34,12 +34,12 @@ class PhaseBar(Lines, can_focus=False):
     def __init__(self, id: str | None = None) -> None:  # noqa: A002
         super().__init__(id=id)
         self._counts: Mapping[str, int] = {}
-        self._extra = ""
 
-    def show(self, counts: Mapping[str, int], extra: str = "") -> None:
-        """Draw episodes by phase, and `extra` after the legend."""
-        self._counts, self._extra = counts, extra
-        self.refresh()
+    def show(self, counts: Mapping[str, int]) -> None:
+        """Draw episodes by phase."""
+        if counts != self._counts:
+            self._counts = counts
+            self.refresh()
 
     def line(self, y: int) -> Text:
         """The bar or the legend."""
@@ -53,9 +53,7 @@ class PhaseBar(Lines, can_focus=False):
         """In words, or letters where the words do not fit."""
         looks = [(look, self._counts[phase]) for phase, look in PHASES.items() if phase in self._counts]
         for gap, form in (("   ", "{0.letter} {0.name} {1:,}"), ("  ", "{0.letter} {1:,}"), (" ", "{0.letter}{2}")):
-            parts = [(form.format(look, n, count(n)), look.style) for look, n in looks]
-            extra = fitted(self._extra, width)[0]
-            legend = Text(gap).join([Text(part, style) for part, style in parts] + [Text(extra, QUIET)] * bool(extra))
+            legend = Text(gap).join(Text(form.format(look, n, count(n)), look.style) for look, n in looks)
             if legend.cell_len <= width:
                 return legend
         return Text(cut(legend.plain, width))

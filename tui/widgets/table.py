@@ -64,13 +64,6 @@ class Table(Choosing):
             self.top = top
             self.rows = rows
 
-    class Moved(Message):
-        """The cursor stands on another row."""
-
-        def __init__(self, id: str) -> None:  # noqa: A002
-            super().__init__()
-            self.id = id
-
     class Opened(Message):
         """Enter, or a double click."""
 
@@ -80,16 +73,15 @@ class Table(Choosing):
 
     def __init__(self, columns: Sequence[Column], *, id: str | None = None) -> None:  # noqa: A002
         super().__init__(id=id)
-        self.follow_id = False
-        """Whether the cursor goes where its row goes, or stays on its line."""
         self._columns = tuple(columns)
         self._fitting: list[tuple[int, int]] = []
         self._held: Sequence[Sequence[Cell]] = ()
+        self._looks: Sequence[Sequence[object]] = ()
+        """What is on the screen: only what differs is drawn again."""
         self._ids: Sequence[str] = ()
         self._top = 0
         self._sorted_by: tuple[str, bool] | None = None
         self._looked = (0, 0)
-        self._told: str | None = None
 
     @property
     def cursor_id(self) -> str | None:
@@ -108,18 +100,13 @@ class Table(Choosing):
         self.refresh()
 
     def show(self, rows: Sequence[Sequence[Cell]], *, top: int, total: int, ids: Sequence[str]) -> None:
-        """Hold `rows`, with their `ids`, as the lines from `top` of `total`."""
-        in_sight = 0 <= self._cursor - self.scroll_offset.y < self.page
-        self._held, self._ids, self._top = rows, ids, top
-        self.hold_lines(total)
-        if self.follow_id and self._told is not None and self._told in ids:
-            line = min(top + ids.index(self._told), max(0, total - 1))
-            if in_sight:
-                self.cursor = line
-            else:
-                self._cursor = line
+        """Hold `rows`, with their `ids`, as the lines from `top` of `total`; the cursor stays on its line."""
+        # Two texts count as equal, whatever their own style.
+        looks = [[cell if isinstance(cell, str) else (cell, cell.style) for cell in row] for row in rows]
+        if (looks, top, total, ids) != (self._looks, self._top, self._lines, self._ids):
+            self._held, self._looks, self._ids, self._top = rows, looks, ids, top
+            self.hold_lines(total)
         self._look()
-        self._tell()
 
     def render_line(self, y: int) -> Strip:
         """The header, or a row."""
@@ -152,17 +139,13 @@ class Table(Choosing):
     def on_resize(self) -> None:
         """Other columns fit, other rows are in sight."""
         self._fitting = fitting(self._columns, self.cells)
+        self.refresh()
         self._look()
 
     def watch_scroll_y(self, old_value: float, new_value: float) -> None:
         """Other rows are in sight."""
         super().watch_scroll_y(old_value, new_value)
         self._look()
-
-    def chosen(self) -> None:
-        """Tell which row it is."""
-        self._told = None if self.cursor_id is None else self._told
-        self._tell()
 
     def action_open(self) -> None:
         """Open the row under the cursor."""
@@ -186,9 +169,3 @@ class Table(Choosing):
         if seen != self._looked:
             self._looked = seen
             self.post_message(self.Looked(*seen))
-
-    def _tell(self) -> None:
-        chosen = self.cursor_id
-        if chosen is not None and chosen != self._told:
-            self._told = chosen
-            self.post_message(self.Moved(chosen))

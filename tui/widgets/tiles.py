@@ -27,6 +27,8 @@ class Tiles(Lines, can_focus=False):
 
     def show(self, tiles: Sequence[tuple[str, str, str]]) -> None:
         """Draw tiles of a label, a value and a note."""
+        if tiles == self._tiles:
+            return
         again = len(tiles) != len(self._tiles)
         self._tiles = tiles
         self.refresh(layout=again)
