@@ -2,8 +2,8 @@
 
 The dashboards are real processes on real terminals (pty, 200 x 50) at 2 pictures a second. Engine, policy server and
 learner are processes of their own; the server answers in 24 to 96 s, for what the engine has to do beside is not the
-question. The arms take turns in one run; the engine's loop lag is its own probe's p99 over the minute of the arm, its CPU
-is the process's.
+question. The arms take turns in one run; the engine's loop lag is its own probe's p99 over the minute of the arm, and
+its CPU is the process's.
 """
 
 from __future__ import annotations
