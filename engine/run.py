@@ -40,8 +40,9 @@ from engine.rundir import JsonLines, RunDir, read_json, write_json
 from engine.stream.reader import written_positions
 from engine.stream.segment import CLOSED, SegmentHeader
 from engine.stream.writer import TrajectoryWriter, WriterSettings
-from engine.telemetry import LoopLag, MetricsFile, configure_logging
+from engine.telemetry import LoopLag, MetricsFile
 from engine.telemetry import engine_metrics as keys
+from engine.telemetry.log import configure_logging
 from engine.world.tasks import Pack, load_pack
 
 log = structlog.get_logger()

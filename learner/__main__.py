@@ -14,7 +14,7 @@ from torch.distributed.elastic.multiprocessing.errors import record
 from engine.config import Config, environment, load
 from engine.errors import ConfigError, RunError
 from engine.rundir import RunDir
-from engine.telemetry import configure_logging
+from engine.telemetry.log import configure_logging
 from learner.follow import follow
 from learner.lifetime import Lifetime
 from learner.loop import Learner

@@ -1,7 +1,6 @@
-"""Logs, metrics and the loop-lag probe."""
+"""Metrics and the loop-lag probe; logs are in engine.telemetry.log, which a dashboard has no use for."""
 
-from engine.telemetry.log import configure_logging
 from engine.telemetry.looplag import LoopLag
 from engine.telemetry.metrics import METRICS, Metric, MetricsFile, declare
 
-__all__ = ["METRICS", "LoopLag", "Metric", "MetricsFile", "configure_logging", "declare"]
+__all__ = ["METRICS", "LoopLag", "Metric", "MetricsFile", "declare"]
