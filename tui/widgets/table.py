@@ -128,13 +128,15 @@ class Table(Choosing):
             # In one style: reversed colours of cells would be a patchwork.
             words = cut("".join(part.text for part in parts), self.cells)
             return Strip([Segment(words, Style.parse(CURSOR if self.has_focus else STRONG))])
-        return Strip(parts)
+        # Textual's work is by the segment: cells of one style are one.
+        return Strip(Segment.simplify(parts))
 
     def _parts(self, cell: Cell, width: int, *, right: bool) -> Iterable[Segment]:
         if isinstance(cell, Text) and cell.spans:
             return harmless(fit(cell, width, right=right)).render(self.app.console)
         whole, style = (cell, "") if isinstance(cell, str) else (cell.plain, cell.style)
-        return (Segment(cut(whole, width, right=right), self.app.console.get_style(style, default="")),)
+        look = self.app.console.get_style(style, default="") if style else None
+        return (Segment(cut(whole, width, right=right), look),)
 
     def on_resize(self) -> None:
         """Other columns fit, other rows are in sight."""
