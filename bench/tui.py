@@ -3,7 +3,8 @@
 The dashboards are real processes on real terminals (pty, 200 x 50) at 2 pictures a second. Engine, policy server and
 learner are processes of their own; the server answers in 24 to 96 s, for what the engine has to do beside is not the
 question. The arms take turns in one run; the engine's loop lag is its own probe's p99 over the minute of the arm, and
-its CPU is the process's.
+its CPU is the process's. In a control arm two processes burn what two dashboards burn, and ask nothing; what
+that changes comes from sharing the machine.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import fcntl
 import os
 import pty
 import struct
+import subprocess
 import sys
 import tempfile
 import termios
@@ -45,6 +47,16 @@ _SETTLE_S = 90.0
 _ARM_S = 65.0
 """The probe's p99 is of the last minute."""
 _PATIENCE_S = 300.0
+_ARMS = ((0, 0), (1, 0), (2, 0), (0, 2))
+"""Dashboards, and processes that only burn as much."""
+_BURN = """
+import time
+while True:
+    end_s = time.process_time() + 0.045
+    while time.process_time() < end_s:
+        pass
+    time.sleep(0.455)
+"""
 
 
 class Viewer:
@@ -91,9 +103,19 @@ def viewing(run: RunDir, count: int) -> Iterator[list[Viewer]]:
         yield viewers
 
 
-def arm(run: RunDir, engine: psutil.Process, count: int, seconds: float) -> dict[str, float]:
-    """One stretch of time with so many dashboards."""
-    with viewing(run, count) as viewers:
+@contextmanager
+def burning(count: int) -> Iterator[None]:
+    """So many processes that take as much of a core as a dashboard, twice a second."""
+    with ExitStack() as stack:
+        for _ in range(count):
+            child = stack.enter_context(subprocess.Popen([sys.executable, "-c", _BURN]))
+            stack.callback(child.kill)
+        yield
+
+
+def arm(run: RunDir, engine: psutil.Process, count: int, burners: int, seconds: float) -> dict[str, float]:
+    """One stretch of time with so many dashboards, or with so many that only burn as much."""
+    with viewing(run, count) as viewers, burning(burners):
         processes = [psutil.Process(viewer.pid) for viewer in viewers]
         before, cpu_s, began_s = [_cpu_s(one) for one in processes], _cpu_s(engine), time.monotonic()
         written = sum(viewer.written for viewer in viewers)
@@ -103,6 +125,7 @@ def arm(run: RunDir, engine: psutil.Process, count: int, seconds: float) -> dict
         each = [(_cpu_s(one) - start) / took_s for one, start in zip(processes, before, strict=True)]
         return {
             "viewers": count,
+            "burners": burners,
             "live": row[keys.EPISODES_LIVE],
             "engine lag p99 ms": 1e3 * row[keys.LAG_P99],
             "engine CPU %": 100 * (_cpu_s(engine) - cpu_s) / took_s,
@@ -133,18 +156,19 @@ def main(arguments: list[str]) -> None:
             watched = psutil.Process(engine.pid)
             _wait_until_live(run, options.live)
             # A dashboard meanwhile, so that the files it is made of have been read once.
-            arm(run, watched, 1, _SETTLE_S)
+            arm(run, watched, 1, 0, _SETTLE_S)
             for _ in range(options.rounds):
-                for count in (0, 1, 2):
-                    rows.append(arm(run, watched, count, options.seconds))
+                for count, burners in _ARMS:
+                    rows.append(arm(run, watched, count, burners, options.seconds))
                     print("  ", {key: round(value, 2) for key, value in rows[-1].items()}, flush=True)
-    table = [
-        {key: median(row[key] for row in rows if row["viewers"] == count) for key in rows[0]} for count in (0, 1, 2)
-    ]
-    none, _, two = table
+    arms = [[row for row in rows if (row["viewers"], row["burners"]) == one] for one in _ARMS]
+    table = [{key: median(row[key] for row in same) for key in rows[0]} for same in arms]
+    none, _, two, burnt = table
     measured = {
         "lag_p99_two_viewers_more_ms": two["engine lag p99 ms"] - none["engine lag p99 ms"],
+        "lag_p99_two_viewers_against_burning_ms": two["engine lag p99 ms"] - burnt["engine lag p99 ms"],
         "cpu_two_viewers_more_points": two["engine CPU %"] - none["engine CPU %"],
+        "cpu_two_viewers_against_burning_points": two["engine CPU %"] - burnt["engine CPU %"],
         "viewer_cpu_percent": max(row["viewer CPU %"] for row in table),
         "first_frame_s": max(row["first frame s"] for row in table),
     }
