@@ -270,7 +270,9 @@ def _by_age(found: Sequence[Seen], window: Window, now_s: float, count: int) -> 
         places.reverse()
     if len(places) < count:
         ended = [place for place, seen in enumerate(found) if seen.phase == "done"]
-        took = dict(zip(ended, FIELDS["age"].column([found[place] for place in ended], now_s), strict=True))
+        ages = FIELDS["age"].column([found[place] for place in ended], now_s)
+        # To the microsecond: what took as long stands as it began, not as floats are rounded.
+        took = {place: round(age, 6) for place, age in zip(ended, ages, strict=True)}
         places += sorted(ended, key=took.__getitem__, reverse=window.down)
     return places
 
