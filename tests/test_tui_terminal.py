@@ -168,8 +168,8 @@ def test_keys_that_work_everywhere(attached):
     attached.moves()
     attached.types("?", "shift+tab")
     attached.types("?", without=("shift+tab",))
-    attached.types(CTRL_P, "Search for commands", "First  (g)")
-    attached.types("reverse", "Reverse  (S)", without=("First  (g)",))
+    attached.types(CTRL_P, "Search for commands", "Filter  (slash)")
+    attached.types("reverse", "Reverse  (S)", without=("Filter  (slash)",))
     attached.types(ENTER, "age↑")
     attached.types(CTRL_X, "Stop the run?")
     attached.types(ESCAPE, without=("Stop the run?",))
@@ -251,6 +251,9 @@ def test_keys_of_an_episode(attached):
         attached.types("y", f"Copy of {first}")
         attached.types(key, "copied the ", without=("Copy of",))
         attached.until(lambda words=words: words in copied(attached), 15)
+    attached.moves()
+    # Once out of the search, once out of the episode.
+    attached.types(ESCAPE, "─ rubric ─")
     attached.moves()
     attached.types(ESCAPE, "turns/s")
 
