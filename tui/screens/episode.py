@@ -232,7 +232,7 @@ def _sibling(talk: Conversation, chosen: str) -> Text:
         "▸" if row.id == chosen else " ",
         f"{row.id.rpartition('.')[2]} ",
         (f"{value:<15}", reward_style(row.reward)),
-        f" {row.turn} turns {plain(row.outcome or '')}",
+        f" {row.turn} turns {plain(row.outcome.removeprefix('agent_'))}",
     )
 
 
