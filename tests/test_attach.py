@@ -318,7 +318,8 @@ async def test_ten_thousand_episodes_are_looked_at_without_blocking(tmp_path, mo
             longest[name] = round(1e3 * sorted(gaps)[3], 2)
         tg.cancel_scope.cancel()
     sys.stdout.write(f"median of the longest turn, ms: {longest}\n")
-    assert max(longest.values()) < 10
+    # Some 3 ms on a quiet machine; far above what a busy one makes of it.
+    assert max(longest.values()) < 50
 
 
 @pytest.mark.slow
