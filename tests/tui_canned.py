@@ -101,8 +101,7 @@ class Canned:
         self.asked.append(question)
         if "boom" in question.window.where:
             raise ConfigError("filter 'boom': there is no such thing")
-        wanted = conditions(question.window.where)
-        del wanted
+        conditions(question.window.where)
         window = question.window
         shown = self.rows[window.top : window.top + window.rows]
         number = int(question.follow.removeprefix("g").replace(".", "")) if question.follow else 0

@@ -62,3 +62,14 @@ def staleness(row: Mapping[str, float]) -> dict[int, float]:
     }
     whole = sum(tokens.values())
     return {number: value / whole for number, value in sorted(tokens.items())} if whole else {}
+
+
+def live(snapshot: Snapshot) -> int:
+    """Episodes in flight."""
+    return sum(number for phase, number in snapshot.phases.items() if phase != "done")
+
+
+def untrained(row: Mapping[str, float]) -> int:
+    """Groups that the stream holds and the learner has not taken yet."""
+    taken = row.get(keys.GROUPS_TRAINED, 0) + row.get(keys.GROUPS_DROPPED, 0)
+    return max(0, round(row.get(keys.GROUPS_WRITTEN, 0) - taken))

@@ -9,7 +9,7 @@ from itertools import pairwise
 
 import orjson
 
-from engine.types import Event, EventKind, TurnTiming
+from engine.types import Event, EventKind, TurnTiming, Verdict
 from tui.snapshot import Conversation
 from tui.text import duration, plain
 from tui.theme import PHASES, reward_style
@@ -119,13 +119,18 @@ def _now(talk: Conversation) -> Iterator[Block]:
     yield Block(who="end", style=style, head="", text=ending, key="end")
 
 
+def well(verdict: Verdict) -> bool:
+    """Whether it speaks for the agent: met, or kept where the item forbids."""
+    return verdict.met != (verdict.part == "forbidden")
+
+
 def verdict_lines(talk: Conversation) -> list[tuple[str, str, str]]:
     """Rubric items as (mark, style, text): what was kept or met and what was not; before the reward, what is asked."""
     if talk.reward is None:
         return [("·", "", f"{part} {plain(text or item)}") for (part, item), text in talk.rubric.items()]
     lines = []
     for verdict in talk.reward.items:
-        good = verdict.met != (verdict.part == "forbidden")
+        good = well(verdict)
         # A check that a program makes may have no words.
         text = plain(talk.rubric.get((verdict.part, verdict.id)) or verdict.id)
         where = f" (event {verdict.evidence})" if verdict.evidence is not None else ""

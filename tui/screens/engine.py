@@ -10,7 +10,7 @@ from textual.containers import Grid
 
 from engine.telemetry import METRICS
 from engine.telemetry import engine_metrics as keys
-from tui.numbers import latest, rate, rates, series
+from tui.numbers import latest, live, rate, rates, series, untrained
 from tui.snapshot import Snapshot
 from tui.text import count, plain
 from tui.view import View
@@ -66,15 +66,14 @@ class EngineView(View):
 def _pipeline(snapshot: Snapshot) -> list[Text]:
     """What waits where, from the tasks to the learner."""
     row, run = latest(snapshot), snapshot.run
-    admitted, written = row.get(keys.GROUPS_ADMITTED, 0), row.get(keys.GROUPS_WRITTEN, 0)
+    admitted = row.get(keys.GROUPS_ADMITTED, 0)
     trained, dropped = row.get(keys.GROUPS_TRAINED, 0), row.get(keys.GROUPS_DROPPED, 0)
     budget = (run.max_staleness + 1) * run.groups_per_step
-    live = sum(number for phase, number in snapshot.phases.items() if phase != "done")
     stages = {
         "admitted": f"{admitted - trained - dropped:.0f} of {budget} groups",
-        "live": f"{live:,} of {row.get(keys.LIVE_SLOTS, run.live_most):,.0f} episodes",
+        "live": f"{live(snapshot):,} of {row.get(keys.LIVE_SLOTS, run.live_most):,.0f} episodes",
         "stream": f"{count(row.get(keys.STREAM_BYTES, 0))}B",
-        "to the learner": f"{max(0, written - trained - dropped):.0f} groups",
+        "to the learner": f"{untrained(row)} groups",
         "trained": f"{trained:.0f}, dropped {dropped:.0f}",
     }
     line = Text(" ▸ ").join(Text.assemble((f"{name} ", "dim"), (value, "bold")) for name, value in stages.items())

@@ -13,7 +13,7 @@ from textual.binding import Binding, BindingType
 from engine.telemetry.window import Window
 from tui.messages import Open
 from tui.snapshot import Conversation, Question, Snapshot
-from tui.story import actions, divergence
+from tui.story import actions, divergence, well
 from tui.text import cut, plain
 from tui.theme import PHASES, reward_style
 from tui.view import View
@@ -81,7 +81,7 @@ def _line(talk: Conversation) -> list[Cell]:
     row, look = talk.row, PHASES[talk.row.phase]
     met: dict[tuple[str, str], bool] = {}
     for verdict in talk.reward.items if talk.reward else ():
-        met[verdict.part, verdict.id] = verdict.met != (verdict.part == "forbidden")
+        met[verdict.part, verdict.id] = well(verdict)
     items = Text()
     for number, item in enumerate(talk.rubric, 1):
         good = met.get(item)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from typing import ClassVar
@@ -17,7 +17,7 @@ from engine.errors import ConfigError
 from engine.telemetry import engine_metrics as keys
 from engine.telemetry.window import FIELDS, Row, Window, conditions
 from tui.messages import Cancel, Changed, Open
-from tui.numbers import latest, rate, rates, series, staleness
+from tui.numbers import latest, live, rate, rates, series, staleness, untrained
 from tui.snapshot import Question, Snapshot
 from tui.text import count, duration, plain
 from tui.theme import PHASES, reward_style
@@ -88,7 +88,8 @@ class RolloutsView(View):
 
     def draw(self, snapshot: Snapshot) -> None:
         """Everything."""
-        self.query_one(Tiles).show(_tiles(snapshot))
+        shares = staleness(snapshot.learner[-1]) if snapshot.learner else {}
+        self.query_one(Tiles).show(_tiles(snapshot, shares))
         self.query_one(PhaseBar).show(snapshot.phases)
         table = self.query_one("#episodes", Table)
         rows = snapshot.rows
@@ -97,7 +98,6 @@ class RolloutsView(View):
         table.foot = _foot(self._window, snapshot.total)
         self.query_one("#reward", Chart).show(series(snapshot.engine, keys.RUN_S, keys.REWARD_MEAN))
         self.query_one("#tokens", Chart).show(rates(snapshot.engine, keys.TOKENS_SAMPLED))
-        shares = staleness(snapshot.learner[-1]) if snapshot.learner else {}
         bars = [(f"{number}", share, f"{share:.0%}") for number, share in shares.items()]
         self.query_one("#staleness", Bars).show(bars)
         self.query_one("#rewards", Histogram).show(snapshot.rewards)
@@ -176,16 +176,13 @@ class RolloutsView(View):
             self.post_message(Cancel(chosen))
 
 
-def _tiles(snapshot: Snapshot) -> list[tuple[str, str, str]]:
+def _tiles(snapshot: Snapshot, shares: Mapping[int, float]) -> list[tuple[str, str, str]]:
     row, rows = latest(snapshot), snapshot.engine
-    live = sum(number for phase, number in snapshot.phases.items() if phase != "done")
-    waiting = row.get(keys.GROUPS_WRITTEN, 0) - row.get(keys.GROUPS_TRAINED, 0) - row.get(keys.GROUPS_DROPPED, 0)
-    shares = staleness(snapshot.learner[-1]) if snapshot.learner else {}
     mean = sum(number * share for number, share in shares.items())
     parts = f"F {row.get(keys.F_MEAN, 0):.2f} N {row.get(keys.N_MEAN, 0):.2f} I {row.get(keys.I_MEAN, 0):.2f}"
-    evaluating = row.get(keys.EVAL_LIVE, 0)
+    evaluating, slots = row.get(keys.EVAL_LIVE, 0), row.get(keys.LIVE_SLOTS, snapshot.run.live_most)
     return [
-        ("live", f"{live:,}/{row.get(keys.LIVE_SLOTS, snapshot.run.live_most):,.0f}", f"{evaluating:.0f} evaluating"),
+        ("live", f"{live(snapshot):,}/{slots:,.0f}", f"{evaluating:.0f} evaluating"),
         ("turns/s", f"{rate(rows, keys.TURNS_FINISHED):,.0f}", f"{rate(rows, keys.EPISODES_FINISHED):,.1f} episodes/s"),
         (
             "tokens/s",
@@ -194,7 +191,7 @@ def _tiles(snapshot: Snapshot) -> list[tuple[str, str, str]]:
         ),
         ("reward", f"{row.get(keys.REWARD_MEAN, 0):.3f}", parts),
         ("staleness", f"{mean:.1f}", f"most {max(shares, default=0)} of {snapshot.run.max_staleness}"),
-        ("queue", f"{max(0, waiting):.0f} groups", f"{row.get(keys.GROUPS_DROPPED, 0):.0f} dropped"),
+        ("queue", f"{untrained(row)} groups", f"{row.get(keys.GROUPS_DROPPED, 0):.0f} dropped"),
     ]
 
 

@@ -96,8 +96,9 @@ class Table(Choosing):
 
     @sorted_by.setter
     def sorted_by(self, sorted_by: tuple[str, bool] | None) -> None:
-        self._sorted_by = sorted_by
-        self.refresh()
+        if sorted_by != self._sorted_by:
+            self._sorted_by = sorted_by
+            self.refresh()
 
     def show(self, rows: Sequence[Sequence[Cell]], *, top: int, total: int, ids: Sequence[str]) -> None:
         """Hold `rows`, with their `ids`, as the lines from `top` of `total`; the cursor stays on its line."""
