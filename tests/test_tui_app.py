@@ -12,6 +12,7 @@ from textual.pilot import Pilot
 from textual.widgets import Input
 
 import tests.pilots  # noqa: F401 - for what it does
+from engine import background
 from engine.telemetry.window import BINS
 from tests.tui_canned import HOSTILE, Canned, CannedReplay
 from tui.app import EXIT_DETACH, EXIT_LEFT, EXIT_STOP, VIEWS, Dashboard
@@ -364,3 +365,8 @@ async def test_the_table_keeps_the_focus() -> None:
     async with shown(Canned()) as (app, pilot):
         await press(app, pilot, "2", "1")
         assert isinstance(app.focused, Table)
+
+
+def test_exit_codes_are_those_that_its_starter_reads() -> None:
+    """Two processes, of which neither imports the other."""
+    assert (EXIT_LEFT, EXIT_DETACH, EXIT_STOP) == (background.LEFT, background.DETACH, background.STOP)
