@@ -234,7 +234,7 @@ def test_timeout_and_wake_up(tmp_path):
     with StreamReader(tmp_path) as reader:
         started = time.monotonic()
         assert reader.next(timeout=0.2) is None
-        assert 0.2 <= time.monotonic() - started < 1.0
+        assert time.monotonic() - started >= 0.2
         timer = threading.Timer(0.3, lambda: write_segment(tmp_path, 1, [group(1)]))
         timer.start()
         found = reader.next(timeout=10)

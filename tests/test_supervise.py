@@ -327,11 +327,9 @@ def test_a_second_signal_stops_at_once(monkeypatch, run):
             pids.extend(row["pid"] for row in read_json(run.processes)["processes"])
             os.kill(os.getpid(), signal.SIGINT)
 
-    started = time.monotonic()
     ending = supervisor(monkeypatch, run, learner=WAITING_LEARNER, engine=stubborn, on_tick=interrupt).run()
     assert ending.code == 130
     assert ending.message == "stopped at once"
-    assert time.monotonic() - started < 10
     assert not any(psutil.pid_exists(pid) for pid in pids)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
@@ -16,11 +15,12 @@ from engine.telemetry import engine_metrics as keys
 from engine.types import Event, EventKind, Reward, Span, TurnTiming, Verdict
 from tests.tui_canned import HOSTILE, engine_row, row, talk
 from tests.tui_pictures import assert_harmless
+from tests.work import calls
 from tui.numbers import finite, rate, rates, series, staleness
 from tui.snapshot import Conversation
 from tui.story import actions, blocks, divergence, verdict_lines
 from tui.theme import logprob_style
-from tui.tokens import Pieces, mask_line, token_blocks
+from tui.tokens import _MOST_SILENT, _NO_TEXT, Pieces, mask_line, token_blocks
 
 TOKENIZER = ASSETS / "tiny-model" / "tokenizer.json"
 OPENING = ({"role": "system", "content": "Rules."}, {"role": "user", "content": "Task."})
@@ -267,29 +267,23 @@ def test_hostile_tokens_are_shown_and_do_nothing() -> None:
 
 
 def test_tokens_that_make_no_text_cost_nothing() -> None:
-    """Halves of characters for ever, and ids that the tokenizer does not have: still one text each, and quickly."""
+    """Halves of characters for ever, and ids that the tokenizer does not have: one text each still."""
     half = ids("é")[0]
     number = tokenizer().get_vocab_size() + 7
     for one in (half, number):
         conversation = replace(talk(0), ids=(*(one,) * 8_000, *ids("end")), spans=())
-        start = time.process_time()
         texts = Pieces(TOKENIZER).of(conversation)
-        assert time.process_time() - start < 1.0, "40 ms on an idle machine; 13 s if each looked at all before it"
         assert len(texts) == len(conversation.ids)
+        assert texts.count(_NO_TEXT) == 8_000 // _MOST_SILENT, "each looks at those before it, back to one of these"
         assert "".join(texts).endswith("end")
 
 
-def test_a_long_episode_is_coloured_in_time() -> None:
-    """It is drawn anew four times a second while somebody looks."""
+def test_a_long_episode_costs_a_little_a_token() -> None:
+    """It is coloured anew four times a second while somebody looks."""
     spans = tuple(Span(start=400 * turn + 100, length=300, version=1) for turn in range(20))
     conversation = replace(talk(0), ids=(0,) * 8_100, logprobs=(-3.0,) * 6_000, spans=spans)
     texts = ["word "] * 8_100
-    best = math.inf
-    for _ in range(3):
-        start = time.process_time()
-        token_blocks(conversation, texts)
-        best = min(best, time.process_time() - start)
-    assert best < 0.1, "10 ms on an idle machine"
+    assert calls(lambda: token_blocks(conversation, texts)) < 10 * len(texts)
 
 
 @pytest.mark.parametrize(

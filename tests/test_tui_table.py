@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 
 import pytest
@@ -11,6 +10,7 @@ from rich.text import Text
 from textual.app import App
 
 from tests.tui_pictures import HOSTILE, SIZES, Alone, alone, assert_harmless, on_screen, picture
+from tests.work import calls
 from tui.widgets.lines import Cell, fit
 from tui.widgets.table import Column, Table, brace, fitting
 
@@ -218,18 +218,13 @@ async def test_hostile_cells_at_any_size(size: tuple[int, int]) -> None:
 async def test_a_hundred_thousand_rows_cost_as_much_as_fifty() -> None:
     """What a picture costs is bound by what is in sight."""
 
-    def seconds(total: int) -> float:
-        best = 1.0
-        for _ in range(15):
-            start = time.process_time()
-            show(table, total, top=table.scroll_offset.y)
-            picture(table)
-            best = min(best, time.process_time() - start)
-        return best
+    def shown(total: int) -> None:
+        show(table, total, top=table.scroll_offset.y)
+        picture(table)
 
     table = Table(COLUMNS)
     async with alone(table, (160, 50)) as pilot:
-        few = seconds(50)
+        few = calls(lambda: shown(50))
         show(table, 100_000)
         await pilot.press("G", "pageup")
-        assert seconds(100_000) < 2 * few + 0.005
+        assert calls(lambda: shown(100_000)) < 1.5 * few
