@@ -38,6 +38,9 @@ def _endpoint(endpoint: Endpoint) -> Row:
         keys.endpoint_key(name, "prompt_tokens_count"): counted.prompt_tokens,
         keys.endpoint_key(name, "completion_tokens_count"): counted.completion_tokens,
     }
+    waits = (len(endpoint.queue), *endpoint.queue.waits.quantiles_s(0.5, 0.99))
+    row |= {keys.endpoint_now_key(name, what): value for what, value in zip(keys.ENDPOINT_NOW, waits, strict=True)}
+    row |= {keys.batch_key(name, size): count for size, count in sorted(endpoint.queue.batches.items())}
     row |= {keys.fault_key(name, kind): count for kind, count in counted.faults.items()}
     if endpoint.settings.priced:
         cost = endpoint.settings.money(counted.prompt_tokens, counted.completion_tokens)

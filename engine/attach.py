@@ -9,9 +9,9 @@ from __future__ import annotations
 import socket
 import stat
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -30,7 +30,8 @@ from engine.followed import Following, Room, line, name
 from engine.ledger import Ledger
 from engine.live import LiveEpisodes
 from engine.rundir import RunDir
-from engine.telemetry.window import Window, conditions, select
+from engine.telemetry.looplag import LAG_EDGES_S, LoopLag
+from engine.telemetry.window import Row, Selection, Window
 
 log = structlog.get_logger()
 
@@ -43,11 +44,12 @@ _SIZE = 4
 _CLIENTS = 4
 _BACKLOG = 16
 _FOLLOWED = 16
+_TOOLS = 40
 _PER_SECOND = 10
 """Answers to one client; more questions wait."""
 _PATIENCE_S = 5.0
 """For the rest of a question that has begun, and for an answer to be read."""
-_SCAN = 4_000
+_SCAN = 500
 """Episodes looked at before the loop gets a turn (invariant no-block)."""
 _DESCRIPTOR_S = 1.0
 """Until another connection is tried when there is no descriptor for one."""
@@ -79,6 +81,7 @@ class _Look(_Asked):
     grouped: bool = False
     top: NonNegativeInt = 0
     rows: NonNegativeInt = 60
+    stages: bool = False
     follow: list[_Followed] = Field(default=[], max_length=_FOLLOWED)
 
 
@@ -98,6 +101,7 @@ class Attach:
     run: RunDir
     live: LiveEpisodes[Ledger]
     clock: Callable[[], float]
+    lag: LoopLag = field(default_factory=LoopLag)
     _clients: int = 0
 
     async def serve(self) -> None:
@@ -164,28 +168,40 @@ class Attach:
 
     async def _look(self, look: _Look) -> dict[str, Any]:
         now_s = self.clock()
-        wanted, found = conditions(look.where), self.live.all()
-        if wanted:
-            everything, found = found, []
-            for start in range(0, len(everything), _SCAN):
-                part = everything[start : start + _SCAN]
-                for condition in wanted:
-                    part = condition.kept(part, now_s)
-                found.extend(part)
-                await anyio.lowlevel.checkpoint()
-        window = Window(sort=look.sort, down=look.down, grouped=look.grouped, top=look.top, rows=look.rows)
-        selected = select(found, window, now_s)
-        await anyio.lowlevel.checkpoint()
+        window = Window(
+            where=look.where, sort=look.sort, down=look.down, grouped=look.grouped, top=look.top, rows=look.rows
+        )
+        shown, total = await self._selected(window, now_s)
         rows = Room(_ROWS_BYTES)
-        lines = [orjson.Fragment(one) for one in (orjson.dumps(line(row)) for row in selected.rows) if rows.takes(one)]
+        lines = [orjson.Fragment(one) for one in (orjson.dumps(line(row)) for row in shown) if rows.takes(one)]
         answer = {
             "clock": now_s,
             "phases": dict(self.live.phases),
-            "total": selected.total,
+            "total": total,
             "rows": lines,
             "rewards": list(self.live.rewards),
         }
+        if look.stages:
+            answer |= self._stages()
         return {**answer, "episodes": await self._followed(look, answer, now_s)}
+
+    async def _selected(self, window: Window, now_s: float) -> tuple[Sequence[Row], int]:
+        """The rows of a window, and how many there are."""
+        selection: Selection[Ledger] = Selection(window, now_s)
+        if window.by_age and window.end <= self.live.playing:
+            # What most who look want to see: it need not be searched for.
+            selection.add(self.live.oldest(window.end))
+            return selection.rows(), len(self.live)
+        everything = self.live.all()
+        for start in range(0, len(everything), _SCAN):
+            selection.add(everything[start : start + _SCAN])
+            await anyio.lowlevel.checkpoint()
+        return selection.rows(), selection.total
+
+    def _stages(self) -> dict[str, Any]:
+        """What has names that only a run knows, or too many figures for a metrics row."""
+        tools = [[name(tool.name), *tool[1:]] for tool in self.live.stages.tools(_TOOLS)]
+        return {"tools": tools, "lag": self.lag.delays.histogram(LAG_EDGES_S)}
 
     async def _followed(self, look: _Look, answer: dict[str, Any], now_s: float) -> dict[str, Any]:
         """What is new of the followed ones: what was said, for all of them, then their tokens, then how they ended."""

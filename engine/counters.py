@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections import deque
+from collections import Counter, deque
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,7 +11,7 @@ import psutil
 
 from engine.rundir import read_lines
 from engine.telemetry import engine_metrics as keys
-from engine.types import Reward, TaskGroup
+from engine.types import Outcome, Reward, TaskGroup
 
 _RECENT_GROUPS = 64
 
@@ -34,7 +34,7 @@ class RunClock:
 class Counters:
     """Totals over this process, and the rewards of the last 64 groups."""
 
-    finished: int = 0
+    outcomes: Counter[Outcome] = field(default_factory=Counter)
     masked: int = 0
     turns: int = 0
     sampled_tokens: int = 0
@@ -46,7 +46,7 @@ class Counters:
     def add(self, tg: TaskGroup) -> None:
         """Count one finished training group."""
         for episode in tg.episodes:
-            self.finished += 1
+            self.outcomes[episode.outcome] += 1
             self.masked += not episode.scored
             self.turns += episode.turns
             if episode.tokens is not None:
@@ -65,7 +65,7 @@ class Counters:
         cpu = self._process.cpu_times()
         return {
             keys.EVAL_LIVE: self.eval_live,
-            keys.EPISODES_FINISHED: self.finished,
+            keys.EPISODES_FINISHED: self.outcomes.total(),
             keys.EPISODES_MASKED: self.masked,
             keys.TURNS_FINISHED: self.turns,
             keys.TOKENS_SAMPLED: self.sampled_tokens,
@@ -76,4 +76,5 @@ class Counters:
             keys.I_MEAN: sum(reward.I for reward in rewards) / count,
             keys.CPU_S: cpu.user + cpu.system,
             keys.RSS: self._process.memory_info().rss,
+            **{key: self.outcomes[outcome] for outcome, key in keys.OUTCOMES.items()},
         }

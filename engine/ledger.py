@@ -25,11 +25,14 @@ from engine.types import (
     EventKind,
     Json,
     Limits,
+    Observation,
     Outcome,
+    Phase,
     Reward,
     Span,
     StopReason,
     Tokens,
+    ToolCall,
     Turn,
     TurnTiming,
 )
@@ -38,7 +41,6 @@ _LONG_TEXT = 4000
 """Characters above which a text is tokenized in a worker thread (invariant no-block)."""
 
 _Made = TypeVar("_Made")
-Phase = Literal["queued", "policy", "tool", "user", "scoring"]
 
 
 @dataclass(slots=True)
@@ -105,7 +107,7 @@ class Ledger:
     def moved(self, phase: Phase | Literal["done"], now_s: float) -> None:
         """It waits for something else now."""
         if self.seams.live is not None:
-            self.seams.live.moved(self.phase, phase)
+            self.seams.live.moved(self, phase)
         self.phase, self.phase_s = phase, now_s
 
     def cancel(self) -> None:
@@ -116,14 +118,25 @@ class Ledger:
         """The boundary around one step: timed however it ends, and a judge alone may take all of the wall clock."""
         return _Step(self, kind, what, phase)
 
-    def timed(self, phase: Phase, start_s: float) -> None:
-        """A phase of this turn ended now."""
+    def timed(self, phase: Phase, start_s: float) -> float:
+        """A phase of this turn ended now; returns how long it took."""
         end_s = self.seams.clock()
         self.timings.append(TurnTiming(turn=self.turn, phase=phase, start_s=start_s, end_s=end_s))
+        if self.seams.live is not None:
+            self.seams.live.stages.took(phase, end_s - start_s)
+        return end_s - start_s
 
     def happened(self, kind: EventKind, text: str, **details: Any) -> None:
         """Number one more event."""
         self.events.append(Event(number=len(self.events), turn=self.turn, kind=kind, text=text, **details))
+
+    def called(self, call: ToolCall, observation: Observation) -> None:
+        """A tool answered."""
+        self.happened(
+            EventKind.CALLED, observation.content, tool=call.name, arguments=call.arguments, ok=observation.ok
+        )
+        if self.seams.live is not None and not observation.ok:
+            self.seams.live.stages.refused(call.name)
 
     async def opened(self) -> None:
         """Begin the conversation."""
@@ -165,6 +178,8 @@ class Ledger:
         if completion.ids is None or completion.logprobs is None:
             self.trainable = False
             return
+        if self.seams.live is not None:
+            self.seams.live.stages.prompted(len(self.ids), completion.cached_tokens)
         self.spans.append(Span(start=len(self.ids), length=len(completion.ids), version=self.plan.version))
         self.ids.extend(completion.ids)
         self.logprobs.extend(completion.logprobs)
@@ -227,5 +242,7 @@ class _Step(boundary):
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
     ) -> None:
-        self._live.timed(self._phase, self._start_s)
+        took_s, seen = self._live.timed(self._phase, self._start_s), self._live.seams.live
+        if seen is not None and self._phase == "tool":
+            seen.stages.called(self._what, took_s, broken=error is not None)
         self.leave(error)

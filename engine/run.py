@@ -40,7 +40,7 @@ from engine.rundir import JsonLines, RunDir, read_json, write_json
 from engine.stream.reader import written_positions
 from engine.stream.segment import CLOSED, SegmentHeader
 from engine.stream.writer import TrajectoryWriter, WriterSettings
-from engine.telemetry import LoopLag, MetricsFile
+from engine.telemetry import MetricsFile
 from engine.telemetry import engine_metrics as keys
 from engine.telemetry.log import configure_logging
 from engine.world.tasks import Pack, load_pack
@@ -65,7 +65,6 @@ class Engine:
     eval_writer: TrajectoryWriter
     counters: Counters
     attach: Attach
-    lag: LoopLag = field(default_factory=LoopLag)
     _history: list[dict[str, Any]] = field(default_factory=list)
     _changed: anyio.Event = field(default_factory=anyio.Event)
 
@@ -87,7 +86,7 @@ class Engine:
         """All phases, in order; returns when the run is done or drained."""
         async with anyio.create_task_group() as tg:
             served, attach = self.parts.served, self.attach
-            for background in (self.lag.run, self.adapters.watch, self._rows, served.watch, attach.serve):
+            for background in (self.attach.lag.run, self.adapters.watch, self._rows, served.watch, attach.serve):
                 tg.start_soon(background)
             await tg.start(self.writer.run)
             await tg.start(self.eval_writer.run)
@@ -191,6 +190,7 @@ class Engine:
     def _row(self, loads: Loads) -> dict[str, float | int]:
         scheduler, versions = self.rollout.scheduler, self.adapters.versions
         admission = scheduler.admission
+        lag_p50_s, lag_p99_s = self.attach.lag.delays.quantiles_s(0.5, 0.99)
         return {
             keys.RUN_S: self.parts.seams.clock(),
             keys.EPISODES_LIVE: scheduler.live,
@@ -202,12 +202,15 @@ class Engine:
             keys.ADAPTER_VERSION: versions.current,
             keys.ADAPTERS_LOADED: len(versions.loaded),
             keys.POLICY_QUEUE: loads.queued,
+            keys.POLICY_RUNNING: loads.running,
+            keys.KV_USED: loads.kv_used,
             keys.SERVERS_DOWN: loads.down,
             keys.LIVE_SLOTS: scheduler.slots.limit,
             keys.WAIT_ADMISSION: scheduler.learner_wait_s,
-            keys.LAG_P50: self.lag.quantile_s(0.5),
-            keys.LAG_P99: self.lag.quantile_s(0.99),
+            keys.LAG_P50: lag_p50_s,
+            keys.LAG_P99: lag_p99_s,
             keys.STREAM_BYTES: self.writer.statistics().bytes,
+            **self.attach.live.stages.row(),
         }
 
 

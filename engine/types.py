@@ -23,6 +23,10 @@ Json = Any
 """A JSON value (object, array, string, number, boolean or null)."""
 
 
+Phase = Literal["queued", "policy", "tool", "user", "scoring"]
+"""What an episode in flight waits for, in the order of a turn."""
+
+
 class Outcome(StrEnum):
     """Whose doing the end of an episode was; only the first two make rewards (invariant *trusted-reward*)."""
 
@@ -145,6 +149,8 @@ class Completion:
     """The adapter that the server says it used."""
     server: str
     stop: Literal["stop", "length"]
+    cached_tokens: int = 0
+    """Of the prompt, what the server did not have to compute."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -249,7 +255,7 @@ class TurnTiming:
     """Start and end of each phase, in seconds on the run's clock: queued, policy, tool, user, scoring."""
 
     turn: int
-    phase: Literal["queued", "policy", "tool", "user", "scoring"]
+    phase: Phase
     start_s: float
     end_s: float
 

@@ -17,6 +17,7 @@ import anyio.to_thread
 
 from engine.errors import RunError
 from engine.rundir import RunDir
+from engine.telemetry.stages import ToolRow
 from engine.telemetry.window import BINS, Row, Window, conditions
 from tui.files import Told
 from tui.followed import MALFORMED, Followed
@@ -42,6 +43,8 @@ class _Answer:
     total: int = 0
     phases: Mapping[str, int] = field(default_factory=dict)
     rewards: Sequence[int] = (0,) * BINS
+    tools: Sequence[ToolRow] = ()
+    lags: Sequence[int] = ()
 
     @classmethod
     def of(cls, message: Message, window: Window) -> _Answer:
@@ -53,6 +56,8 @@ class _Answer:
             total=int(message["total"]),
             phases={str(phase): int(count) for phase, count in message["phases"].items()},
             rewards=tuple(map(int, message["rewards"])),
+            tools=tuple(ToolRow(*values) for values in message.get("tools", ())),
+            lags=tuple(map(int, message.get("lag", ()))),
         )
 
 
@@ -129,7 +134,7 @@ class LiveSource:
             self._followed.clear()
         wanted = list(_wanted(question, self._past.known().facts.group_size))
         self._followed = {one: known for one, known in self._followed.items() if one in wanted}
-        message = await self._client.ask(_message(question.window, wanted, self._followed))
+        message = await self._client.ask(_message(question, wanted, self._followed))
         try:
             self._answer = _Answer.of(message, question.window)
             for one in wanted:
@@ -162,6 +167,8 @@ class LiveSource:
             total=answer.total,
             phases=answer.phases,
             rewards=answer.rewards,
+            tools=answer.tools,
+            lags=answer.lags,
             engine=told.engine,
             learner=told.learner,
             swaps=told.swaps,
@@ -227,8 +234,9 @@ def _wanted(question: Question, group_size: int) -> Iterator[str]:
         yield from (other for other in others if other != question.follow)
 
 
-def _message(window: Window, wanted: Sequence[str], followed: Mapping[str, Followed]) -> Message:
+def _message(question: Question, wanted: Sequence[str], followed: Mapping[str, Followed]) -> Message:
     nothing = dict.fromkeys(("messages", "events", "timings", "ids", "logprobs", "spans"), 0)
+    window = question.window
     have = {one: followed[one].have() if one in followed else nothing for one in wanted}
     return {
         "where": window.where,
@@ -237,5 +245,6 @@ def _message(window: Window, wanted: Sequence[str], followed: Mapping[str, Follo
         "grouped": window.grouped,
         "top": window.top,
         "rows": window.rows,
+        "stages": question.stages,
         "follow": [{"id": one, "have": counts} for one, counts in have.items()],
     }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
@@ -13,6 +15,7 @@ Points = list[tuple[float, float]]
 
 _WINDOW_S = 15.0
 """Rates are taken over this much of the run's clock."""
+_BATCH = re.compile(r"endpoint\.[^/]+/batch_(\d+)_count")
 _STALENESS = "learner/staleness_"
 
 
@@ -38,6 +41,21 @@ def rate(rows: Rows, key: str) -> float:
 def rates(rows: Rows, key: str) -> Points:
     """That growth from row to row, by the run's clock."""
     return [(late[keys.RUN_S], _slope(early, late, key)) for early, late in pairwise(rows)]
+
+
+def shares(rows: Rows, part: str, whole: str) -> Points:
+    """What grew of `whole` from row to row was `part` by so much, by the run's clock."""
+    grown = zip(rates(rows, part), rates(rows, whole), strict=True)
+    return [(x, min(1.0, some / everything)) for (x, some), (_, everything) in grown if everything]
+
+
+def batches(row: Mapping[str, float]) -> dict[int, int]:
+    """Batches that went to all endpoints, by size up to the next power of two (telemetry.simulator_metrics)."""
+    found: Counter[int] = Counter()
+    for key, value in row.items():
+        if (sized := _BATCH.fullmatch(key)) is not None:
+            found[int(sized[1])] += round(value)
+    return dict(sorted(found.items()))
 
 
 def _slope(early: Mapping[str, float], late: Mapping[str, float], key: str) -> float:

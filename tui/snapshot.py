@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
+from engine.telemetry.stages import ToolRow
 from engine.telemetry.window import BINS, Row, Window
 from engine.types import Event, Reward, Span, TurnTiming
 
@@ -82,6 +83,8 @@ class Question:
     """An episode to show whole."""
     siblings: bool = False
     """Its group too."""
+    stages: bool = False
+    """The tools and the delays of the loop, of an engine that answers."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,6 +120,10 @@ class Snapshot:
     """The followed one."""
     siblings: Sequence[Conversation] = ()
     """Its group, it among them, in order; empty unless asked for."""
+    tools: Sequence[ToolRow] = ()
+    """Those that were called most; empty unless asked for."""
+    lags: Sequence[int] = ()
+    """Histogram of the loop's delays over the last minute (engine.telemetry.looplag); empty unless asked for."""
     note: str = ""
     """One sentence on why something is missing here, or empty."""
     span_s: tuple[float, float] = (0.0, 0.0)

@@ -95,6 +95,11 @@ def duration(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
+def took(seconds: float) -> str:
+    """A duration, with milliseconds below a second: 12ms."""
+    return f"{1e3 * seconds:.0f}ms" if 0 <= seconds < 0.9995 else duration(seconds)
+
+
 def clock(seconds: float) -> str:
     """00:42:17."""
     if not math.isfinite(seconds):

@@ -114,8 +114,7 @@ async def _call(live: Ledger, session: Session, call: ToolCall | Malformed) -> s
         return call.observation
     async with live.step(errors.ToolError, call.name, "tool"):
         observation = returned(await session.call(call), Observation)
-    arguments = call.arguments
-    live.happened(EventKind.CALLED, observation.content, tool=call.name, arguments=arguments, ok=observation.ok)
+    live.called(call, observation)
     return observation.content
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -19,6 +19,7 @@ import anyio
 
 from engine.errors import EpisodeError, boundary
 from engine.llm.question import Completed, Prompt
+from engine.telemetry.durations import Durations
 
 
 class EndpointError(EpisodeError):
@@ -57,6 +58,8 @@ class Queue:
         self._size, self._wait_s = size, wait_s
         self._since: dict[Call, float] = {}
         self._owners: OrderedDict[str, dict[Call, None]] = OrderedDict()
+        self.waits, self.batches = Durations(), Counter[int]()
+        """How long calls waited for their batch, and batches by size, up to the next power of two."""
 
     def __len__(self) -> int:
         return len(self._since)
@@ -88,9 +91,12 @@ class Queue:
         while self._owners and len(batch) < min(self._size, room):
             owner, calls = next(iter(self._owners.items()))
             batch.append(call := next(iter(calls)))
+            self.waits.add(now_s - self._since[call])
             self.drop(call)
             if owner in self._owners:
                 self._owners.move_to_end(owner)
+        if batch:
+            self.batches[1 << (len(batch) - 1).bit_length()] += 1
         return batch
 
 

@@ -59,6 +59,7 @@ class Endpoint:
 
     def __init__(self, name: str, settings: EndpointSection, transport: Transport, http: aiohttp.ClientSession) -> None:
         self.name, self.settings, self.account = name, settings, Account()
+        self.queue = Queue(settings.batch_size, settings.batch_wait_s if settings.batch_size > 1 else 0.0)
         self._transport, self._http = transport, http
         self._silent, self._heard_s = 0, -math.inf
         """Requests that failed since the last answer, and when that was."""
@@ -150,6 +151,5 @@ async def open_endpoint(name: str, settings: EndpointSection, url: str, key: str
         headers={"Authorization": f"Bearer {key}"} if key else None,
     ) as http:
         endpoint = Endpoint(name, settings, transport, http)
-        queue = Queue(settings.batch_size, settings.batch_wait_s if settings.batch_size > 1 else 0.0)
-        async with Batcher(queue, endpoint.send, concurrency=settings.concurrency) as batcher:
+        async with Batcher(endpoint.queue, endpoint.send, concurrency=settings.concurrency) as batcher:
             yield Reachable(endpoint=endpoint, batcher=batcher)

@@ -212,6 +212,7 @@ class HttpPolicy:
             logprobs = array("f", [triple[0] for triple in triples])
             agree = [triple[1] for triple in triples] == reply["output_ids"]
             agree = agree and meta.get("completion_tokens", len(ids)) == len(ids) and math.isfinite(sum(logprobs))
+            cached = int(meta.get("cached_tokens", 0))
         except (KeyError, TypeError, IndexError, ValueError, OverflowError) as error:
             raise PolicyError(f"{url}: the reply to {turn.id} lacks ids or log-probabilities: {error!r}") from error
         if not ids or not agree or max(ids) >= self._chat.vocab_size:
@@ -221,7 +222,9 @@ class HttpPolicy:
             )
         stop: Literal["stop", "length"] = meta["finish_reason"]["type"]
         text = self._chat.decode(ids)
-        return Completion(text=text, ids=ids, logprobs=logprobs, adapter=adapter, server=url, stop=stop)
+        return Completion(
+            text=text, ids=ids, logprobs=logprobs, adapter=adapter, server=url, stop=stop, cached_tokens=cached
+        )
 
 
 @lru_cache

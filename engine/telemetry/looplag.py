@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
-from collections import deque
-
 import anyio
 
+from engine.telemetry.durations import Durations
+
 _TICK_S = 0.02
-_WINDOW = 3000
+_MINUTE = 3000
+LAG_EDGES_S = (0.002, 0.005, 0.02, 0.1)
+"""Of the histogram that is shown of the last minute."""
 
 
 class LoopLag:
     """Wakes every 20 ms and remembers the last minute of delays."""
 
     def __init__(self) -> None:
-        self._lag_s: deque[float] = deque(maxlen=_WINDOW)
+        self.delays = Durations(_MINUTE)
 
     async def run(self) -> None:
         """Probe until cancelled."""
         while True:
             due = anyio.current_time() + _TICK_S
             await anyio.sleep(_TICK_S)
-            self._lag_s.append(max(0.0, anyio.current_time() - due))
-
-    def quantile_s(self, q: float) -> float:
-        """The q-quantile of the last minute, in seconds; 0 before the first tick."""
-        ordered = sorted(self._lag_s)
-        return ordered[min(len(ordered) - 1, int(q * len(ordered)))] if ordered else 0.0
+            self.delays.add(max(0.0, anyio.current_time() - due))

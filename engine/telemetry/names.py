@@ -30,6 +30,9 @@ def _changing() -> Iterator[str]:
     """Declare what is otherwise declared when a row has it."""
     for what in simulators.ENDPOINT:
         yield simulators.endpoint_key("<endpoint>", what)
+    for what in simulators.ENDPOINT_NOW:
+        yield simulators.endpoint_now_key("<endpoint>", what)
+    yield simulators.batch_key("<endpoint>", "<size>")
     for kind in simulators.FAULTS:
         yield simulators.fault_key("<endpoint>", kind)
     for part in simulators.PARTS:

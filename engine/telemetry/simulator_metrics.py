@@ -21,6 +21,11 @@ ENDPOINT: Mapping[str, str] = {
     "completion_tokens_count": "Sampled tokens of what was answered",
     "cost_money": "What these tokens cost, by the endpoint's prices",
 }
+ENDPOINT_NOW: Mapping[str, str] = {
+    "waiting_count": "Prompts that wait for their batch now",
+    "batch_wait_p50_s": "Median seconds that the newest 512 prompts waited for their batch",
+    "batch_wait_p99_s": "99th percentile of these",
+}
 FAULTS: Mapping[str, str] = {
     "timeout": "no answer in time",
     "reset": "the connection broke",
@@ -51,6 +56,16 @@ MAPPING: Mapping[str, str] = {
 def endpoint_key(name: str, what: str) -> str:
     """The key of a count of ENDPOINT."""
     return declare(f"endpoint.{name}/{what}", _unit(what), ENDPOINT[what], "counter")
+
+
+def endpoint_now_key(name: str, what: str) -> str:
+    """The key of a figure of ENDPOINT_NOW."""
+    return declare(f"endpoint.{name}/{what}", "s" if what.endswith("_s") else "1", ENDPOINT_NOW[what])
+
+
+def batch_key(name: str, size: int | str) -> str:
+    """The key of an endpoint's batches of up to `size` prompts, and more than half of it."""
+    return declare(f"endpoint.{name}/batch_{size}_count", "1", "Batches of up to so many prompts", "counter")
 
 
 def fault_key(name: str, kind: str) -> str:

@@ -10,8 +10,7 @@ import operator
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from heapq import nlargest, nsmallest
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 from engine.errors import ConfigError
 
@@ -24,6 +23,8 @@ NEWEST_REWARDS = 2_048
 MOST_ROWS = 200
 """Rows of one answer."""
 
+_LONG_S = 1e8
+"""Longer than any run."""
 _CONDITION = re.compile(r"([a-z]+)(<=|>=|!=|=|<|>|~)(.+)")
 _COMPARE: dict[str, Callable[[Any, Any], bool]] = {
     "=": operator.eq,
@@ -229,6 +230,16 @@ class Window:
     top: int = 0
     rows: int = 60
 
+    @property
+    def end(self) -> int:
+        """The row behind the last."""
+        return self.top + min(self.rows, MOST_ROWS)
+
+    @property
+    def by_age(self) -> bool:
+        """Whether it shows all, the oldest first."""
+        return self.sort == "age" and self.down and not (self.grouped or self.where.strip())
+
 
 class Selected(NamedTuple):
     """What a window shows."""
@@ -238,58 +249,63 @@ class Selected(NamedTuple):
     """Rows that pass the filter."""
 
 
+class Selection(Generic[_Episode]):
+    """The rows of a window, found part by part, so that whoever has a loop to serve can let it run in between.
+
+    Added are those in flight first, then those that have ended, each in the order in which they began."""
+
+    def __init__(self, window: Window, now_s: float) -> None:
+        """Raises ConfigError for a filter that cannot be understood, and for an unknown field to sort by."""
+        if window.sort not in FIELDS:
+            raise ConfigError(f"there is no field {window.sort} to sort by; there are {', '.join(FIELDS)}")
+        self.total = 0
+        """Of those added, how many pass the filter."""
+        self._window, self._now_s, self._conditions = window, now_s, conditions(window.where)
+        self._down = window.down and not window.grouped
+        self._first: list[tuple[Any, _Episode]] = []
+        """What stands first of all that were added, with what it is sorted by."""
+        self._playing: set[str] = set()
+        """Groups with a member in flight."""
+
+    def add(self, part: Sequence[_Episode]) -> None:
+        """Look at some more."""
+        for condition in self._conditions:
+            part = condition.kept(part, self._now_s)
+        self.total += len(part)
+        found = list(zip(self._values(part), part, strict=True))
+        if len(self._first) == self._window.end > 0:
+            # Of ten thousand few come before the hundred that are first so far.
+            edge = self._first[-1][0]
+            found = [one for one in found if (one[0] > edge if self._down else one[0] < edge)]
+        if found:
+            self._first = sorted([*self._first, *found], key=operator.itemgetter(0), reverse=self._down)[
+                : self._window.end
+            ]
+
+    def rows(self) -> tuple[Row, ...]:
+        """What the window shows."""
+        return tuple(row(seen, self._now_s) for _, seen in self._first[self._window.top :])
+
+    def _values(self, part: Sequence[_Episode]) -> Sequence[Any]:
+        """What they are sorted by; equal ones stay as they were added."""
+        if self._window.grouped:
+            self._playing.update(seen.group_id for seen in part if seen.phase != "done")
+            # "~" sorts behind every id.
+            return [seen.id if seen.group_id in self._playing else f"~{seen.id}" for seen in part]
+        values = FIELDS[self._window.sort].column(part, self._now_s)
+        if self._window.sort == "age":
+            # What has ended stands behind. To the microsecond: what took as long is equal, however floats are rounded.
+            behind = -_LONG_S if self._down else _LONG_S
+            return [round(age + behind * (seen.phase == "done"), 6) for age, seen in zip(values, part, strict=True)]
+        absent = float("-inf") if self._down else float("inf")
+        return [absent if value is None else value for value in values]
+
+
 def select(episodes: Sequence[Seen], window: Window, now_s: float) -> Selected:
     """The rows of a window over `episodes`, which are in the order in which they began.
 
-    Raises ConfigError for an unknown field."""
-    if window.sort not in FIELDS:
-        raise ConfigError(f"there is no field {window.sort} to sort by; there are {', '.join(FIELDS)}")
-    found = episodes
-    for condition in conditions(window.where):
-        found = condition.kept(found, now_s)
-    end = window.top + min(window.rows, MOST_ROWS)
-    shown = _order(found, window, now_s, end)[window.top : end]
-    return Selected(tuple(row(found[place], now_s) for place in shown), len(found))
-
-
-def _values(found: Sequence[Seen], window: Window, now_s: float) -> list[Any]:
-    """What they are sorted by."""
-    if window.grouped:
-        played = {seen.group_id for seen in found if seen.phase != "done"}
-        # "~" sorts behind every id.
-        return [seen.id if seen.group_id in played else f"~{seen.id}" for seen in found]
-    absent = float("-inf") if window.down else float("inf")
-    values = FIELDS[window.sort].column(found, now_s)
-    return [absent if value is None else value for value in values]
-
-
-def _by_age(found: Sequence[Seen], window: Window, now_s: float, count: int) -> list[int]:
-    """What is in flight first: it stands in that order already. Then what has ended, by how long it took."""
-    places = [place for place, seen in enumerate(found) if seen.phase != "done"]
-    if not window.down:
-        places.reverse()
-    if len(places) < count:
-        ended = [place for place, seen in enumerate(found) if seen.phase == "done"]
-        ages = FIELDS["age"].column([found[place] for place in ended], now_s)
-        # To the microsecond: what took as long stands as it began, not as floats are rounded.
-        took = {place: round(age, 6) for place, age in zip(ended, ages, strict=True)}
-        places += sorted(ended, key=took.__getitem__, reverse=window.down)
-    return places
-
-
-def _order(found: Sequence[Seen], window: Window, now_s: float, count: int) -> list[int]:
-    """The places of the first `count` of `found` at least, in order; equal ones in the order in which they began."""
-    if window.sort == "age" and not window.grouped:
-        return _by_age(found, window, now_s, count)
-    down = window.down and not window.grouped
-    values = _values(found, window, now_s)
-    places: Sequence[int] = range(len(values))
-    if 0 < count < len(values) // 8:
-        # To sort all of ten thousand would take three times as long as to find out which are first.
-        if down:
-            edge = nlargest(count, values)[-1]
-            places = [place for place, value in enumerate(values) if value >= edge]
-        else:
-            edge = nsmallest(count, values)[-1]
-            places = [place for place, value in enumerate(values) if value <= edge]
-    return sorted(places, key=values.__getitem__, reverse=down)
+    Raises ConfigError as Selection does."""
+    selection: Selection[Seen] = Selection(window, now_s)
+    selection.add([seen for seen in episodes if seen.phase != "done"])
+    selection.add([seen for seen in episodes if seen.phase == "done"])
+    return Selected(selection.rows(), selection.total)
