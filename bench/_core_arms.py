@@ -16,7 +16,7 @@ import anyio
 import orjson
 import psutil
 
-from engine.config import load
+from engine.config.load import load
 from engine.core.episode import run_episode
 from engine.parts import UVLOOP
 from engine.policy.chat_format import ChatFormat

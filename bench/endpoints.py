@@ -27,7 +27,7 @@ import orjson
 
 from bench._processes import serving
 from bench.report import report
-from engine.config import load
+from engine.config.load import load
 from engine.errors import ConfigError
 from engine.models import find_model, find_models
 from engine.rundir import RunDir

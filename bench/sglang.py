@@ -20,8 +20,8 @@ from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from bench._processes import prepared, process, simulated_learner
 from bench.report import report
-from engine.config import Config
 from engine.config.load import validate
+from engine.config.tree import Config
 from engine.errors import ConfigError
 from engine.models import find_model
 from engine.rundir import RunDir, read_lines

@@ -26,7 +26,8 @@ import anyio
 import orjson
 
 from bench._processes import serving
-from engine.config import Config, load
+from engine.config.load import load
+from engine.config.tree import Config
 from engine.core.episode import run_episode
 from engine.errors import RewardError
 from engine.llm.asking import Tally

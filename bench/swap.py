@@ -22,7 +22,7 @@ import orjson
 from bench._processes import prepared, serving
 from bench.report import report
 from engine.adapters import Adapters
-from engine.config import load
+from engine.config.load import load
 from engine.core.versions import Versions
 from engine.errors import EpisodeError
 from engine.models import find_model

@@ -23,7 +23,7 @@ from types import FrameType
 import click
 import psutil
 
-from engine.config import child_environment, environment
+from engine.config.environment import child_environment, environment
 from engine.errors import RunError
 from engine.processes import SAME_START_S, Child, Command, leash
 from engine.rundir import RunDir, read_json

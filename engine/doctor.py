@@ -18,8 +18,9 @@ from pathlib import Path
 
 import psutil
 
-from engine.config import Config, api_key
 from engine.config.endpoints import EndpointSection, SglangSection
+from engine.config.environment import api_key
+from engine.config.tree import Config
 from engine.errors import ConfigError, RunError
 from engine.manifest import pack_file
 from engine.models import endpoint_key, find_model

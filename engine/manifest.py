@@ -19,7 +19,8 @@ from typing import Any
 
 import zstandard
 
-from engine.config import Config, asset, dump, load, refuse_changes
+from engine.config.load import asset, dump, load, refuse_changes
+from engine.config.tree import Config
 from engine.errors import ConfigError
 from engine.models import Model, Models, download, endpoint_key, find_model, find_models, model_revision, sha256
 from engine.policy.chat_format import ChatFormat

@@ -15,7 +15,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from engine.config import ASSETS, Config
+from engine.config.load import ASSETS
+from engine.config.tree import Config
 from engine.errors import ConfigError
 
 _CHUNK_BYTES = 1 << 20

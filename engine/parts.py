@@ -14,7 +14,9 @@ import anyio
 
 from engine.accounts import Row, account
 from engine.adapters import AdapterServers
-from engine.config import Config, api_key, load_object
+from engine.config.environment import api_key
+from engine.config.plugins import load_object
+from engine.config.tree import Config
 from engine.errors import ConfigError, RunError
 from engine.policy.chat_format import ChatFormat
 from engine.policy.client import HttpPolicy

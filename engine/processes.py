@@ -24,7 +24,7 @@ from typing import Any
 
 import psutil
 
-from engine.config import child_environment
+from engine.config.environment import child_environment
 from engine.rundir import RunDir, read_json, write_json
 
 _WINDOW_S = 600.0

@@ -21,8 +21,9 @@ from typing import Any
 import anyio
 import orjson
 
-from engine.config import Config, dump, foreign, load, load_object
-from engine.config.plugins import REMEDY
+from engine.config.load import dump, load
+from engine.config.plugins import REMEDY, foreign, load_object
+from engine.config.tree import Config
 from engine.errors import ConfigError, EpisodeError
 from engine.scripted import ConstantScorer, ConstantUser
 from engine.seams import Scorer, ScoringRecord, Session, User, World, returned

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 
-from engine.config import Config
+from engine.config.tree import Config
 from engine.core.episode import run_episode
 from engine.core.scheduler import Admission, LiveSlots, Scheduler
 from engine.core.versions import Versions

@@ -27,7 +27,7 @@ import structlog
 
 from engine.adapters import Adapters
 from engine.attach import Attach
-from engine.config import load
+from engine.config.load import load
 from engine.core.versions import Versions
 from engine.counters import Counters, RunClock
 from engine.errors import ConfigError, SynthError, leaves

@@ -21,7 +21,7 @@ from typing import Any, Self
 
 import orjson
 
-from engine.config import environment
+from engine.config.environment import environment
 from engine.errors import ConfigError, RunError
 
 FORMAT = 1

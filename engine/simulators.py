@@ -9,7 +9,9 @@ from typing import Any
 
 from anyio import to_thread
 
-from engine.config import Config, api_key, foreign, load_object
+from engine.config.environment import api_key
+from engine.config.plugins import foreign, load_object
+from engine.config.tree import Config
 from engine.llm.asking import JournaledAsker
 from engine.llm.endpoint import Endpoint, open_endpoint
 from engine.llm.journal import Journal, open_journal

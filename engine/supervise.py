@@ -25,7 +25,8 @@ from enum import StrEnum
 from types import FrameType
 from typing import Any
 
-from engine.config import Config, child_environment
+from engine.config.environment import child_environment
+from engine.config.tree import Config
 from engine.errors import RunError
 from engine.processes import Child, Command, end_orphans, likely_cause, record, torch_environment
 from engine.rundir import RunDir, read_json

@@ -11,7 +11,9 @@ import structlog
 import torch
 from torch.distributed.elastic.multiprocessing.errors import record
 
-from engine.config import Config, environment, load
+from engine.config.environment import environment
+from engine.config.load import load
+from engine.config.tree import Config
 from engine.errors import ConfigError, RunError
 from engine.rundir import RunDir
 from engine.telemetry.log import configure_logging

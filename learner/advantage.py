@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from statistics import fmean, stdev
 from typing import Protocol, cast
 
-from engine.config import foreign, load_object
+from engine.config.plugins import foreign, load_object
 from engine.errors import ConfigError
 
 EPSILON = 1e-4

@@ -25,7 +25,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from engine.config import Config
+from engine.config.tree import Config
 from engine.errors import RunError
 from engine.rundir import FORMAT, RunDir, read_json, remove_directory, write_directory
 from learner.progress import Counters

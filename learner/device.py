@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from engine.config import Config
+from engine.config.tree import Config
 from engine.errors import ConfigError
 
 

@@ -6,7 +6,7 @@ a follower has to be told, and it makes the same update as rank 0. It writes not
 
 from __future__ import annotations
 
-from engine.config import Config
+from engine.config.tree import Config
 from engine.errors import RunError
 from engine.rundir import RunDir
 from engine.stream.reader import StreamReader

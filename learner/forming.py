@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from engine.config import Config, foreign
+from engine.config.plugins import foreign
+from engine.config.tree import Config
 from engine.errors import RunError
 from engine.types import Episode, Outcome, Sampling, Source, TaskGroup
 from learner.advantage import Advantage

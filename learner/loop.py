@@ -17,7 +17,7 @@ from typing import Any
 import structlog
 import torch
 
-from engine.config import Config
+from engine.config.tree import Config
 from engine.errors import RunError
 from engine.rundir import RunDir, remove_staged, write_json
 from engine.stream.reader import StreamReader

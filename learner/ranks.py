@@ -23,7 +23,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from engine.config import Config, environment
+from engine.config.environment import environment
+from engine.config.tree import Config
 from engine.errors import ConfigError, SynthError
 from engine.stream.segment import Cursor
 from learner.rows import MicroBatch

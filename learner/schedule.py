@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from engine.config import Config
+from engine.config.tree import Config
 
 FINAL_FRACTION = 0.3
 """Of the learning rate, at the last step of a linear schedule."""

@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from engine.config import Config
+from engine.config.tree import Config
 from engine.errors import RunError
 from learner.checkpoint import Checkpoint
 from learner.device import placed

@@ -10,7 +10,7 @@ from typing import Any
 
 import orjson
 
-from engine.config import ASSETS, load
+from engine.config.load import ASSETS, load
 from engine.report.summary import summarize
 from engine.rundir import RunDir, read_json, read_lines
 from engine.stream.reader import iter_groups

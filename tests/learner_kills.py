@@ -11,7 +11,7 @@ from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
 from typing import Any
 
-from engine.config import load
+from engine.config.load import load
 from engine.rundir import RunDir, read_json, read_lines
 from engine.types import TaskGroup
 from learner import checkpoint, loop, records

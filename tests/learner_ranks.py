@@ -12,8 +12,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from engine.config import load
-from engine.config.load import validate
+from engine.config.load import load, validate
 from engine.rundir import RunDir
 from learner.__main__ import accompany, serve
 from learner.advantage import group_std

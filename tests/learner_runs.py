@@ -14,8 +14,7 @@ from torch import Tensor
 from transformers import Qwen3Config, Qwen3ForCausalLM
 from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm, Qwen3RotaryEmbedding
 
-from engine.config import dump
-from engine.config.load import validate
+from engine.config.load import dump, validate
 from engine.rundir import RunDir, write_json
 from engine.stream.append import SegmentFile
 from engine.stream.frame import encode

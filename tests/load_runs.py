@@ -11,8 +11,8 @@ from pathlib import Path
 import anyio
 import orjson
 
-from engine.config import Config
 from engine.config.load import validate
+from engine.config.tree import Config
 from engine.manifest import create
 from engine.policy.chat_format import ChatFormat
 from engine.reward.rubric import RubricScorer

@@ -5,7 +5,7 @@ import time
 import anyio
 import orjson
 
-from engine.config import load
+from engine.config.load import load
 from engine.core.episode import run_episode
 from engine.evals.split import Suite, evaluate
 from engine.manifest import create

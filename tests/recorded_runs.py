@@ -12,7 +12,7 @@ from safetensors.numpy import save
 
 from engine.audit.rewards import scoring_record
 from engine.audit.steps import recomputed
-from engine.config import ASSETS, load
+from engine.config.load import ASSETS, load
 from engine.manifest import create
 from engine.reward.rubric import RubricScorer
 from engine.rundir import RunDir, adapter_name, read_json, write_json

@@ -15,7 +15,8 @@ import anyio
 import orjson
 import pytest
 
-from engine.config import Config, load
+from engine.config.load import load
+from engine.config.tree import Config
 from engine.importing.agenticqwen import Imported
 from engine.llm.question import Admit, Question
 from engine.models import find_models

@@ -9,7 +9,7 @@ import time
 import anyio
 import pytest
 
-from engine.config import load
+from engine.config.load import load
 from engine.evals.split import Suite, evaluate
 from engine.manifest import create
 from engine.models import find_models

@@ -16,7 +16,7 @@ import pytest
 
 from engine import attach as attached
 from engine.attach import Attach
-from engine.config import load
+from engine.config.load import load
 from engine.live import LiveEpisodes
 from engine.manifest import create
 from engine.rundir import RunDir

@@ -11,7 +11,7 @@ from matplotlib.image import imread
 
 from engine.cli import cli
 from engine.commands.replay import seconds
-from engine.config import load
+from engine.config.load import load
 from engine.errors import ConfigError, RunError
 from engine.manifest import create
 from engine.rundir import RunDir

@@ -14,7 +14,7 @@ from engine import background
 from engine.background import Background, lives, on_terminal, supervisor_of
 from engine.cli import cli
 from engine.commands import run as run_command
-from engine.config import load
+from engine.config.load import load
 from engine.manifest import create
 from engine.rundir import RunDir, read_json
 from engine.supervise import Ending

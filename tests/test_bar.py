@@ -94,7 +94,7 @@ def test_environment_variables_are_read_in_the_configuration_only() -> None:
         for path in FILES
         if any(word in path.read_text(encoding="utf-8") for word in ("os.environ", "os.getenv"))
     ]
-    assert found == ["engine/config/load.py"]
+    assert found == ["engine/config/environment.py"]
 
 
 def test_there_is_no_broad_except() -> None:

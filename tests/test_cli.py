@@ -17,7 +17,7 @@ from engine import cli as entry
 from engine.cli import COMMANDS, cli
 from engine.commands import eval as eval_command
 from engine.commands import run as run_command
-from engine.config import fields
+from engine.config.load import fields
 from engine.errors import ConfigError, RunError
 from engine.models import find_model
 from engine.policy.chat_format import ChatFormat

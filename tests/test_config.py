@@ -4,7 +4,9 @@ import tomllib
 
 import pytest
 
-from engine.config import ASSETS, Config, api_key, dump, fields, load, marks, refuse_changes, text_override, value_of
+from engine.config.environment import api_key
+from engine.config.load import ASSETS, dump, fields, load, marks, refuse_changes, text_override, value_of
+from engine.config.tree import Config
 from engine.errors import ConfigError
 
 

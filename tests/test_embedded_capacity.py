@@ -11,7 +11,7 @@ from aiohttp import web
 from click.testing import CliRunner
 
 from engine.commands import serve
-from engine.config import load
+from engine.config.load import load
 from engine.embedded import build
 from engine.errors import ConfigError
 from engine.rundir import RunDir

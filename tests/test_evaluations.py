@@ -5,7 +5,7 @@ from dataclasses import replace
 import anyio
 import pytest
 
-from engine.config import load
+from engine.config.load import load
 from engine.errors import PolicyError, RunError
 from engine.evals.recorded import Evaluations
 from engine.policy.chat_format import ChatFormat

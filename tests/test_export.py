@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from engine.cli import cli
-from engine.config import ASSETS
+from engine.config.load import ASSETS
 from engine.errors import ConfigError, RunError
 from engine.processes import torch_environment
 from engine.rundir import RunDir, find_run
@@ -219,7 +219,7 @@ from pathlib import Path
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM
-from engine.config import ASSETS
+from engine.config.load import ASSETS
 warnings.simplefilter("ignore")
 torch.set_num_threads(1)
 out, base = Path(sys.argv[1]), ASSETS / "tiny-model"

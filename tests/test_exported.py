@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.config import load
+from engine.config.load import load
 from engine.errors import ConfigError
 from engine.manifest import create, reopen
 from engine.rowstore import write_rows

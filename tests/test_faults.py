@@ -8,7 +8,7 @@ from pathlib import Path
 import anyio
 import pytest
 
-from engine.config import dump, load
+from engine.config.load import dump, load
 from engine.errors import ConfigError, ToolError
 from engine.parts import _world
 from engine.reward.checks import comparable, evaluate

@@ -12,7 +12,7 @@ import orjson
 import pytest
 from anyio.from_thread import start_blocking_portal
 
-from engine.config import load
+from engine.config.load import load
 from engine.errors import ConfigError, RunError
 from engine.models import find_model
 from engine.policy.chat_format import ChatFormat

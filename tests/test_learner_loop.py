@@ -14,7 +14,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from engine.config import load
+from engine.config.load import load
 from engine.errors import RunError
 from engine.rundir import read_json, read_lines
 from engine.stream.segment import segment_path

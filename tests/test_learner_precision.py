@@ -12,7 +12,7 @@ from torch.nn.attention.bias import causal_lower_right
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AutoModelForCausalLM
 
-from engine.config import load
+from engine.config.load import load
 from engine.errors import ConfigError
 from engine.rundir import read_json, read_lines
 from learner import attention, device, head

@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from engine.config import load
+from engine.config.load import load
 from engine.errors import ConfigError
 from engine.rundir import read_json, read_lines
 from engine.stream.segment import segment_path

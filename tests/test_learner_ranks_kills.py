@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from engine import supervise
-from engine.config import load
+from engine.config.load import load
 from engine.rundir import RunDir, read_json, read_lines
 from engine.stream.reader import read_group_ids
 from tests.learner_kills import check_history, hashes, make_groups

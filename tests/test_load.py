@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from engine.config import Config
+from engine.config.tree import Config
 from engine.rundir import RunDir, read_lines
 from engine.telemetry import engine_metrics as keys
 from engine.types import Outcome

@@ -13,7 +13,7 @@ from click.testing import CliRunner
 
 from engine import supervise
 from engine.cli import cli
-from engine.config import load
+from engine.config.load import load
 from engine.errors import ConfigError
 from engine.manifest import create
 from engine.rundir import RunDir, read_json

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from engine.config import ASSETS, load
+from engine.config.load import ASSETS, load
 from engine.errors import ConfigError
 from engine.models import Model, download, find_model, find_models, model_revision
 from engine.policy.chat_format import ChatFormat
@@ -135,7 +135,7 @@ def test_a_run_records_id_commit_and_the_path_that_they_became(served, tmp_path)
     In a process whose hub is set as users set it."""
     script = """
 import json, shutil, sys
-from engine.config import load
+from engine.config.load import load
 from engine.manifest import create, reopen
 from engine.rundir import read_json
 run = create(load("dry", [f"run.dir={sys.argv[1]}", "model.path=acme/tiny@main"]).config)
@@ -168,7 +168,7 @@ def test_a_run_pins_the_models_of_its_endpoints(served, tmp_path, launch):
     """As it does its own, once; a cache that was cleared, and a server that is started only later, are made up for."""
     script = """
 import json, shutil, sys
-from engine.config import load
+from engine.config.load import load
 from engine.manifest import create, reopen
 from engine.rundir import read_json
 sets = ["scorer.judge=sim", "endpoints.sim.model=acme/tiny", "endpoints.sim.api=sglang", "endpoints.sim.device=cpu"]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from engine.config import load
+from engine.config.load import load
 from engine.errors import ConfigError, RunError
 from engine.rehearsal import plugins, rehearse, try_here
 from engine.rundir import RunDir, read_lines

@@ -9,7 +9,7 @@ import orjson
 import pytest
 from rich.console import Console
 
-from engine.config import load
+from engine.config.load import load
 from engine.errors import ConfigError
 from engine.manifest import create, reopen
 from engine.models import model_revision, sha256

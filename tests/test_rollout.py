@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from engine.config import load
+from engine.config.load import load
 from engine.core.versions import Versions
 from engine.counters import Counters
 from engine.errors import RunError

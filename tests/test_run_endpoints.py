@@ -10,7 +10,7 @@ import orjson
 import psutil
 import pytest
 
-from engine.config import load
+from engine.config.load import load
 from engine.models import find_models
 from engine.rundir import RunDir, read_json, read_lines
 from engine.serving.addresses import endpoint_urls

@@ -11,8 +11,7 @@ import orjson
 import pytest
 from safetensors.numpy import load_file
 
-from engine.config import dump
-from engine.config.load import validate
+from engine.config.load import dump, validate
 from engine.core.episode import run_episode
 from engine.errors import ConfigError
 from engine.reward.rubric import RubricScorer

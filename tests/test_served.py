@@ -5,7 +5,7 @@ import sys
 import psutil
 import pytest
 
-from engine.config import load
+from engine.config.load import load
 from engine.errors import RunError
 from engine.models import find_models
 from engine.rundir import RunDir

@@ -12,7 +12,8 @@ import psutil
 import pytest
 
 from engine import processes, supervise
-from engine.config import child_environment, load
+from engine.config.environment import child_environment
+from engine.config.load import load
 from engine.errors import RunError
 from engine.processes import Child, Command, end_orphans, likely_cause, record
 from engine.rundir import RunDir, read_json, write_json

@@ -6,7 +6,7 @@ import anyio
 import pytest
 
 from engine.attach import Attach
-from engine.config import load
+from engine.config.load import load
 from engine.core.episode import run_episode
 from engine.live import LiveEpisodes
 from engine.manifest import create

@@ -8,7 +8,7 @@ import orjson
 import psutil
 import pytest
 
-from engine.config import load
+from engine.config.load import load
 from engine.manifest import create
 from engine.rundir import RunDir, write_json
 from tests.recorded_runs import small_pack

@@ -10,7 +10,7 @@ from functools import cache
 import pytest
 from tokenizers import Tokenizer
 
-from engine.config import ASSETS
+from engine.config.load import ASSETS
 from engine.telemetry import engine_metrics as keys
 from engine.types import Event, EventKind, Reward, Span, TurnTiming, Verdict
 from tests.tui_canned import HOSTILE, engine_row, row, talk

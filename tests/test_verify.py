@@ -14,7 +14,7 @@ import zstandard
 from click.testing import CliRunner
 
 from engine.cli import cli
-from engine.config import load
+from engine.config.load import load
 from engine.models import sha256
 from engine.rundir import RunDir, read_json, write_json
 from engine.stream.digest import transcript_sha256

@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 from engine.cli import cli
-from engine.config import load
+from engine.config.load import load
 from engine.core.episode import run_episode
 from engine.errors import ConfigError, RunError
 from engine.manifest import create

@@ -12,7 +12,7 @@ from typing import Any
 import anyio
 import pytest
 
-from engine.config import load
+from engine.config.load import load
 from engine.core.versions import Versions
 from engine.errors import ConfigError, RunError
 from engine.evals.recorded import Evaluations

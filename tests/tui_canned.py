@@ -21,6 +21,8 @@ FACTS = RunFacts(
     groups_per_step=2,
     max_staleness=1,
     live_most=64,
+    most_turns=8,
+    most_tokens=1024,
 )
 
 

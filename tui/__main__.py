@@ -17,7 +17,6 @@ from tui.app import EXIT_ERROR, EXIT_LEFT, VIEWS, Dashboard
 from tui.files import run_facts
 from tui.live import LiveSource
 from tui.picker import Picker
-from tui.replay import RecordedSource
 from tui.shot import shoot
 from tui.snapshot import Source
 
@@ -69,6 +68,8 @@ def main() -> int:
         run_facts(run)  # What is no run is refused before the screen changes.
         source: Source = LiveSource(run)
         if arguments.replay:
+            from tui.replay import RecordedSource  # noqa: PLC0415 - see LiveSource
+
             source = RecordedSource(run, at=arguments.at or 0.0, speed=arguments.speed, state="replay")
         if arguments.shot is not None:
             asyncio.run(shoot(source, arguments.shot, arguments.screen, arguments.size))

@@ -14,8 +14,8 @@ import orjson
 import zstandard
 
 from engine.telemetry.window import Row
-from engine.types import Episode, Event, EventKind, Limits, Span, TurnTiming
-from tui.snapshot import Conversation
+from engine.types import Episode, Event, EventKind, Span, TurnTiming
+from tui.snapshot import Conversation, RunFacts
 
 _PARTS = {"forbidden": "forbidden", "subgoals": "subgoal", "interactions": "interaction"}
 """Lists of a rubric, and the part that a verdict names."""
@@ -68,7 +68,7 @@ def conversation(
     episode: Episode,
     row: Row,
     *,
-    limits: Limits,
+    facts: RunFacts,
     text: TaskText,
     advantage: float | None = None,
     moment_s: float = math.inf,
@@ -93,8 +93,8 @@ def conversation(
         logprobs=() if tokens is None else tuple(tokens.logprobs[: sum(span.length for span in spans)].tolist()),
         spans=spans,
         server=episode.server,
-        most_turns=limits.turns,
-        most_tokens=limits.tokens,
+        most_turns=facts.most_turns,
+        most_tokens=facts.most_tokens,
         stop=str(episode.stop) if over else "",
         error=episode.error if over else "",
         reward=episode.reward if over else None,

@@ -9,6 +9,7 @@ the last engine row, where none was loaded): that is when the engine knew of it.
 from __future__ import annotations
 
 import math
+import tomllib
 from bisect import bisect_left, bisect_right
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,7 +18,6 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from engine.config import Config, load
 from engine.errors import RunError
 from engine.rundir import RunDir, read_json
 from engine.telemetry import engine_metrics as keys
@@ -32,24 +32,35 @@ _LOG_BYTES = 16 << 20
 def run_facts(run: RunDir) -> RunFacts:
     """What does not change about a run; reads files.
 
-    Raises ConfigError or RunError for a directory that is no run, or one of another version."""
-    return facts_of(run, load(run.config).config)
+    Raises RunError for a directory that is no run, or one of another version."""
+    manifest = read_json(run.manifest) or {}
+    try:
+        # Not by engine.config: it was checked when the run was made, and pydantic takes as long to load as all else.
+        config = tomllib.loads(run.config.read_text(encoding="utf-8"))
+        return _facts(run, config, manifest)
+    except OSError as error:
+        raise RunError(f"{run.path} is no run: {run.config.name}: {error.strerror}") from None
+    except (KeyError, TypeError, ValueError) as error:
+        # What is no TOML, or not in UTF-8, is a ValueError too.
+        raise RunError(f"{run.config} is not of this version of synth-engine: {error!r}") from None
 
 
-def facts_of(run: RunDir, config: Config) -> RunFacts:
-    """The same, of a run whose configuration is read."""
-    manifest, schedule = read_json(run.manifest) or {}, config.schedule
-    tokenizer = Path(config.model.path) / "tokenizer.json"
+def _facts(run: RunDir, config: Mapping[str, Any], manifest: Mapping[str, Any]) -> RunFacts:
+    schedule, limits, model = config["schedule"], config["limits"], Path(config["model"]["path"])
+    slots, tokenizer = schedule["live_slots"], model / "tokenizer.json"
+    most = (schedule["max_staleness"] + 1) * schedule["groups_per_step"] * schedule["group_size"]
     return RunFacts(
         path=run.path,
         id=run.run_id,
         # A model of the hub lies in a directory that is named by its commit.
-        model=Path(manifest.get("hub_id") or config.model.path).name,
-        steps=config.run.steps,
-        group_size=schedule.group_size,
-        groups_per_step=schedule.groups_per_step,
-        max_staleness=schedule.max_staleness,
-        live_most=config.max_live if schedule.live_slots == "auto" else schedule.live_slots,
+        model=Path(manifest.get("hub_id") or model).name,
+        steps=config["run"]["steps"],
+        group_size=schedule["group_size"],
+        groups_per_step=schedule["groups_per_step"],
+        max_staleness=schedule["max_staleness"],
+        live_most=most if slots == "auto" else slots,
+        most_turns=limits["turns"],
+        most_tokens=limits["tokens"],
         tokenizer=tokenizer if tokenizer.is_file() else None,
     )
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import anyio
 import anyio.to_thread
@@ -19,12 +19,14 @@ from engine.errors import RunError
 from engine.rundir import RunDir
 from engine.telemetry.stages import ToolRow
 from engine.telemetry.window import BINS, Row, Window, conditions
-from tui.files import Told
+from tui.files import RunFiles, Told, run_facts
 from tui.followed import MALFORMED, Followed
-from tui.replay import RecordedSource
 from tui.runs import Life, engine_has_ended, last_words, life
 from tui.snapshot import Conversation, Question, RunFacts, Snapshot, State
 from tui.wire import Message, NoEngineError, SocketClient, UnansweredError
+
+if TYPE_CHECKING:
+    from tui.replay import RecordedSource
 
 __all__ = ["LiveSource", "SocketClient"]
 
@@ -76,7 +78,9 @@ class LiveSource:
 
     def __init__(self, run: RunDir) -> None:
         self._run = run
-        self._past = RecordedSource(run)
+        self._files = RunFiles(run)
+        self._facts: RunFacts | None = None
+        self._past: RecordedSource | None = None
         self._client: SocketClient | None = None
         self._connections = 0
         self._answer = _Answer()
@@ -91,7 +95,7 @@ class LiveSource:
         async with self._lock:
             base = await anyio.to_thread.run_sync(self._read)
             try:
-                note = await self._ask(question)
+                note = await self._ask(question, base.facts)
             except NoEngineError:
                 return await self._alone(question, base)
             except UnansweredError as problem:
@@ -113,18 +117,28 @@ class LiveSource:
         async with self._lock:
             if self._client is not None:
                 await self._client.close()
-            await self._past.close()
+            await anyio.to_thread.run_sync(self._files.close)
 
     # --- asking -----------------------------------------------------------------------------------------------------
 
     def _read(self) -> _Base:
-        facts = self._past.known().facts
+        if self._facts is None:
+            self._facts = run_facts(self._run)
         if self._client is None:
             self._client = SocketClient(self._run.socket)
-        self._past.files.read()
-        return _Base(facts, self._past.files.now())
+        self._files.read()
+        return _Base(self._facts, self._files.now())
 
-    async def _ask(self, question: Question) -> str:
+    def _records(self) -> RecordedSource:
+        """The source of what is recorded; not for the event loop."""
+        if self._past is None:
+            # A run in flight seldom needs it, and numpy takes a sixth of the time until the first frame.
+            from tui.replay import RecordedSource  # noqa: PLC0415
+
+            self._past = RecordedSource(self._run, files=self._files)
+        return self._past
+
+    async def _ask(self, question: Question, facts: RunFacts) -> str:
         """Take one answer; returns a note if it cannot be read. Raises UnansweredError or NoEngineError."""
         assert self._client is not None
         await self._client.connect()
@@ -132,7 +146,7 @@ class LiveSource:
             # Another engine may play an episode of the same id anew.
             self._connections = self._client.connections
             self._followed.clear()
-        wanted = list(_wanted(question, self._past.known().facts.group_size))
+        wanted = list(_wanted(question, facts.group_size))
         self._followed = {one: known for one, known in self._followed.items() if one in wanted}
         message = await self._client.ask(_message(question, wanted, self._followed))
         try:
@@ -185,7 +199,7 @@ class LiveSource:
         return replace(whole, episode=episode, siblings=tuple(shown) if question.siblings else ())
 
     def _shown(self, known: Conversation) -> Conversation:
-        advantage = self._past.files.advantage(known.row.id)
+        advantage = self._files.advantage(known.row.id)
         return known if advantage is None else replace(known, advantage=advantage)
 
     async def _from_records(self, episode_id: str, clock_s: float) -> Sequence[Conversation]:
@@ -193,7 +207,8 @@ class LiveSource:
         searched_s, searched, found = self._recorded
         now_s = anyio.current_time()
         if searched != episode_id or (not found and now_s > searched_s + _RECORDS_S):
-            found = await anyio.to_thread.run_sync(self._past.recorded_group, episode_id, clock_s)
+            past = await anyio.to_thread.run_sync(self._records)
+            found = await anyio.to_thread.run_sync(past.recorded_group, episode_id, clock_s)
             self._recorded = now_s, episode_id, found
         return found
 
@@ -201,9 +216,10 @@ class LiveSource:
         """The state where no engine answers."""
         state, note = await anyio.to_thread.run_sync(self._standing)
         if state != "starting":
-            self._past.state = state
-            past = await self._past.look(question)
-            return replace(past, note="; ".join(filter(None, (note, past.note))))
+            past = await anyio.to_thread.run_sync(self._records)
+            past.state = state
+            shown = await past.look(question)
+            return replace(shown, note="; ".join(filter(None, (note, shown.note))))
         # The rows of an engine that is gone are of no episode any more; a conversation may still be read.
         self._answer = _Answer(window=question.window)
         return await self._snapshot(question, base, "starting", note)

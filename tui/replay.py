@@ -4,38 +4,23 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import anyio
 import anyio.to_thread
 
-from engine.config import load
 from engine.rundir import RunDir
 from engine.stream.frame import StreamError
 from engine.stream.reader import read_group
 from engine.telemetry.window import Row, conditions, row, select
-from engine.types import Episode, Limits
+from engine.types import Episode
 from tui.conversations import conversation, task_text
-from tui.files import RunFiles, facts_of
+from tui.files import RunFiles, run_facts
 from tui.recorded import Entry, Place, Records
 from tui.snapshot import Conversation, Question, RunFacts, Snapshot, State
 
 _READ_S = 0.25
 """Spent on new records in one look; what is left is read in the next."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Known:
-    """What never changes about a run."""
-
-    facts: RunFacts
-    limits: Limits
-
-
-def known(run: RunDir) -> Known:
-    """Reads files. Raises ConfigError or RunError for a directory that is no run, or one of another version."""
-    config = load(run.config).config
-    return Known(facts=facts_of(run, config), limits=config.limits.value())
 
 
 class RecordedSource:
@@ -45,11 +30,19 @@ class RecordedSource:
     the moment stands still while the records are read for the first time. Making one reads nothing; `look` raises
     ConfigError or RunError for a directory that is no run."""
 
-    def __init__(self, run: RunDir, *, at: float | None = None, speed: float = 0.0, state: State = "ended") -> None:
+    def __init__(
+        self,
+        run: RunDir,
+        *,
+        at: float | None = None,
+        speed: float = 0.0,
+        state: State = "ended",
+        files: RunFiles | None = None,
+    ) -> None:
         self.state: State = state
         """While everything is shown; a moment is a `replay`."""
-        self.run, self.files, self.records = run, RunFiles(run), Records(run)
-        self._known: Known | None = None
+        self.run, self.files, self.records = run, files or RunFiles(run), Records(run)
+        self._facts: RunFacts | None = None
         self._at_s = 0.0 if at is None and speed else at
         self._speed, self._since = speed, time.monotonic()
         self._lock = anyio.Lock()
@@ -98,14 +91,14 @@ class RecordedSource:
         async with self._lock:
             await anyio.to_thread.run_sync(self.files.close)
 
-    def known(self) -> Known:
+    def facts(self) -> RunFacts:
         """What never changes, read once."""
-        if self._known is None:
-            self._known = known(self.run)
-        return self._known
+        if self._facts is None:
+            self._facts = run_facts(self.run)
+        return self._facts
 
     def _look(self, question: Question) -> Snapshot:
-        facts, reading = self.known().facts, not self.records.complete
+        facts, reading = self.facts(), not self.records.complete
         self.files.read()
         self.records.read(_READ_S)
         if reading and self._at_s is not None:
@@ -176,7 +169,7 @@ class RecordedSource:
         return conversation(
             episode,
             shown,
-            limits=self.known().limits,
+            facts=self.facts(),
             text=task_text(self.run.pack, episode.task_id),
             advantage=self.files.advantage(episode.id, moment_s),
             moment_s=moment_s,

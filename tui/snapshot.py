@@ -29,6 +29,9 @@ class RunFacts:
     max_staleness: int
     live_most: int
     """Episodes that can be live at once."""
+    most_turns: int
+    most_tokens: int
+    """Of an episode."""
     tokenizer: Path | None = None
     """Its tokenizer.json, where the model has one."""
 

@@ -13,8 +13,9 @@ from typing import TypeVar
 
 import anyio
 
-from engine.config import Config, api_key
 from engine.config.endpoints import EndpointSection
+from engine.config.environment import api_key
+from engine.config.tree import Config
 from engine.errors import ConfigError
 from engine.llm.endpoint import Reachable, open_endpoint
 from engine.llm.question import Admit, Asker, Question

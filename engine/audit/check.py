@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from engine.config import Config, load
+from engine.config.load import load
+from engine.config.tree import Config
 from engine.rundir import RunDir, read_json, read_lines
 from engine.types import TaskGroup
 

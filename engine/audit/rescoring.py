@@ -16,7 +16,7 @@ from anyio import create_task_group, to_thread
 
 from engine.audit.asked_judge import AskedJudge, Once
 from engine.audit.rewards import scoring_record
-from engine.config import Config
+from engine.config.tree import Config
 from engine.errors import RewardError, boundary
 from engine.llm.asking import JournaledAsker
 from engine.llm.journal import Journal, open_journal, read_journal

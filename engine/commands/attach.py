@@ -17,7 +17,7 @@ import click
 
 from engine.background import DASHBOARD, ask_to_stop, look, on_terminal
 from engine.commands.runs import live_runs
-from engine.config import child_environment
+from engine.config.environment import child_environment
 from engine.errors import ConfigError, RunError
 from engine.rundir import RunDir, find_run
 

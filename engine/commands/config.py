@@ -10,7 +10,7 @@ from typing import Any
 import click
 from rich.text import Text
 
-from engine.config import Loaded, dump, fields, load, marks, value_of
+from engine.config.load import Loaded, dump, fields, load, marks, value_of
 from engine.report.console import wide_console
 
 _EXAMPLES = """\b

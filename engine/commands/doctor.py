@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from engine.config import load
+from engine.config.load import load
 from engine.doctor import State, examine
 
 _COLOURS = {State.OK: "green", State.NOTE: "yellow", State.BAD: "red"}

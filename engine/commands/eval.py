@@ -13,7 +13,8 @@ from rich.console import Console
 from rich.table import Table
 
 from engine.commands.export import chosen_adapter
-from engine.config import Config, load, text_override
+from engine.config.load import load, text_override
+from engine.config.tree import Config
 from engine.errors import ConfigError
 from engine.evals.split import Evaluation, Suite, evaluate
 from engine.manifest import pack_file

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 import orjson
 
-from engine.config import load
+from engine.config.load import load
 from engine.errors import ConfigError, RunError
 from engine.manifest import base_model
 from engine.processes import torch_environment

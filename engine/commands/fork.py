@@ -13,7 +13,8 @@ import click
 from rich.console import Console
 
 from engine.commands.show import episode_table
-from engine.config import Config, load
+from engine.config.load import load
+from engine.config.tree import Config
 from engine.errors import ConfigError
 from engine.evals.split import mean_ci95
 from engine.parts import UVLOOP

@@ -14,7 +14,7 @@ from engine.audit.agreement import spreads
 from engine.audit.asked_judge import AskedJudge, asked_judge
 from engine.audit.judging import Judged, ask_again, sample
 from engine.commands.export import check_place
-from engine.config import load
+from engine.config.load import load
 from engine.errors import ConfigError
 from engine.report.console import wide_console
 from engine.report.counting import counting

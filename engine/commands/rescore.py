@@ -17,7 +17,8 @@ from engine.audit.asked_judge import HOW, AskedJudge, asked_judge
 from engine.audit.check import named
 from engine.audit.rescoring import Again, rescored, rescorer
 from engine.commands.export import check_place
-from engine.config import Config, load
+from engine.config.load import load
+from engine.config.tree import Config
 from engine.errors import ConfigError
 from engine.evals.split import mean_ci95
 from engine.manifest import pack_file

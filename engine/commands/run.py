@@ -10,7 +10,8 @@ import click
 from rich.console import Console
 
 from engine.background import Background, on_terminal
-from engine.config import Config, load, text_override
+from engine.config.load import load, text_override
+from engine.config.tree import Config
 from engine.errors import ConfigError
 from engine.manifest import create, pack_file, reopen
 from engine.models import find_models

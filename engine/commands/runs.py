@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from engine.background import ask_to_stop, ending_of, lives, supervisor_of
-from engine.config import load
+from engine.config.load import load
 from engine.errors import ConfigError, RunError, SynthError
 from engine.manifest import point_latest
 from engine.report.console import wide_console

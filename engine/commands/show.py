@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from engine.config import load
+from engine.config.load import load
 from engine.errors import ConfigError
 from engine.evals.split import mean_ci95
 from engine.report.console import wide_console

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from engine.commands import world_audit
 from engine.commands.export import check_place
-from engine.config import load
+from engine.config.load import load
 from engine.errors import ConfigError
 from engine.report.console import wide_console
 from engine.rundir import RunDir, find_run

@@ -15,7 +15,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from engine.config import Config, load
+from engine.config.load import load
+from engine.config.tree import Config
 from engine.errors import ConfigError
 from engine.report.console import wide_console
 from engine.rundir import RunDir, find_run

@@ -34,27 +34,6 @@ class Loaded:
     sources: Mapping[str, str]
 
 
-def environment(name: str) -> str | None:
-    """The value of an environment variable; the only place that reads one."""
-    return os.environ.get(name)
-
-
-def api_key(name: str, key: str) -> str | None:
-    """The API key in environment variable `name`, which configuration key `key` names; it is in no file of a run.
-
-    Raises ConfigError if the variable that should hold it is not set."""
-    if not name:
-        return None
-    if not (value := environment(name)):
-        raise ConfigError(f"{key}: the environment variable {name} is not set; export the API key in it")
-    return value
-
-
-def child_environment(**extra: str) -> dict[str, str]:
-    """The environment of this process for a child, with `extra` on top."""
-    return {**os.environ, **extra}
-
-
 def fields(endpoints: Iterable[str] = ("NAME",)) -> Iterator[tuple[str, FieldInfo]]:
     """Every key of the tree as ("learner.lr", its field), in order; those of an endpoint once for each name given."""
     for table, info in Config.model_fields.items():

@@ -14,7 +14,7 @@ import anyio
 import structlog
 
 from engine.adapters import Adapters
-from engine.config import Config
+from engine.config.tree import Config
 from engine.errors import RunError
 from engine.evals.split import Evaluation, Suite, evaluate
 from engine.rundir import JsonLines, RunDir, adapter_name, point_link, read_lines

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 
 import anyio
 
-from engine.config import Config
+from engine.config.tree import Config
 from engine.core.episode import run_episode
 from engine.seams import Plan, Seams
 from engine.task import Task

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import get_args
 
-from engine.config import ASSETS
+from engine.config.load import ASSETS
 from engine.llm.question import Role
 
 INSTRUCTIONS: Mapping[Role, str] = {

@@ -11,7 +11,7 @@ from typing import Any
 
 import orjson
 
-from engine.config import Config
+from engine.config.tree import Config
 from engine.rundir import RunDir, read_json
 from engine.telemetry import engine_metrics as keys
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from engine.config import Config
+from engine.config.tree import Config
 from engine.rundir import RunDir
 from engine.serving.addresses import addresses
 from engine.serving.gpus import Gpu, gpus

@@ -6,7 +6,7 @@ import time
 
 from rich.console import Console
 
-from engine.config import Config
+from engine.config.tree import Config
 from engine.report.gauges import Gauges, read_gauges
 from engine.rundir import RunDir
 from engine.supervise import Phase, Status

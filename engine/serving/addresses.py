@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 
-from engine.config import Config
+from engine.config.tree import Config
 from engine.rundir import RunDir, read_json, write_json
 
 

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from engine.config import Config
+from engine.config.tree import Config
 from engine.processes import Command, torch_environment
 from engine.rundir import RunDir
 from engine.serving.addresses import Address

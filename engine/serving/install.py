@@ -12,7 +12,7 @@ from pathlib import Path
 
 import orjson
 
-from engine.config import child_environment
+from engine.config.environment import child_environment
 from engine.errors import RunError
 from engine.rundir import read_json, write_json
 from engine.serving.sglang import STAND_INS, VERSION, interpreter, server_environment

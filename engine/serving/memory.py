@@ -12,8 +12,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from engine.config import Config
 from engine.config.endpoints import SglangSection
+from engine.config.tree import Config
 from engine.errors import ConfigError
 from engine.serving.gpus import Gpu
 from engine.serving.gpus import gpus as all_gpus

@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from engine.config import Config
 from engine.config.endpoints import EndpointSection, SglangSection
+from engine.config.tree import Config
 from engine.errors import ConfigError
 from engine.serving.gpus import Gpu
 

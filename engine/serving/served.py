@@ -10,7 +10,7 @@ from pathlib import Path
 
 import orjson
 
-from engine.config import Config
+from engine.config.tree import Config
 from engine.errors import ConfigError, RunError
 from engine.models import find_models
 from engine.processes import Child

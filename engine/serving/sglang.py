@@ -11,8 +11,9 @@ import shlex
 import shutil
 from pathlib import Path
 
-from engine.config import ASSETS, child_environment, environment
 from engine.config.endpoints import SglangSection
+from engine.config.environment import child_environment, environment
+from engine.config.load import ASSETS
 from engine.errors import ConfigError
 from engine.processes import torch_environment
 

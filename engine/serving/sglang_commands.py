@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from engine.config import Config
 from engine.config.endpoints import SglangSection
+from engine.config.tree import Config
 from engine.processes import Command
 from engine.rundir import RunDir
 from engine.serving.gpus import Gpu, gpus

@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-from engine.config import environment
+from engine.config.environment import environment
 from engine.errors import ConfigError
 from engine.rundir import RunDir
 from engine.telemetry.follow import Sample

@@ -19,7 +19,7 @@ import anyio
 import numpy as np
 from anyio import to_thread
 
-from engine.config import Config
+from engine.config.tree import Config
 from engine.errors import ConfigError, RunError
 from engine.parts import open_policy, watched
 from engine.policy.chat_format import ChatFormat

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from anyio import to_thread
 
-from engine.config import Config
+from engine.config.tree import Config
 from engine.core.episode import run_episode
 from engine.errors import ConfigError, PolicyError
 from engine.llm.journal import Journal, read_journal

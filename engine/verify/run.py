@@ -10,7 +10,8 @@ from typing import Any
 
 from anyio import to_thread
 
-from engine.config import Config, load
+from engine.config.load import load
+from engine.config.tree import Config
 from engine.errors import ConfigError
 from engine.llm.journal import Counts
 from engine.models import sha256
