@@ -4,7 +4,7 @@ The dashboards are real processes on real terminals (pty, 200 x 50) at 2 picture
 learner are processes of their own; the server answers in 24 to 96 s, for what the engine has to do beside is not the
 question. The arms take turns in one run; the engine's loop lag is its own probe's p99 over the minute of the arm, and
 its CPU is the process's. In a control arm two processes burn what two dashboards burn, and ask nothing; what
-that changes comes from sharing the machine.
+that changes comes from sharing the machine, not from looking: the goal for the engine's CPU is against it.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from engine.telemetry import engine_metrics as keys
 
 GOAL = {
     "lag_p99_two_viewers_more_ms": "<= 2",
-    "cpu_two_viewers_more_points": "<= 3",
+    "cpu_two_viewers_against_burning_points": "<= 3",
     "viewer_cpu_percent": "<= 8",
     "first_frame_s": "<= 0.6",
 }

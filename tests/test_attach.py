@@ -20,7 +20,8 @@ from engine.config.load import load
 from engine.live import LiveEpisodes
 from engine.manifest import create
 from engine.rundir import RunDir
-from engine.telemetry.window import PHASES, Row
+from engine.telemetry.looplag import LAG_EDGES_S
+from engine.telemetry.window import PHASES, Row, Selection
 from engine.types import Episode, Outcome
 from tests.live_episodes import LISTS, Client, Gated, followed, huge, looked_at, played, seams_of, until
 from tests.test_window import some
@@ -287,39 +288,64 @@ def test_where_no_socket_can_be_made_the_run_goes_on(tmp_path):
     assert (tmp_path / "engine.sock").read_text() == "mine"
 
 
-async def test_ten_thousand_episodes_are_looked_at_without_blocking(tmp_path, monkeypatch):
-    """Whatever is asked: the processor time between two turns of the loop, the client's reading included."""
-    monkeypatch.setattr(attached, "_PER_SECOND", 10_000)
-    live, longest = LiveEpisodes(), {}
+async def test_ten_thousand_episodes_are_looked_at_piece_by_piece(tmp_path, monkeypatch):
+    """Between two turns of the loop no more than 500 are looked at; of the default table only those that it shows."""
+    live, looked, turns = LiveEpisodes(), [], [0]
     for one in some(10_000):
         live.enter(one)
-    questions = {
-        "default": {},
-        "filter": {"where": "phase!=done tokens>3 turn>=0 retail"},
-        "tokens": {"sort": "tokens"},
-        "grouped": {"grouped": True},
-    }
+    add = Selection.add
 
-    async def beat():
+    def counting(selection, part):
+        looked.append((turns[0], len(part)))
+        add(selection, part)
+
+    async def turn():
         while True:
-            before_s = time.thread_time()
+            turns[0] += 1
             await anyio.lowlevel.checkpoint()
-            gap[0] = max(gap[0], time.thread_time() - before_s)
 
+    monkeypatch.setattr(Selection, "add", counting)
     async with looked_at(tmp_path, live) as connect, anyio.create_task_group() as tg:
-        client, gap = await connect(), [0.0]
-        tg.start_soon(beat)
-        for name, question in questions.items():
-            gaps = []
-            for _ in range(7):
-                gap[0] = 0.0
-                await client.ask(**question)
-                gaps.append(gap[0])
-            longest[name] = round(1e3 * sorted(gaps)[3], 2)
+        tg.start_soon(turn)
+        client = await connect()
+        shown = await client.ask(top=100, rows=40)
+        assert (shown["total"], len(shown["rows"])) == (10_000, 40)
+        assert [size for _, size in looked] == [140]
+        for question in ({"where": "turn>=0"}, {"sort": "tokens"}, {"grouped": True}, {"down": False}):
+            looked.clear()
+            assert (await client.ask(**question))["total"] == 10_000
+            assert [size for _, size in looked] == [500] * 20
+            assert len({turn for turn, _ in looked}) == 20
         tg.cancel_scope.cancel()
-    sys.stdout.write(f"median of the longest turn, ms: {longest}\n")
-    # Some 3 ms on a quiet machine; far above what a busy one makes of it.
-    assert max(longest.values()) < 50
+
+
+async def test_the_default_table_is_what_a_search_would_find(tmp_path):
+    """Also where it reaches those that have ended."""
+    live = LiveEpisodes()
+    for one in sorted(some(300), key=lambda one: one.start_s):
+        phase, one.phase = one.phase, "queued"
+        live.enter(one)
+        live.moved(one, phase)
+        one.phase = phase
+    async with looked_at(tmp_path, live) as connect:
+        client = await connect()
+        for top in (0, 17, 190, 240, 299, 400):
+            found = await client.ask(where="turn>=0", top=top, rows=30)
+            shown = await client.ask(top=top, rows=30)
+            ids = [row[0] for row in shown["rows"]]
+            assert (ids, shown["total"]) == ([row[0] for row in found["rows"]], 300)
+
+
+async def test_tools_and_delays_are_told_to_who_asks(tmp_path):
+    """A name that an agent made up is cut like every other text."""
+    live = LiveEpisodes()
+    live.stages.called("get_order", 0.25, broken=False)
+    live.stages.called("x" * 10_000, 0.5, broken=True)
+    async with looked_at(tmp_path, live) as connect:
+        answer = await (await connect()).ask(stages=True)
+    assert answer["tools"][0] == ["get_order", 1, 0, 0, 0.25, 0.25]
+    assert len(answer["tools"][1][0]) < 500
+    assert len(answer["lag"]) == len(LAG_EDGES_S) + 1
 
 
 @pytest.mark.slow

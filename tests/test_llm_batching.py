@@ -40,6 +40,15 @@ def test_a_full_batch_leaves_at_once_and_a_small_one_when_its_first_call_has_wai
     assert full.take(3.0, 9) == calls
 
 
+def test_a_queue_knows_how_long_its_calls_waited():
+    """And its batches by size, up to the next power of two."""
+    queue, _ = waiting("aaaaaaaa", size=5)
+    queue.take(9, 9), queue.take(9, 1), queue.take(9, 9), queue.take(9, 9)
+    assert queue.batches == {8: 1, 1: 1, 2: 1}
+    assert queue.waits.count == 8
+    assert queue.waits.quantiles_s(0.0, 1.0) == [2, 9]
+
+
 def test_owners_take_turns():
     """One with many calls does not keep the others waiting."""
     queue, calls = waiting("aaaaab", size=2)

@@ -54,6 +54,14 @@ async def test_a_completion_is_what_the_server_sampled():
     assert (completion.adapter, completion.server, completion.stop) == (ADAPTER, url, "stop")
 
 
+async def test_what_a_server_had_in_its_cache_is_kept():
+    """It is told in the metrics."""
+    server = recording(with_meta(cached_tokens=39), with_meta(cached_tokens="many"))
+    async with serving(server) as url, policy_of(CHAT, url) as (policy, _):
+        assert (await policy.complete(turn(CHAT))).cached_tokens == 39
+        assert (await policy.complete(turn(CHAT))).cached_tokens == 0
+
+
 async def test_requests_say_everything_that_a_server_could_guess_wrong():
     """Adapter, plain sampling, log-probabilities and stop tokens go with every request; ids are the ledger's."""
     server = recording()

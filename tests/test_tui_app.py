@@ -88,6 +88,24 @@ async def test_the_numbers_are_views() -> None:
         assert "pipeline" in text_of(app)
 
 
+async def test_the_engine_screen_says_where_the_time_goes() -> None:
+    """Stages and tools with their times, what was not scored, how late the loop was, and the endpoints' batches."""
+    source = Canned()
+    async with shown(source, size=(160, 40)) as (app, pilot):
+        await press(app, pilot, "3")
+        await settled(app, pilot)
+        lines = [" ".join(line.split()) for line in text_of(app).splitlines()]
+        assert any("tool 80 40.0 12ms 400ms 1:01" in line for line in lines)
+        assert any("get_order 1,234 5 1 12ms 400ms" in line for line in lines)
+        assert any("[red]x[/]" in line for line in lines)
+        assert any("not scored: 3 simulator_fault_tool" in line for line in lines)
+        assert any("<2 " in line and "98%" in line and "<1%" not in line for line in lines)
+        assert any("≤8" in line and "80%" in line for line in lines)
+        assert source.asked[-1].stages
+        await press(app, pilot, "1")
+        assert not source.asked[-1].stages
+
+
 async def test_the_table_asks_for_what_is_in_sight() -> None:
     """And says where it is."""
     source = Canned()

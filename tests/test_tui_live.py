@@ -13,6 +13,7 @@ from anyio.streams.buffered import BufferedByteReceiveStream
 
 from engine.errors import ConfigError
 from engine.rundir import RunDir, read_json, write_json
+from engine.telemetry.stages import ToolRow
 from engine.telemetry.window import Window
 from engine.types import Event, EventKind, Reward, Span, TurnTiming
 from tests.looking import aside, looking, may_listen, until
@@ -90,6 +91,20 @@ async def quiet(question):
     return QUIET
 
 
+async def test_tools_and_delays_are_asked_for(run):
+    """By the screen that shows them."""
+
+    async def script(question):
+        told = {"tools": [["get_order", 3, 1, 0, 0.1, 0.2]], "lag": [5, 4, 3, 2, 1]}
+        return QUIET | (told if question["stages"] else {})
+
+    async with engine(run, script), looking(run) as source:
+        seen, without = await source.look(Question(stages=True)), await source.look(Question())
+    assert seen.tools == (ToolRow("get_order", 3, 1, 0, 0.1, 0.2),)
+    assert seen.lags == (5, 4, 3, 2, 1)
+    assert (without.tools, without.lags, without.note) == ((), (), "")
+
+
 async def test_an_answer_and_the_files(run):
     """Rows, counts and clock are the engine's; step, phase, charts are the files'; the question says what is wanted."""
 
@@ -113,6 +128,7 @@ async def test_an_answer_and_the_files(run):
             "grouped": True,
             "top": 3,
             "rows": 9,
+            "stages": False,
             "follow": [],
         }
     ]

@@ -16,7 +16,7 @@ from engine.types import Event, EventKind, Reward, Span, TurnTiming, Verdict
 from tests.tui_canned import HOSTILE, engine_row, row, talk
 from tests.tui_pictures import assert_harmless
 from tests.work import calls
-from tui.numbers import finite, rate, rates, series, staleness
+from tui.numbers import batches, finite, rate, rates, series, shares, staleness
 from tui.snapshot import Conversation
 from tui.story import actions, blocks, divergence, verdict_lines
 from tui.theme import logprob_style
@@ -321,6 +321,27 @@ def test_a_rate_is_of_the_last_seconds() -> None:
 def test_a_series_has_the_rows_that_have_both() -> None:
     """A key that was declared later begins later."""
     assert series([{"x": 1}, {"x": 2, "y": 5}, {"y": 6}], "x", "y") == [(2, 5)]
+
+
+def test_shares_of_what_grew() -> None:
+    """Where nothing grew there is none, and a restarted engine counts from zero."""
+    rows = [
+        {keys.RUN_S: float(at), "part": part, "whole": whole}
+        for at, part, whole in ((0, 0, 0), (1, 2, 4), (2, 2, 4), (3, 0, 0), (4, 9, 5))
+    ]
+    assert shares(rows, "part", "whole") == [(1.0, 0.5), (4.0, 1.0)]
+
+
+def test_batches_of_all_endpoints() -> None:
+    """By size; other keys of endpoints are none."""
+    row = {
+        "endpoint.sim/batch_16_count": 3.0,
+        "endpoint.sim/batch_2_count": 1.0,
+        "endpoint.a.b/batch_2_count": 4.0,
+        "endpoint.sim/batch_wait_p50_s": 9.0,
+        "endpoint.sim/calls_count": 9.0,
+    }
+    assert list(batches(row).items()) == [(2, 5), (16, 3)]
 
 
 def test_staleness_shares() -> None:

@@ -7,8 +7,9 @@ from pathlib import Path
 
 from engine.errors import ConfigError
 from engine.telemetry import engine_metrics as keys
+from engine.telemetry.stages import ToolRow
 from engine.telemetry.window import PHASES, Row, conditions
-from engine.types import Event, EventKind, Reward, Span, TurnTiming, Verdict
+from engine.types import Event, EventKind, Outcome, Reward, Span, TurnTiming, Verdict
 from tui.snapshot import Conversation, LogLine, Question, RunFacts, Snapshot, State
 
 HOSTILE = "[red]x[/] \x1b[2J\x1b]0;owned\x07 \u202egnp.exe \u2066 \ud800 end"
@@ -124,6 +125,8 @@ class Canned:
             engine=tuple(engine_row(second) for second in range(60)),
             learner=tuple(learner_row(step) for step in range(7)),
             swaps=({"event": "load", "server": "http://a", "version": 3, "start_s": 9.0, "end_s": 9.4, "ok": True},),
+            tools=(ToolRow("get_order", 1_234, 5, 1, 0.012, 0.4), ToolRow("[red]x[/]\x1b[2J", 1, 0, 0, 0.0, 0.0)),
+            lags=(2_950, 40, 8, 2, 0),
             log=(
                 LogLine("12:00:01", "info", "engine", "phase", {"phase": "training"}),
                 LogLine("12:00:02", "warning", "engine", "slow", {"episode": "g000003.01", "why": self.text}),
@@ -180,6 +183,16 @@ def engine_row(second: int) -> dict[str, float]:
         keys.GROUPS_TRAINED: 14,
         keys.GROUPS_DROPPED: 1,
         keys.LIVE_SLOTS: 64,
+        keys.PROMPT_TOKENS: 1_000 * second,
+        keys.CACHED_TOKENS: 750 * second,
+        keys.STAGES["tool"].ended: 40 * second,
+        keys.STAGES["tool"].p50_s: 0.012,
+        keys.STAGES["tool"].p95_s: 0.4,
+        keys.STAGES["tool"].p99_s: 61.0,
+        keys.OUTCOMES[Outcome.TOOL_FAULT]: 3,
+        "endpoint.sim/batch_8_count": 3 * second,
+        "endpoint.sim/batch_16_count": second,
+        "endpoint.judge/batch_8_count": second,
     }
 
 

@@ -212,7 +212,6 @@ class HttpPolicy:
             logprobs = array("f", [triple[0] for triple in triples])
             agree = [triple[1] for triple in triples] == reply["output_ids"]
             agree = agree and meta.get("completion_tokens", len(ids)) == len(ids) and math.isfinite(sum(logprobs))
-            cached = int(meta.get("cached_tokens", 0))
         except (KeyError, TypeError, IndexError, ValueError, OverflowError) as error:
             raise PolicyError(f"{url}: the reply to {turn.id} lacks ids or log-probabilities: {error!r}") from error
         if not ids or not agree or max(ids) >= self._chat.vocab_size:
@@ -221,9 +220,15 @@ class HttpPolicy:
                 f"completion_tokens {meta.get('completion_tokens')!r}, largest id {max(ids, default=-1)}"
             )
         stop: Literal["stop", "length"] = meta["finish_reason"]["type"]
-        text = self._chat.decode(ids)
+        cached = meta.get("cached_tokens")
         return Completion(
-            text=text, ids=ids, logprobs=logprobs, adapter=adapter, server=url, stop=stop, cached_tokens=cached
+            text=self._chat.decode(ids),
+            ids=ids,
+            logprobs=logprobs,
+            adapter=adapter,
+            server=url,
+            stop=stop,
+            cached_tokens=cached if isinstance(cached, int) else 0,  # a figure for the metrics: worth no episode
         )
 
 

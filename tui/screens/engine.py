@@ -64,8 +64,8 @@ class EngineView(View):
         with Horizontal(id="stages"):
             yield Table(_STAGES, id="stage")
             yield Table(_TOOLS, id="tools")
-            yield Bars("loop lag, last minute", id="lags")
-            yield Bars("batches by prompts", id="batches")
+            yield Bars("loop lag, ms", id="lags")
+            yield Bars("batch sizes", id="batches")
         yield Table(_FIGURES, id="figures")
 
     def on_mount(self) -> None:
@@ -89,8 +89,8 @@ class EngineView(View):
         self._tabled("#figures", {key: _figure(snapshot, key, value) for key, value in newest.items()})
         sizes = batches(newest)
         self.query_one("#lags", Bars).show(_bars(_lag_labels(), snapshot.lags))
-        self.query_one("#batches", Bars).show(_bars([f"≤ {size}" for size in sizes], list(sizes.values())))
-        self.query_one("#batches").display = bool(sizes)
+        self.query_one("#batches", Bars).show(_bars([f"≤{size}" for size in sizes], list(sizes.values())))
+        self.query_one("#batches").set_class(not sizes, "-empty")
 
     def _tabled(self, table: str, rows: Mapping[str, Sequence[Cell]]) -> None:
         self.query_one(table, Table).show(list(rows.values()), top=0, total=len(rows), ids=list(rows))
@@ -149,13 +149,14 @@ def _tool(tool: ToolRow) -> list[Cell]:
 
 def _lag_labels() -> list[str]:
     edges = [f"{1e3 * edge:.0f}" for edge in LAG_EDGES_S]
-    return [f"< {edges[0]} ms", *(f"{low} to {high}" for low, high in pairwise(edges)), f"≥ {edges[-1]} ms"]
+    return [f"<{edges[0]}", *(f"{low}-{high}" for low, high in pairwise(edges)), f">{edges[-1]}"]
 
 
 def _bars(labels: Sequence[str], counts: Sequence[int]) -> list[tuple[str, float, str]]:
     """Each label's share of all that was counted."""
     whole = sum(counts)
-    return [(label, n / whole, f"{n / whole:.1%}") for label, n in zip(labels, counts, strict=False) if whole]
+    shares = ((label, n / whole) for label, n in zip(labels, counts, strict=False) if whole)
+    return [(label, share, "<1%" if 0 < share < 0.01 else f"{share:.0%}") for label, share in shares]
 
 
 def _figure(snapshot: Snapshot, key: str, value: float) -> list[Cell]:
