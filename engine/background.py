@@ -23,9 +23,10 @@ from types import FrameType
 import click
 import psutil
 
+from engine import alive
 from engine.config.environment import child_environment, environment
 from engine.errors import RunError
-from engine.processes import SAME_START_S, Child, Command, leash
+from engine.processes import Child, Command, leash
 from engine.rundir import RunDir, read_json
 from engine.supervise import DRAINING, SIGNALLED, Ending, Phase, Status, exit_name
 
@@ -83,20 +84,7 @@ def supervisor_of(run: RunDir) -> psutil.Process | None:
     recorded = read_json(run.processes)
     if recorded is None or recorded.get("ending") or "supervisor_started" not in recorded:
         return None
-    try:
-        process = psutil.Process(recorded["supervisor"])
-        same = abs(process.create_time() - recorded["supervisor_started"]) < SAME_START_S
-    except psutil.NoSuchProcess:
-        return None
-    return process if same and lives(process) else None
-
-
-def lives(process: psutil.Process) -> bool:
-    """Whether it still runs; what nobody has waited for yet does not."""
-    try:
-        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
-    except psutil.NoSuchProcess:
-        return False
+    return alive.found(recorded["supervisor"], recorded["supervisor_started"])
 
 
 def ask_to_stop(run: RunDir) -> psutil.Process | None:

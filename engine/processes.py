@@ -18,19 +18,20 @@ import sys
 import time
 from collections import deque
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import psutil
 
+from engine import alive
 from engine.config.environment import child_environment
 from engine.rundir import RunDir, read_json, write_json
 
 _WINDOW_S = 600.0
 _LONGEST_BACKOFF_S = 32.0
 _GRACE_S = 5.0
-SAME_START_S = 1.0
 """A process whose start time differs by less from the recorded one is the recorded one."""
 _FAILED = (1, 2)
 """Exit codes of a process that ended with an error of its own, or refused its arguments."""
@@ -238,19 +239,16 @@ def end_orphans(run: RunDir) -> list[str]:
     recorded = read_json(run.processes) or {"processes": []}
     orphans = {}
     for row in recorded["processes"]:
-        try:
-            process = psutil.Process(row["pid"])
-            same = abs(process.create_time() - row["started"]) < SAME_START_S and process.cmdline() == row["argv"]
-        except (psutil.NoSuchProcess, psutil.AccessDenied, psutil.ZombieProcess):
-            continue
-        if same:
-            orphans[process] = str(row["name"])
+        process = alive.found(row["pid"], row["started"])
+        with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
+            if process is not None and process.cmdline() == row["argv"]:
+                orphans[process] = str(row["name"])
     for process in orphans:
         _quietly(process, signal.SIGTERM)
-    _, alive = psutil.wait_procs(list(orphans), timeout=_GRACE_S)
-    for process in alive:
+    _, left = psutil.wait_procs(list(orphans), timeout=_GRACE_S)
+    for process in left:
         _quietly(process, signal.SIGKILL)
-    psutil.wait_procs(alive, timeout=_GRACE_S)
+    psutil.wait_procs(left, timeout=_GRACE_S)
     return list(orphans.values())
 
 

@@ -27,6 +27,11 @@ Phase = Literal["queued", "policy", "tool", "user", "scoring"]
 """What an episode in flight waits for, in the order of a turn."""
 
 
+GROUP_ID = r"(?:g\d{6}|e\d{5}-\d{4})"
+"""What ids of training groups and of evaluated tasks look like."""
+EPISODE_ID = rf"{GROUP_ID}\.\d\d"
+
+
 class Outcome(StrEnum):
     """Whose doing the end of an episode was; only the first two make rewards (invariant *trusted-reward*)."""
 

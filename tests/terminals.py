@@ -16,7 +16,8 @@ from contextlib import contextmanager, suppress
 
 import psutil
 
-from engine.background import ending_of, lives, supervisor_of
+from engine.alive import lives
+from engine.background import ending_of, supervisor_of
 from engine.rundir import write_json
 
 STAND_IN = """
@@ -31,6 +32,8 @@ if "--shot" in argv:
     pathlib.Path(argv[argv.index("--shot") + 1]).write_text(picture)
     (place / "shown").write_text(json.dumps(argv))
     sys.exit(0)
+if (place / "picked").exists():
+    pathlib.Path(argv[argv.index("--chosen") + 1]).write_text((place / "picked").read_text())
 if "raw" in os.environ["STAND_IN"]:
     tty.setraw(0)
 (place / "shown.new").write_text(json.dumps(argv))
@@ -64,6 +67,10 @@ class StandIn:
         """End it: an exit code, `crash` or `killed`."""
         (self.place / "choice.new").write_text(str(choice))
         (self.place / "choice.new").rename(self.place / "choice")
+
+    def pick(self, path):
+        """Of several runs, this one."""
+        (self.place / "picked").write_text(str(path))
 
     def shown(self):
         """What it was started with, once it was."""

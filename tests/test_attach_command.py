@@ -69,9 +69,10 @@ def test_the_latest_run_is_looked_at(stand_in, runs):
 def test_where_several_are_live_the_dashboard_asks(stand_in, runs):
     """And where that is wished."""
     with live(runs[0]), live(runs[1]):
-        assert shown(stand_in, "attach")[0] == ["--runs", "runs"]
+        assert shown(stand_in, "attach")[0][:3] == ["--runs", "runs", "--chosen"]
         assert shown(stand_in, "attach", "two")[0] == [str(runs[1].path)]
-    assert shown(stand_in, "attach", "--pick", "--readonly")[0] == ["--runs", "runs", "--readonly"]
+    picked = shown(stand_in, "attach", "--pick", "--readonly")[0]
+    assert (picked[:3], picked[4:]) == (["--runs", "runs", "--chosen"], ["--readonly"])
 
 
 def test_a_viewer_stops_the_run(stand_in, runs):
@@ -90,13 +91,13 @@ def test_another_process_with_its_pid_is_left_alone(stand_in, runs):
         assert process.poll() is None
 
 
-def test_a_stop_among_several_says_how(stand_in, runs):
-    """The dashboard that showed a choice does not say of which; none is guessed."""
+def test_a_stop_among_several_is_of_the_chosen_one(stand_in, runs):
+    """The dashboard says which of those it showed."""
+    stand_in.pick(runs[0].path)
     with live(runs[0]) as one, live(runs[1]) as two:
         _, code, text = shown(stand_in, "attach", choice=11)
-        assert code == 1
-        assert "several runs are live; stop one of them: synth-engine runs stop runs/one, " in text
-        assert (one.poll(), two.poll()) == (None, None)
+        assert (code, one.wait(5), two.poll()) == (0, -signal.SIGTERM, None)
+    assert f"{runs[0].path} drains: what is finished is being saved" in text
 
 
 def test_a_dashboard_that_breaks_is_an_error(stand_in, runs):

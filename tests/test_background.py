@@ -11,7 +11,8 @@ import pytest
 from click.testing import CliRunner
 
 from engine import background
-from engine.background import Background, lives, on_terminal, supervisor_of
+from engine.alive import lives
+from engine.background import Background, on_terminal, supervisor_of
 from engine.cli import cli
 from engine.commands import run as run_command
 from engine.config.load import load

@@ -12,7 +12,8 @@ from dataclasses import replace
 import orjson
 import pytest
 
-from engine.background import lives, supervisor_of
+from engine.alive import lives
+from engine.background import supervisor_of
 from engine.rundir import RunDir, read_json
 from tests.recorded_runs import RecordedRun, small_pack
 from tests.screens import screen

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from engine.errors import SynthError
 from engine.rundir import RunDir
+from engine.types import EPISODE_ID
 from tui.app import EXIT_ERROR, EXIT_LEFT, VIEWS, Dashboard
 from tui.files import run_facts
 from tui.live import LiveSource
@@ -37,7 +38,7 @@ def _screen(text: str) -> str:
     """What a picture can be of.
 
     Raises ValueError, which argparse reports."""
-    if text not in VIEWS and not re.fullmatch(r"(g\d{6}|e\d{5}-\d{4})\.\d\d(/tokens|/group)?", text):
+    if text not in VIEWS and not re.fullmatch(rf"{EPISODE_ID}(/tokens|/group)?", text):
         raise ValueError(text)
     return text
 
@@ -46,6 +47,7 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tui", description="The dashboard over one run.")
     parser.add_argument("run", type=Path, nargs="?", help="a run directory; without it a list of runs is shown")
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="where that list looks")
+    parser.add_argument("--chosen", type=Path, metavar="FILE", help="where the path of the chosen one is written")
     parser.add_argument("--owner", action="store_true", help="leaving asks what is to become of the run")
     parser.add_argument("--readonly", action="store_true", help="nothing can be cancelled or stopped")
     parser.add_argument("--replay", action="store_true", help="show what is recorded, by its clock")
@@ -63,6 +65,8 @@ def main() -> int:
     path: Path | None = arguments.run or Picker(arguments.runs).run()
     if path is None:
         return EXIT_LEFT
+    if arguments.chosen is not None:
+        arguments.chosen.write_text(str(path), encoding="utf-8")
     try:
         run = RunDir(path.resolve())
         run_facts(run)  # What is no run is refused before the screen changes.

@@ -10,16 +10,13 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-import psutil
-
+from engine import alive
 from engine.errors import SynthError
 from engine.rundir import RunDir, read_json
 from engine.telemetry import engine_metrics as keys
 from tui.tails import Newest, Tail
 
 _TAIL_BYTES = 65_536
-_START_S = 1.0
-"""Start times within this are the same."""
 
 
 class Life(StrEnum):
@@ -66,17 +63,8 @@ def last_words(run: RunDir) -> str:
     return str(ending["message"]).partition("\n")[0] if ending and ending["code"] else ""
 
 
-def _started_s(pid: int) -> float:
-    """When the process began; infinitely late if there is none."""
-    try:
-        process = psutil.Process(pid)
-        return float("inf") if process.status() == psutil.STATUS_ZOMBIE else process.create_time()
-    except (psutil.NoSuchProcess, psutil.AccessDenied):
-        return float("inf")
-
-
 def _same(row: Mapping[str, Any]) -> bool:
-    return abs(_started_s(row["pid"]) - float(row["started"])) < _START_S
+    return alive.found(row["pid"], float(row["started"])) is not None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -69,27 +69,21 @@ def command(
             "the dashboard needs a terminal; `--shot FILE` takes a picture without one, `show` tells more"
         )
     if flags["pick"] or (name is None and len(live_runs(Path(directory))) > 1):
-        if look("--runs", directory, *readonly):
-            # The dashboard says that a run is to stop, not which of those it showed.
-            _stop(*live_runs(Path(directory)))
+        with tempfile.NamedTemporaryFile("r", encoding="utf-8") as chosen:
+            if look("--runs", directory, "--chosen", chosen.name, *readonly):
+                _stop(RunDir(Path(chosen.read())))
         return
     run = find_run(name, directory)
     if look(str(run.path), *readonly):
         _stop(run)
 
 
-def _stop(*runs: RunDir) -> None:
-    if len(runs) > 1:
-        raise RunError(f"several runs are live; stop one of them: {', '.join(_stop_line(run) for run in runs)}")
-    for run in runs:
-        if ask_to_stop(run) is not None:
-            click.echo(f"{run.path} drains: what is finished is being saved; wait for it with:  {_stop_line(run)}")
-            return
-    click.echo("it is not running any more")
-
-
-def _stop_line(run: RunDir) -> str:
-    return f"synth-engine runs stop {shlex.quote(str(run.path))}"
+def _stop(run: RunDir) -> None:
+    if ask_to_stop(run) is None:
+        click.echo("it is not running any more")
+        return
+    line = f"synth-engine runs stop {shlex.quote(str(run.path))}"
+    click.echo(f"{run.path} drains: what is finished is being saved; wait for it with:  {line}")
 
 
 def _picture(run: RunDir, shot: Path, screen: str | None, size: str | None) -> None:

@@ -22,11 +22,11 @@ from engine.report.console import wide_console
 from engine.report.words import print_transcript
 from engine.rundir import RunDir, find_run
 from engine.serving.served import fitting, served_apart
-from engine.types import Episode
+from engine.types import EPISODE_ID, Episode
 from engine.verify.fork import Fork, begun, find_fork, go_on
 from engine.world.tasks import load_pack
 
-_PLACE = re.compile(r"(?P<episode>(?:g\d{6}|e\d{5}-\d{4})\.\d\d)@(?P<turn>\d+)")
+_PLACE = re.compile(rf"(?P<episode>{EPISODE_ID})@(?P<turn>\d+)")
 _EXAMPLES = """\b
 synth-engine fork g000178.03@2               the latest run: that episode, played on from its turn 2
 synth-engine fork demo g000178.03@2 -n 16    16 times, each with samples of its own

@@ -15,7 +15,8 @@ import psutil
 from rich.table import Table
 from rich.text import Text
 
-from engine.background import ask_to_stop, ending_of, lives, supervisor_of
+from engine.alive import lives
+from engine.background import ask_to_stop, ending_of, supervisor_of
 from engine.config.load import load
 from engine.errors import ConfigError, RunError, SynthError
 from engine.manifest import point_latest

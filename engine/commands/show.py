@@ -22,11 +22,11 @@ from engine.report.words import print_transcript, sentences
 from engine.rundir import RunDir, find_run, read_json, read_lines
 from engine.stream.reader import iter_headers
 from engine.task import Task
-from engine.types import Episode, TaskGroup
+from engine.types import EPISODE_ID, GROUP_ID, Episode, TaskGroup
 from engine.world.tasks import load_pack
 
-_GROUP = re.compile(r"^(g\d{6}|e\d{5}-\d{4})$")
-EPISODE = re.compile(r"^(g\d{6}|e\d{5}-\d{4})\.\d\d$")
+_GROUP = re.compile(rf"^{GROUP_ID}$")
+EPISODE = re.compile(rf"^{EPISODE_ID}$")
 _RECENT = 12
 
 

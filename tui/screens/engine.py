@@ -105,6 +105,7 @@ def _pipeline(snapshot: Snapshot) -> list[Text]:
     stages = {
         "admitted": f"{admitted - trained - dropped:.0f} of {budget} groups",
         "live": f"{live(snapshot):,} of {row.get(keys.LIVE_SLOTS, run.live_most):,.0f} episodes",
+        "scoring": f"{snapshot.phases.get('scoring', 0):,}",
         "stream": f"{count(row.get(keys.STREAM_BYTES, 0))}B",
         "to the learner": f"{untrained(row)} groups",
         "trained": f"{trained:.0f}, dropped {dropped:.0f}",

@@ -11,6 +11,7 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 
 from engine.telemetry.window import Window
+from engine.types import EPISODE_ID
 from tui.dialogs import Whole
 from tui.messages import Open
 from tui.snapshot import LogLine, Snapshot
@@ -21,7 +22,7 @@ from tui.widgets.lines import Cell
 from tui.widgets.table import Column, Table
 
 _LEVELS = ("all", "info", "warning", "error")
-_EPISODE = re.compile(r"\b(g\d{6}|e\d{5}-\d{4})\.\d\d\b")
+_EPISODE = re.compile(rf"\b{EPISODE_ID}\b")
 _COLUMNS = (
     Column("time", "time", 9, 1, right=False),
     Column("level", "level", 8, 0, right=False),
