@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from blockbuster import BlockBuster
+from textual.events import Key
 from textual.pilot import Pilot
 from textual.widgets import Input
 
@@ -263,6 +264,16 @@ async def test_the_owner_is_asked_what_becomes_of_the_run() -> None:
             assert isinstance(app.screen, Leaving)
             await pilot.press(keys[1])
             await pilot.pause()
+        assert app.return_value == code
+
+
+async def test_an_answer_in_one_burst_with_its_question() -> None:
+    """Over a slow line both keys arrive together, before the question is there; others do not answer it."""
+    for keys, code in {"qd": EXIT_DETACH, "qs": EXIT_STOP, "qjd": EXIT_DETACH}.items():
+        async with shown(Canned(), owner=True) as (app, pilot):
+            for key in keys:
+                app.post_message(Key(key, key))
+            await pilot.pause(0.5)
         assert app.return_value == code
 
 

@@ -112,8 +112,7 @@ def test_a_run_is_left_looked_at_again_and_stopped(tmp_path):
             assert not front.restored()
             front.types("q", "detach")
             front.types(ESCAPE, "● live", without=("detach",))
-            front.types(CTRL_Q, "detach")
-            front.press(b"d")
+            front.press(b"qd")
             assert front.ended() == 0, front.text
             assert front.restored()
             assert f"synth-engine attach {run.path}" in front.text.replace("\n", "").replace(" " * 20, "")

@@ -11,6 +11,7 @@ from typing import ClassVar
 import anyio
 from textual.app import App
 from textual.binding import Binding, BindingType
+from textual.events import Key
 
 from engine.errors import ConfigError
 from tui.dialogs import Ask, Choice, Leaving
@@ -226,6 +227,11 @@ class Dashboard(App[int]):
             self.push_screen(Leaving(), self._left)
         else:
             self.exit(EXIT_LEFT)
+
+    def on_key(self, event: Key) -> None:
+        """Keys come in bursts over a slow line: one that went to what was in front before a dialog is the dialog's."""
+        if isinstance(self.screen, Ask):
+            self.screen.answer(event.key)
 
     async def action_quit(self) -> None:
         """What Textual calls leaving, by Ctrl-Q and in the palette."""

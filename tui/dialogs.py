@@ -42,14 +42,18 @@ class Ask(ModalScreen[str | None]):
     def on_key(self, event: Key) -> None:
         """One of the answers; everything else waits."""
         event.stop()
+        self.answer(event.key)
+
+    def answer(self, key: str) -> None:
+        """Take this key for an answer, if it is one."""
         if not self.is_current:
             # Two keys at once: the first has answered.
             return
-        if event.key == "escape":
+        if key == "escape":
             self.dismiss(None)
             return
         for choice in self._choices:
-            if event.key == choice.key:
+            if key == choice.key:
                 self.dismiss(choice.value)
                 return
 
