@@ -45,7 +45,7 @@ class LiveEpisodes(Generic[_Entry]):
         return len(self._playing) + len(self._ended)
 
     def all(self) -> list[_Entry]:
-        """All of them: those in flight, then those that have ended, each in the order in which they began."""
+        """All of them: those in flight, in the order in which they began, then those that have ended."""
         return [*self._playing.values(), *self._ended.values()]
 
     def oldest(self, most: int) -> list[_Entry]:
@@ -59,7 +59,7 @@ class LiveEpisodes(Generic[_Entry]):
 
     def get(self, episode_id: str) -> _Entry | None:
         """One of them, or None."""
-        return self._playing.get(episode_id) or self._ended.get(episode_id)
+        return self._playing.get(episode_id, self._ended.get(episode_id))
 
     def enter(self, episode: _Entry) -> None:
         """It begins. An evaluation that was cancelled is played again under the same ids: the new one counts."""

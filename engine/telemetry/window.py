@@ -252,7 +252,7 @@ class Selected(NamedTuple):
 class Selection(Generic[_Episode]):
     """The rows of a window, found part by part, so that whoever has a loop to serve can let it run in between.
 
-    Added are those in flight first, then those that have ended, each in the order in which they began."""
+    Added are those in flight, in the order in which they began, then those that have ended."""
 
     def __init__(self, window: Window, now_s: float) -> None:
         """Raises ConfigError for a filter that cannot be understood, and for an unknown field to sort by."""
@@ -278,9 +278,8 @@ class Selection(Generic[_Episode]):
             edge = self._first[-1][0]
             found = [one for one in found if (one[0] > edge if self._down else one[0] < edge)]
         if found:
-            self._first = sorted([*self._first, *found], key=operator.itemgetter(0), reverse=self._down)[
-                : self._window.end
-            ]
+            ordered = sorted([*self._first, *found], key=operator.itemgetter(0), reverse=self._down)
+            self._first = ordered[: self._window.end]
 
     def rows(self) -> tuple[Row, ...]:
         """What the window shows."""
