@@ -116,7 +116,7 @@ def test_ranks_end_with_whoever_started_them(tmp_path, model):
     """A supervisor that is killed takes torchrun and every rank with it."""
     run = make_run(tmp_path / "demo", model, ranks=RANKS)
     script = (
-        "import sys, time; from engine import supervise; from engine.config import load;"
+        "import sys, time; from engine import supervise; from engine.config.load import load;"
         "from engine.processes import Child; from engine.rundir import RunDir; from pathlib import Path;"
         "run = RunDir(Path(sys.argv[1])); child = Child(supervise.commands(run, load(run.config).config, [])[1]);"
         "child.start(0); time.sleep(600)"
