@@ -103,7 +103,10 @@ async def test_the_engine_screen_says_where_the_time_goes() -> None:
         assert any("<2 " in line and "98%" in line and "<1%" not in line for line in lines)
         assert any("≤8" in line and "80%" in line for line in lines)
         assert source.asked[-1].stages
-        await press(app, pilot, "1")
+        assert "Open" not in lines[-1]
+        app.screen.query_one("#stage").focus()
+        await press(app, pilot, "j", "j", "enter")
+        assert source.asked[-1].window.where == "phase=tool"
         assert not source.asked[-1].stages
 
 

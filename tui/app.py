@@ -15,7 +15,7 @@ from textual.events import Key
 
 from engine.errors import ConfigError
 from tui.dialogs import Ask, Choice, Leaving
-from tui.messages import Cancel, Open
+from tui.messages import Cancel, Filtered, Open
 from tui.palette import Keys
 from tui.screens.engine import EngineView
 from tui.screens.episode import EpisodeView
@@ -178,6 +178,11 @@ class Dashboard(App[int]):
     async def on_open(self, message: Open) -> None:
         """Show an episode."""
         await self.push_screen(EpisodeView(message.id, message.window))
+
+    async def on_filtered(self, message: Filtered) -> None:
+        """Show some of the episodes."""
+        await self.action_view("rollouts")
+        self.get_screen("rollouts", RolloutsView).filter(message.where)
 
     def action_freeze(self) -> None:
         """Hold the picture; a replay holds its clock."""

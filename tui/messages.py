@@ -19,6 +19,14 @@ class Open(Message):
         self.id, self.window = id, window
 
 
+class Filtered(Message):
+    """Show the episodes that pass this filter."""
+
+    def __init__(self, where: str) -> None:
+        super().__init__()
+        self.where = where
+
+
 class Cancel(Message):
     """Somebody wants this episode to end."""
 

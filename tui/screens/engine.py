@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 
 from rich.text import Text
+from textual import on
 from textual.app import ComposeResult
 from textual.containers import Grid, Horizontal
 
@@ -14,6 +15,7 @@ from engine.telemetry import engine_metrics as keys
 from engine.telemetry.looplag import LAG_EDGES_S
 from engine.telemetry.stages import ToolRow
 from engine.types import Phase
+from tui.messages import Filtered
 from tui.numbers import batches, latest, live, rate, rates, series, shares, untrained
 from tui.snapshot import Question, Snapshot
 from tui.text import count, plain, took
@@ -63,16 +65,20 @@ class EngineView(View):
             yield Chart("prompt tokens from the cache, %", id="cached")
         with Horizontal(id="stages"):
             yield Table(_STAGES, id="stage")
-            yield Table(_TOOLS, id="tools")
+            yield Table(_TOOLS, id="tools", opens=False)
             yield Bars("loop lag, ms", id="lags")
             yield Bars("batch sizes", id="batches")
-        yield Table(_FIGURES, id="figures")
+        yield Table(_FIGURES, id="figures", opens=False)
 
     def on_mount(self) -> None:
         """The figures have the keys."""
         self.query_one("#stage", Table).title = "stages of an episode"
         self.query_one("#tools", Table).title = "tools"
         self.query_one("#figures", Table).focus()
+
+    @on(Table.Opened)
+    def _waiting_there(self, message: Table.Opened) -> None:
+        self.post_message(Filtered(f"phase={message.id}"))
 
     def question(self) -> Question:
         """The tools are told only to who asks."""

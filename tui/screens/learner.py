@@ -55,7 +55,7 @@ class LearnerView(View):
             for number, title in enumerate(_CHARTS):
                 yield Chart(title, id=f"curve{number}")
         yield Facts("step", id="step")
-        swaps = Table(_COLUMNS, id="swaps")
+        swaps = Table(_COLUMNS, id="swaps", opens=False)
         swaps.title = "adapter swaps"
         yield swaps
 

@@ -120,7 +120,7 @@ class RolloutsView(View):
     @on(Histogram.Picked)
     def _of_reward(self, message: Histogram.Picked) -> None:
         words = f"reward>={message.low:g} reward<" + ("=1" if message.high >= 1 else f"{message.high:g}")
-        self._filter(words)
+        self.filter(words)
 
     def action_filter(self) -> None:
         """Write a filter; escape leaves it, an empty one shows everything."""
@@ -128,9 +128,10 @@ class RolloutsView(View):
 
     @on(Line.Submitted)
     def _submitted(self, message: Line.Submitted) -> None:
-        self._filter(message.value)
+        self.filter(message.value)
 
-    def _filter(self, where: str) -> None:
+    def filter(self, where: str) -> None:
+        """Show what passes this; a filter that cannot be understood is told."""
         try:
             conditions(where)
         except ConfigError as error:

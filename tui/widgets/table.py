@@ -71,9 +71,10 @@ class Table(Choosing):
             super().__init__()
             self.id = id
 
-    def __init__(self, columns: Sequence[Column], *, id: str | None = None) -> None:  # noqa: A002
+    def __init__(self, columns: Sequence[Column], *, id: str | None = None, opens: bool = True) -> None:  # noqa: A002
+        """Rows of a table that does not open are there to be read."""
         super().__init__(id=id)
-        self._columns = tuple(columns)
+        self._columns, self._opens = tuple(columns), opens
         self._fitting: list[tuple[int, int]] = []
         self._held: Sequence[Sequence[Cell]] = ()
         self._looks: Sequence[Sequence[object]] = ()
@@ -150,9 +151,13 @@ class Table(Choosing):
         super().watch_scroll_y(old_value, new_value)
         self._look()
 
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """No key is shown that does nothing."""
+        return self._opens if action == "open" else super().check_action(action, parameters)
+
     def action_open(self) -> None:
         """Open the row under the cursor."""
-        if (chosen := self.cursor_id) is not None:
+        if self._opens and (chosen := self.cursor_id) is not None:
             self.post_message(self.Opened(chosen))
 
     def _header(self) -> Text:
