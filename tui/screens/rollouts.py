@@ -19,7 +19,7 @@ from engine.telemetry.window import FIELDS, Row, Window, conditions
 from tui.messages import Cancel, Changed, Open
 from tui.numbers import latest, live, rate, rates, series, staleness, untrained
 from tui.snapshot import Question, Snapshot
-from tui.text import count, duration, plain
+from tui.text import count, duration, plain, took
 from tui.theme import PHASES, reward_style
 from tui.view import View
 from tui.widgets.chart import Bars, Chart
@@ -181,14 +181,21 @@ def _tiles(snapshot: Snapshot, shares: Mapping[int, float]) -> list[tuple[str, s
     row, rows = latest(snapshot), snapshot.engine
     mean = sum(number * share for number, share in shares.items())
     parts = f"F {row.get(keys.F_MEAN, 0):.2f} N {row.get(keys.N_MEAN, 0):.2f} I {row.get(keys.I_MEAN, 0):.2f}"
+    prompts, p99 = rate(rows, keys.PROMPT_TOKENS), keys.STAGES["policy"].p99_s
+    cached = f", {rate(rows, keys.CACHED_TOKENS) / prompts:.0%} cached" if prompts else ""
+    policy = f", p99 {took(row[p99])}" if row.get(p99) else ""
     evaluating, slots = row.get(keys.EVAL_LIVE, 0), row.get(keys.LIVE_SLOTS, snapshot.run.live_most)
     return [
         ("live", f"{live(snapshot):,}/{slots:,.0f}", f"{evaluating:.0f} evaluating"),
-        ("turns/s", f"{rate(rows, keys.TURNS_FINISHED):,.0f}", f"{rate(rows, keys.EPISODES_FINISHED):,.1f} episodes/s"),
+        (
+            "turns/s",
+            f"{rate(rows, keys.TURNS_FINISHED):,.0f}",
+            f"{rate(rows, keys.EPISODES_FINISHED):,.1f} episodes/s{policy}",
+        ),
         (
             "tokens/s",
             count(rate(rows, keys.TOKENS_SAMPLED)),
-            f"{row.get(keys.POLICY_QUEUE, 0):.0f} at the servers",
+            f"{row.get(keys.POLICY_QUEUE, 0):.0f} waiting{cached}",
         ),
         ("reward", f"{row.get(keys.REWARD_MEAN, 0):.3f}", parts),
         ("staleness", f"{mean:.1f}", f"most {max(shares, default=0)} of {snapshot.run.max_staleness}"),
