@@ -78,6 +78,12 @@ class StandIn:
         return json.loads(path.read_text()) if path.exists() else None
 
 
+def _as_a_login_does():
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+    # Tests that run under nohup would pass it on.
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
 class Terminal:
     """A command that leads a session on a terminal, as a login shell's does."""
 
@@ -92,7 +98,7 @@ class Terminal:
             cwd=stand_in.place,
             env=stand_in.environment,
             start_new_session=True,
-            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # noqa: PLW1509 - one call, no lock
+            preexec_fn=_as_a_login_does,  # noqa: PLW1509 - two calls, no lock
         )
         os.close(slave)
         self.text = ""
