@@ -76,6 +76,8 @@ def fitted(text: str, width: int) -> tuple[str, int]:
     """The visible text on one line of at most `width` cells, and the cells that it leaves."""
     if width <= 0:
         return "", 0
+    if len(text) <= width and text.isascii() and text.isprintable():
+        return text, width - len(text)
     line = visible(text[: width * (1 + _MOST_MARKS) + 1]).replace("\n", "⏎")
     cells = cell_len(line)
     if cells <= width:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import ClassVar, NamedTuple
 
 from rich.cells import cell_len
@@ -120,25 +120,32 @@ class Table(Choosing):
         chosen = y == self._cursor and y < self._lines
         parts = [Segment("▸" if chosen else " ")]
         if 0 <= at < len(self._held) and y < self._lines:
-            cells = self._held[at]
-            for position, width in self._fitting:
-                if len(parts) > 1:
-                    parts.append(Segment(" "))
-                cell = cells[position] if position < len(cells) else ""
-                parts += self._parts(cell, width, right=self._columns[position].right)
+            parts = self._parts(parts[0].text, self._held[at])
         if chosen:
             # In one style: reversed colours of cells would be a patchwork.
             words = cut("".join(part.text for part in parts), self.cells)
             return Strip([Segment(words, Style.parse(CURSOR if self.has_focus else STRONG))])
-        # Textual's work is by the segment: cells of one style are one.
-        return Strip(Segment.simplify(parts))
+        return Strip(parts)
 
-    def _parts(self, cell: Cell, width: int, *, right: bool) -> Iterable[Segment]:
-        if isinstance(cell, Text) and cell.spans:
-            return harmless(fit(cell, width, right=right)).render(self.app.console)
-        whole, style = (cell, "") if isinstance(cell, str) else (cell.plain, cell.style)
-        look = self.app.console.get_style(style, default="") if style else None
-        return (Segment(cut(whole, width, right=right), look),)
+    def _parts(self, mark: str, cells: Sequence[Cell]) -> list[Segment]:
+        """A row. What stands together in one style is one segment: Textual's work is by the segment."""
+        parts: list[Segment] = []
+        plain_words = mark
+        for position, width in self._fitting:
+            cell = cells[position] if position < len(cells) else ""
+            right = self._columns[position].right
+            if isinstance(cell, str) or not (cell.style or cell.spans):
+                plain_words += cut(cell if isinstance(cell, str) else cell.plain, width, right=right) + " "
+                continue
+            parts.append(Segment(plain_words))
+            plain_words = " "
+            if cell.spans:
+                parts += harmless(fit(cell, width, right=right)).render(self.app.console)
+            else:
+                look = self.app.console.get_style(cell.style, default="")
+                parts.append(Segment(cut(cell.plain, width, right=right), look))
+        parts.append(Segment(plain_words.removesuffix(" ")))
+        return parts
 
     def on_resize(self) -> None:
         """Other columns fit, other rows are in sight."""
