@@ -15,7 +15,7 @@ from rich.style import Style
 
 from engine.telemetry.window import PHASES as WAITS
 from tests.work import calls, peak_bytes
-from tui.text import clock, count, cut, duration, plain, visible, wrapped
+from tui.text import clock, count, cut, duration, plain, took, visible, wrapped
 from tui.theme import PHASES, logprob_style, reward_style
 
 NASTY = st.text(
@@ -168,6 +168,21 @@ def test_time(seconds: float, short: str, long: str) -> None:
     """Short for a wait, in full for the clock of a run."""
     assert duration(seconds) == short
     assert clock(seconds) == long
+
+
+def test_time_of_what_is_quick() -> None:
+    """In milliseconds, below a second; what took some never shows as nothing."""
+    shown = {
+        0: "0ms",
+        0.0004: "<1ms",
+        0.012: "12ms",
+        0.9994: "999ms",
+        0.9996: "1.0s",
+        61: "1:01",
+        math.nan: "—",
+        -1: "0.0s",
+    }
+    assert [took(seconds) for seconds in shown] == list(shown.values())
 
 
 @pytest.mark.parametrize(

@@ -98,7 +98,9 @@ def duration(seconds: float) -> str:
 
 
 def took(seconds: float) -> str:
-    """A duration, with milliseconds below a second: 12ms."""
+    """A duration, with milliseconds below a second: <1ms, 12ms."""
+    if 0 < seconds < 0.0005:
+        return "<1ms"
     return f"{1e3 * seconds:.0f}ms" if 0 <= seconds < 0.9995 else duration(seconds)
 
 
