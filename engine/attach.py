@@ -9,7 +9,7 @@ from __future__ import annotations
 import socket
 import stat
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -31,7 +31,7 @@ from engine.ledger import Ledger
 from engine.live import LiveEpisodes
 from engine.rundir import RunDir
 from engine.telemetry.looplag import LAG_EDGES_S, LoopLag
-from engine.telemetry.window import Row, Selection, Window
+from engine.telemetry.window import Selected, Selection, Window
 
 log = structlog.get_logger()
 
@@ -185,18 +185,18 @@ class Attach:
             answer |= self._stages()
         return {**answer, "episodes": await self._followed(look, answer, now_s)}
 
-    async def _selected(self, window: Window, now_s: float) -> tuple[Sequence[Row], int]:
+    async def _selected(self, window: Window, now_s: float) -> Selected:
         """The rows of a window, and how many there are."""
         selection: Selection[Ledger] = Selection(window, now_s)
         if window.by_age and window.end <= self.live.playing:
             # What most who look want to see: it need not be searched for.
             selection.add(self.live.oldest(window.end))
-            return selection.rows(), len(self.live)
+            return Selected(selection.rows(), len(self.live))
         everything = self.live.all()
         for start in range(0, len(everything), _SCAN):
             selection.add(everything[start : start + _SCAN])
             await anyio.lowlevel.checkpoint()
-        return selection.rows(), selection.total
+        return Selected(selection.rows(), selection.total)
 
     def _stages(self) -> dict[str, Any]:
         """What has names that only a run knows, or too many figures for a metrics row."""

@@ -8,8 +8,7 @@ import struct
 import termios
 import threading
 import time
-from contextlib import contextmanager, suppress
-from pathlib import Path
+from contextlib import suppress
 from types import SimpleNamespace
 
 import psutil
@@ -109,15 +108,3 @@ class Screen(Terminal):
             and last[b"?1003l"] > last[b"?1003h"]
             and cooked == (termios.ECHO | termios.ICANON | termios.ISIG)
         )
-
-
-@contextmanager
-def screen(place: Path, *arguments, columns=120, lines=36):
-    """A command on such a terminal; neither outlives the block."""
-    front = Screen(place, *arguments, columns=columns, lines=lines)
-    try:
-        yield front
-    finally:
-        front.process.kill()
-        front.process.wait()
-        front.hang_up()

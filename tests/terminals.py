@@ -85,7 +85,7 @@ def _as_a_login_does():
 
 
 class Terminal:
-    """A command that leads a session on a terminal, as a login shell's does."""
+    """A command that leads a session on a terminal, as a login shell's does; neither outlives the block."""
 
     def __init__(self, stand_in, *arguments):
         self.master, slave = pty.openpty()
@@ -112,6 +112,14 @@ class Terminal:
                 # A reader that waits in the kernel would keep the terminal open.
                 if select.select([self.master], [], [], 0.05)[0]:
                     self.text += os.read(self.master, 65_536).decode("utf-8", "replace").replace("\r\n", "\n")
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        self.process.kill()
+        self.process.wait()
+        self.hang_up()
 
     def press(self, keys):
         """Type."""
@@ -141,18 +149,6 @@ class Terminal:
             assert self.process.poll() is None, self.text
             assert time.monotonic() < limit, self.text
             time.sleep(0.02)
-
-
-@contextmanager
-def terminal(stand_in, *arguments):
-    """A command on a terminal; neither outlives the block."""
-    front = Terminal(stand_in, *arguments)
-    try:
-        yield front
-    finally:
-        front.process.kill()
-        front.process.wait()
-        front.hang_up()
 
 
 def end(run):

@@ -16,7 +16,7 @@ from engine.errors import ConfigError, RunError
 from engine.manifest import create
 from engine.rundir import RunDir
 from tests.recorded_runs import small_pack
-from tests.terminals import StandIn, live, terminal
+from tests.terminals import StandIn, Terminal, live
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
@@ -53,7 +53,7 @@ def invoke(*arguments):
 def shown(stand_in, *arguments, choice=0):
     """A command on a terminal whose dashboard ends with `choice`: its arguments, the exit code, the text."""
     stand_in.choose(choice)
-    with terminal(stand_in, *arguments) as front:
+    with Terminal(stand_in, *arguments) as front:
         code = front.ended()
     return stand_in.shown(), code, front.text
 

@@ -20,7 +20,7 @@ from engine.manifest import create
 from engine.rundir import RunDir, read_json
 from engine.supervise import Ending
 from tests.recorded_runs import small_pack
-from tests.terminals import StandIn, end, live, stopped, terminal
+from tests.terminals import StandIn, Terminal, end, live, stopped
 
 DRY = ("run", "--config", "dry", "--set", "tasks.pack=small.jsonl")
 LONG = (*DRY, "--set", "run.steps=5000", "--set", "eval.heldout_tasks=0", "--set", "eval.every=0")
@@ -79,7 +79,7 @@ def synth_engine(stand_in, *arguments):
 @pytest.mark.timeout(90)
 def test_a_run_that_is_left_goes_on_and_is_stopped_without_a_viewer(stand_in, run):
     """Exit code 0 and two lines: how to look again, how to stop; the stop drains, and is told."""
-    with terminal(stand_in, *LONG) as front:
+    with Terminal(stand_in, *LONG) as front:
         supervisor = looked_at(stand_in, run, front)
         assert os.getsid(supervisor.pid) == supervisor.pid
         stand_in.choose(10)
@@ -100,7 +100,7 @@ def test_a_run_that_is_left_goes_on_and_is_stopped_without_a_viewer(stand_in, ru
 @pytest.mark.slow
 def test_a_stop_that_was_chosen_drains(stand_in, run):
     """It is waited for and ends as without a dashboard: the same words, and SIGTERM's exit code."""
-    with terminal(stand_in, *LONG) as front:
+    with Terminal(stand_in, *LONG) as front:
         supervisor = looked_at(stand_in, run, front)
         stand_in.choose(11)
         assert front.ended() == 143, front.text
@@ -113,7 +113,7 @@ def test_a_stop_that_was_chosen_drains(stand_in, run):
 @pytest.mark.slow
 def test_ctrl_c_while_it_drains_stops_at_once(stand_in, run):
     """An engine that hangs costs no patience."""
-    with terminal(stand_in, *LONG) as front:
+    with Terminal(stand_in, *LONG) as front:
         looked_at(stand_in, run, front)
         [engine] = [row["pid"] for row in read_json(run.processes)["processes"] if row["name"] == "engine"]
         os.kill(engine, signal.SIGSTOP)
@@ -128,7 +128,7 @@ def test_ctrl_c_while_it_drains_stops_at_once(stand_in, run):
 @pytest.mark.slow
 def test_sigterm_to_the_command_stops_the_run(stand_in, run):
     """As it does without a dashboard, which goes first."""
-    with terminal(stand_in, *LONG) as front:
+    with Terminal(stand_in, *LONG) as front:
         supervisor = looked_at(stand_in, run, front)
         front.process.terminate()
         assert front.ended() == 143, front.text
@@ -140,7 +140,7 @@ def test_sigterm_to_the_command_stops_the_run(stand_in, run):
 def test_a_run_that_ended_is_concluded(stand_in, run):
     """Leaving the dashboard then shows what came out, as without one."""
     short = ("--set", "run.steps=2", "--set", "learner.pace_s=0.2", "--set", "eval.heldout_tasks=8")
-    with terminal(stand_in, *LONG, *short) as front:
+    with Terminal(stand_in, *LONG, *short) as front:
         front.until(lambda: stand_in.shown() is not None)
         front.until(lambda: read_json(run.processes)["ending"] is not None)
         stand_in.choose(0)
@@ -157,7 +157,7 @@ def test_a_dashboard_that_breaks_costs_nothing(tmp_path, run, end, how):
     (tmp_path / "raw").mkdir()
     small_pack(tmp_path / "raw" / "small.jsonl")
     stand_in = StandIn(tmp_path / "raw")
-    with terminal(stand_in, *LONG, "--dir", run.path.parent) as front:
+    with Terminal(stand_in, *LONG, "--dir", run.path.parent) as front:
         looked_at(stand_in, run, front)
         front.until(lambda: not front.echoes())
         stand_in.choose(end)
@@ -174,7 +174,7 @@ def test_a_dashboard_that_breaks_costs_nothing(tmp_path, run, end, how):
 @pytest.mark.parametrize("way", ["kill", "hang-up"])
 def test_the_run_survives_what_is_in_front_of_it(stand_in, run, way):
     """The command killed, or its terminal closed: the dashboard goes with it, the supervisor does not."""
-    with terminal(stand_in, *LONG) as front:
+    with Terminal(stand_in, *LONG) as front:
         looked_at(stand_in, run, front)
         [shown] = [
             child
@@ -196,7 +196,7 @@ def test_the_run_survives_what_is_in_front_of_it(stand_in, run, way):
 @pytest.mark.slow
 def test_ctrl_c_before_the_dashboard_is_a_stop(stand_in, run):
     """130, nothing is left, and no dashboard was shown."""
-    with terminal(stand_in, *LONG) as front:
+    with Terminal(stand_in, *LONG) as front:
         front.until(lambda: "starting: waiting for the supervisor" in front.text)
         front.press(b"\x03")
         assert front.ended() == 130, front.text

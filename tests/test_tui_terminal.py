@@ -16,7 +16,7 @@ from engine.alive import lives
 from engine.background import supervisor_of
 from engine.rundir import RunDir, read_json
 from tests.recorded_runs import RecordedRun, small_pack
-from tests.screens import screen
+from tests.screens import Screen
 from tests.terminals import end
 from tests.tui_canned import talk
 from tui.story import blocks
@@ -55,7 +55,7 @@ def busy(tmp_path_factory):
 @pytest.fixture
 def attached(busy):
     """A viewer of it, with live episodes in sight."""
-    with screen(busy.path.parents[1], "attach") as front:
+    with Screen(busy.path.parents[1], "attach") as front:
         front.shows("● live", timeout_s=STARTS_S)
         front.until(lambda: LIVE.search(front.text))
         yield front
@@ -106,7 +106,7 @@ def test_a_run_is_left_looked_at_again_and_stopped(tmp_path):
     """As a user does it: `run`, detach, `attach --readonly`, `attach`, stop; the terminal is as it was each time."""
     run = RunDir(tmp_path / "runs" / "dry")
     try:
-        with screen(tmp_path, *BUSY) as front:
+        with Screen(tmp_path, *BUSY) as front:
             front.shows("● live", "P policy", timeout_s=STARTS_S)
             front.until(lambda: LIVE.search(front.text))
             assert not front.restored()
@@ -117,7 +117,7 @@ def test_a_run_is_left_looked_at_again_and_stopped(tmp_path):
             assert front.restored()
             assert f"synth-engine attach {run.path}" in front.text.replace("\n", "").replace(" " * 20, "")
         supervisor = supervisor_of(run)
-        with screen(tmp_path, "attach", "--readonly") as viewer:
+        with Screen(tmp_path, "attach", "--readonly") as viewer:
             viewer.shows("● live", timeout_s=STARTS_S)
             viewer.until(lambda: LIVE.search(viewer.text))
             viewer.types(CTRL_X, "--readonly: the run cannot be")
@@ -126,7 +126,7 @@ def test_a_run_is_left_looked_at_again_and_stopped(tmp_path):
             assert viewer.ended() == 0, viewer.text
             assert viewer.restored()
         assert supervisor_of(run).pid == supervisor.pid
-        with screen(tmp_path, "attach") as viewer:
+        with Screen(tmp_path, "attach") as viewer:
             viewer.shows("● live", timeout_s=STARTS_S)
             viewer.types(CTRL_X, "Stop the run?")
             viewer.press(b"s")
@@ -334,7 +334,7 @@ def rows_of(run):
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_leaves_the_terminal_as_it_was(recorded, number):
     """To the dashboard."""
-    with screen(recorded.path.parents[1], "attach", recorded.path) as front:
+    with Screen(recorded.path.parents[1], "attach", recorded.path) as front:
         front.shows("○ ended")
         assert not front.restored()
         front.dashboard().send_signal(number)
@@ -345,7 +345,7 @@ def test_a_signal_leaves_the_terminal_as_it_was(recorded, number):
 @pytest.mark.slow
 def test_a_replay_is_driven_by_keys(recorded):
     """Its clock goes, stands, and is moved."""
-    with screen(recorded.path.parents[1], "replay", recorded.path, "--speed", "0.5") as front:
+    with Screen(recorded.path.parents[1], "replay", recorded.path, "--speed", "0.5") as front:
         front.shows("▶ replay", "x 0.5")
         front.moves()
         front.types(" ", "held: space goes on")
@@ -364,7 +364,7 @@ def test_a_replay_is_driven_by_keys(recorded):
 
 def test_what_a_model_wrote_is_never_a_sequence(recorded):
     """It is shown as signs; no byte of it commands the terminal."""
-    with screen(recorded.path.parents[1], "attach", recorded.path) as front:
+    with Screen(recorded.path.parents[1], "attach", recorded.path) as front:
         front.until(lambda: "▸g" in front.text)
         front.types(ENTER, "▌ task", "planted")
         front.types("e", "]0;owned", "[31m planted")

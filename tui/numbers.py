@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
+from itertools import pairwise, takewhile
 
 from engine.telemetry import engine_metrics as keys
 from tui.snapshot import Snapshot
@@ -34,7 +34,9 @@ def rate(rows: Rows, key: str) -> float:
     if len(rows) < 2:
         return 0.0
     last = rows[-1]
-    first = next((row for row in rows if row[keys.RUN_S] >= last[keys.RUN_S] - _WINDOW_S), last)
+    # From the end: it is asked for every figure, and there may be many rows.
+    recent = takewhile(lambda row: row[keys.RUN_S] >= last[keys.RUN_S] - _WINDOW_S, reversed(rows))
+    first = deque(recent, maxlen=1)[0]
     return _slope(first, last, key)
 
 
