@@ -151,12 +151,18 @@ class Terminal:
             time.sleep(0.02)
 
 
-def end(run):
-    """A test that failed leaves nothing running: the second signal ends everything at once."""
-    for _ in range(2):
-        if run.processes.exists() and (supervisor := supervisor_of(run)) is not None:
+def end(run, timeout_s=30):
+    """Leave nothing of the run running, and return when it is gone: the second signal ends everything at once."""
+    if not run.processes.exists() or (supervisor := supervisor_of(run)) is None:
+        return
+    with suppress(psutil.NoSuchProcess):
+        for _ in range(2):
             supervisor.terminate()
             time.sleep(0.3)
+    limit = time.monotonic() + timeout_s
+    while lives(supervisor):
+        assert time.monotonic() < limit, f"supervisor {supervisor.pid} of {run.path} still runs"
+        time.sleep(0.05)
 
 
 @contextmanager
