@@ -8,6 +8,7 @@ import pytest
 from rich.cells import cell_len
 from rich.text import Text
 from textual.app import App
+from textual.strip import Strip
 
 from tests.tui_pictures import HOSTILE, SIZES, Alone, alone, assert_harmless, on_screen, picture
 from tests.work import calls
@@ -164,6 +165,35 @@ async def test_a_resized_table_keeps_its_cursor_in_sight_at_the_next_key() -> No
         assert picture(table)[0] == " episode  task      turn"
         await pilot.press("j")
         assert 0 <= table.cursor - table.scroll_offset.y < 4
+
+
+async def test_a_picture_draws_only_the_rows_that_changed() -> None:
+    """Of those in sight; rows beyond, and a picture like the one before, draw nothing."""
+    drawn: list[int] = []
+
+    class Watched(Table):
+        def line(self, y: int) -> Strip:
+            drawn.append(y)
+            return super().line(y)
+
+    table = Watched(COLUMNS)
+    async with alone(table, (60, 13)) as pilot:
+
+        async def redrawn(changed: Sequence[int]) -> list[int]:
+            rows = [[*row(at)[:-1], f"{len(changed)}s"] if at in changed else row(at) for at in range(30)]
+            table.show(rows, top=0, total=30, ids=[f"e{at}" for at in range(30)])
+            drawn.clear()
+            await pilot.pause()
+            return sorted(set(drawn))
+
+        show(table, 30)
+        await pilot.press("G")
+        top = table.scroll_offset.y
+        assert await redrawn([top, top + 3]) == [top, top + 3]
+        assert " 2s" in on_screen(pilot).splitlines()[2 + 3]
+        assert await redrawn([top, top + 3]) == []
+        assert await redrawn([]) == [top, top + 3]
+        assert await redrawn([0, top - 1]) == []
 
 
 def test_columns_that_fit() -> None:

@@ -15,7 +15,7 @@ from rich.style import Style
 
 from engine.telemetry.window import PHASES as WAITS
 from tests.work import calls, peak_bytes
-from tui.text import clock, count, cut, duration, plain, took, visible, wrapped
+from tui.text import clock, count, cut, duration, plain, since, took, visible, wrapped
 from tui.theme import PHASES, logprob_style, reward_style
 
 NASTY = st.text(
@@ -245,3 +245,16 @@ def test_without_colour_rewards_and_likelihoods_differ_still() -> None:
     assert all(a != b for a, b in pairwise(steps))
     assert logprob_style(-math.inf) == logprob_style(-50.0)
     assert logprob_style(math.nan) == reward_style(None)
+
+
+def test_what_lasts_ticks_together() -> None:
+    """In tenths while it is short, then in whole seconds: all of a screen change when the clock's second does."""
+    assert [since(seconds, 100.0) for seconds in (-1.0, 0.04, 9.9, 9.96, 59.0, 60.0, 3725.0)] == [
+        *("0.0s", "0.0s", "9.9s", "10s", "59s", "1:00", "1:02:05"),
+    ]
+    assert since(math.nan, 0.0) == since(math.inf, 0.0) == "—"
+    starts_s = (3.1, 17.77, 42.99, 61.5)
+    looks = [[since(now_s - start_s, now_s) for start_s in starts_s] for now_s in (80.0, 80.5, 80.99, 81.0, 81.5)]
+    assert looks[0] == looks[1] == looks[2]
+    assert looks[3] == looks[4]
+    assert not set(looks[0]) & set(looks[3])

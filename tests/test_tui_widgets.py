@@ -271,7 +271,7 @@ async def test_only_what_has_changed_is_drawn_again(
         made.show(one)
         await pilot.pause()
         drawn: list[int] = []
-        monkeypatch.setattr(made, "refresh", lambda **_: drawn.append(1))
+        monkeypatch.setattr(made, "refresh", lambda *_, **__: drawn.append(1))
         made.show(copy.copy(one))
         assert not drawn
         made.show(other)

@@ -5,22 +5,19 @@ from __future__ import annotations
 import asyncio
 import signal
 import time
-from collections.abc import Sequence
-from typing import ClassVar
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
 
 import anyio
 from textual.app import App
 from textual.binding import Binding, BindingType
 from textual.events import Key
+from textual.screen import Screen
 
 from engine.errors import ConfigError
 from tui.dialogs import Ask, Choice, Leaving
 from tui.messages import Cancel, Filtered, Open
 from tui.palette import Keys
-from tui.screens.engine import EngineView
-from tui.screens.episode import EpisodeView
-from tui.screens.learner import LearnerView
-from tui.screens.log import LogView
 from tui.screens.rollouts import RolloutsView
 from tui.scrub import scrub_line
 from tui.snapshot import Replay, Snapshot, Source
@@ -38,7 +35,39 @@ _IN_A_ROW, _MOST_HALVINGS = 6, 3
 """Pictures that cost too much, or little, until the rate follows; the first of a screen always costs more."""
 _SPEEDS = (0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0)
 """Of a replay."""
-VIEWS = ("rollouts", "learner", "engine", "log")
+
+
+# The first picture is drawn without the screens that somebody may go to.
+def _learner() -> View:
+    from tui.screens.learner import LearnerView  # noqa: PLC0415
+
+    return LearnerView()
+
+
+def _engine() -> View:
+    from tui.screens.engine import EngineView  # noqa: PLC0415
+
+    return EngineView()
+
+
+def _log() -> View:
+    from tui.screens.log import LogView  # noqa: PLC0415
+
+    return LogView()
+
+
+def _episode(message: Open) -> View:
+    from tui.screens.episode import EpisodeView  # noqa: PLC0415
+
+    return EpisodeView(message.id, message.window)
+
+
+VIEWS: dict[str, Callable[[], Screen[Any]]] = {
+    "rollouts": RolloutsView,
+    "learner": _learner,
+    "engine": _engine,
+    "log": _log,
+}
 
 
 class Dashboard(App[int]):
@@ -47,6 +76,7 @@ class Dashboard(App[int]):
     `owner`: it stands in front of the run's own supervisor, so leaving asks what is to become of the run. `readonly`:
     it can neither cancel an episode nor stop the run."""
 
+    SCREENS: ClassVar = VIEWS
     CSS_PATH = "dashboard.tcss"
     COMMANDS: ClassVar = App.COMMANDS | {Keys}
     ENABLE_COMMAND_PALETTE = True
@@ -83,8 +113,6 @@ class Dashboard(App[int]):
 
     def on_mount(self) -> None:
         """Begin with the rollouts."""
-        for name, view in zip(VIEWS, (RolloutsView, LearnerView, EngineView, LogView), strict=True):
-            self.install_screen(view(), name)
         self.push_screen("rollouts")
         for number in (signal.SIGTERM, signal.SIGHUP):
             # Whoever started it is gone, or the terminal is: leave that as it was found.
@@ -177,7 +205,7 @@ class Dashboard(App[int]):
 
     async def on_open(self, message: Open) -> None:
         """Show an episode."""
-        await self.push_screen(EpisodeView(message.id, message.window))
+        await self.push_screen(_episode(message))
 
     async def on_filtered(self, message: Filtered) -> None:
         """Show some of the episodes."""

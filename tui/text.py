@@ -97,6 +97,14 @@ def duration(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
+def since(seconds: float, now_s: float) -> str:
+    """How long it has lasted so far: 0.9s, 41s, 12:17. From 10 s on, all tick together, so that fewer lines change."""
+    if not 9.95 <= seconds < math.inf:
+        return duration(seconds)
+    whole = math.floor(now_s) - math.floor(now_s - seconds)
+    return f"{whole}s" if whole < 60 else duration(whole)
+
+
 def took(seconds: float) -> str:
     """A duration, with milliseconds below a second: <1ms, 12ms."""
     if 0 < seconds < 0.0005:

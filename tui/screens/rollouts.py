@@ -19,7 +19,7 @@ from engine.telemetry.window import FIELDS, Row, Window, conditions
 from tui.messages import Cancel, Changed, Open
 from tui.numbers import latest, live, rate, rates, series, staleness, untrained
 from tui.snapshot import Question, Snapshot
-from tui.text import count, duration, plain, took
+from tui.text import count, duration, plain, since, took
 from tui.theme import PHASES, reward_style
 from tui.view import View
 from tui.widgets.chart import Bars, Chart
@@ -93,7 +93,8 @@ class RolloutsView(View):
         self.query_one(PhaseBar).show(snapshot.phases)
         table = self.query_one("#episodes", Table)
         rows = snapshot.rows
-        table.show(_cells(rows), top=snapshot.window.top, total=snapshot.total, ids=[row.id for row in rows])
+        cells = _cells(rows, snapshot.clock_s)
+        table.show(cells, top=snapshot.window.top, total=snapshot.total, ids=[row.id for row in rows])
         table.sorted_by = None if self._window.grouped else (self._window.sort, self._window.down)
         table.foot = _foot(self._window, snapshot.total)
         self.query_one("#reward", Chart).show(series(snapshot.engine, keys.RUN_S, keys.REWARD_MEAN))
@@ -209,13 +210,13 @@ def _foot(window: Window, total: int) -> str:
     return f"{total:,} · {order}{chosen}"
 
 
-def _cells(rows: Sequence[Row]) -> list[list[Cell]]:
+def _cells(rows: Sequence[Row], now_s: float) -> list[list[Cell]]:
     """The cells of lines one below the other: members of a group that stand together are bracketed."""
     same = [False, *(one.group == other.group for one, other in pairwise(rows)), False]
-    return [_line(row, brace(above, below)) for row, (above, below) in zip(rows, pairwise(same), strict=False)]
+    return [_line(row, brace(above, below), now_s) for row, (above, below) in zip(rows, pairwise(same), strict=False)]
 
 
-def _line(row: Row, bracket: str) -> list[Cell]:
+def _line(row: Row, bracket: str, now_s: float) -> list[Cell]:
     look, done = PHASES[row.phase], row.phase == "done"
     reward = "—" if row.reward is None else f"{row.reward:.2f}"
     return [
@@ -223,10 +224,10 @@ def _line(row: Row, bracket: str) -> list[Cell]:
         bracket,
         plain(row.task),
         Text(f"{look.letter} {look.name}", look.style),
-        "" if done else duration(row.wait_s),
+        "" if done else since(row.wait_s, now_s),
         f"{row.turn}",
         f"{row.tokens:,}",
-        duration(row.age_s),
+        duration(row.age_s) if done else since(row.age_s, now_s),
         f"{row.version}",
         Text(reward, reward_style(row.reward)),
         plain(row.outcome),

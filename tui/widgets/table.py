@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import ClassVar, NamedTuple
 
 from rich.cells import cell_len
@@ -10,6 +10,7 @@ from rich.segment import Segment
 from rich.style import Style
 from rich.text import Text
 from textual.binding import Binding, BindingType
+from textual.geometry import Region
 from textual.message import Message
 from textual.strip import Strip
 
@@ -105,10 +106,20 @@ class Table(Choosing):
         """Hold `rows`, with their `ids`, as the lines from `top` of `total`; the cursor stays on its line."""
         # Two texts count as equal, whatever their own style.
         looks = [[cell if isinstance(cell, str) else (cell, cell.style) for cell in row] for row in rows]
-        if (looks, top, total, ids) != (self._looks, self._top, self._lines, self._ids):
-            self._held, self._looks, self._ids, self._top = rows, looks, ids, top
+        before, stays = self._looks, (top, total, len(rows)) == (self._top, self._lines, len(self._looks))
+        self._held, self._looks, self._ids, self._top = rows, looks, ids, top
+        if stays:
+            self._refresh_rows(at for at, pair in enumerate(zip(before, looks, strict=True)) if pair[0] != pair[1])
+        else:
             self.hold_lines(total)
         self._look()
+
+    def _refresh_rows(self, held: Iterable[int]) -> None:
+        """Draw these again, of the rows that are held: Textual's work is by the line."""
+        first = self.HEAD + self._top - self.scroll_offset.y
+        seen = (y for at in held if self.HEAD <= (y := first + at) < self.size.height)
+        if regions := [Region(0, y, self.size.width, 1) for y in seen]:
+            self.refresh(*regions)
 
     def render_line(self, y: int) -> Strip:
         """The header, or a row."""
