@@ -5,6 +5,7 @@ learner are processes of their own; the server answers in 24 to 96 s, for what t
 question. The arms take turns in one run; the engine's loop lag is its own probe's p99 over the minute of the arm, and
 its CPU is the process's. In a control arm two processes burn what two dashboards burn, and ask nothing; what
 that changes comes from sharing the machine, not from looking: the goal for the engine's CPU is against it.
+An arm during which the host of a virtual machine took more than 1 % of its cores away is taken again, whatever it says.
 """
 
 from __future__ import annotations
@@ -47,6 +48,8 @@ _SETTLE_S = 90.0
 _ARM_S = 65.0
 """The probe's p99 is of the last minute."""
 _PATIENCE_S = 300.0
+_STOLEN_PERCENT, _TRIES = 1.0, 5
+"""A loop that does not get its core is late, whoever looks: of that many tries the one that lost least counts."""
 _ARMS = ((0, 0), (1, 0), (2, 0), (0, 2))
 """Dashboards, and processes that only burn as much."""
 _BURN = """
@@ -118,6 +121,7 @@ def arm(run: RunDir, engine: psutil.Process, count: int, burners: int, seconds: 
     with viewing(run, count) as viewers, burning(burners):
         processes = [psutil.Process(viewer.pid) for viewer in viewers]
         before, cpu_s, began_s = [_cpu_s(one) for one in processes], _cpu_s(engine), time.monotonic()
+        stolen_s = _stolen_s()
         written = sum(viewer.written for viewer in viewers)
         time.sleep(seconds)
         took_s = time.monotonic() - began_s
@@ -131,8 +135,23 @@ def arm(run: RunDir, engine: psutil.Process, count: int, burners: int, seconds: 
             "engine CPU %": 100 * (_cpu_s(engine) - cpu_s) / took_s,
             "viewer CPU %": 100 * max(each, default=0.0),
             "kB/s to the terminal": (sum(v.written for v in viewers) - written) / took_s / 1e3 / max(1, count),
+            "stolen %": 100 * (_stolen_s() - stolen_s) / took_s / (psutil.cpu_count() or 1),
             "first frame s": max((viewer.first_frame_s for viewer in viewers), default=0.0),
         }
+
+
+def quiet_arm(run: RunDir, engine: psutil.Process, count: int, burners: int, seconds: float) -> dict[str, float]:
+    """An arm while the machine had its cores."""
+    tries: list[dict[str, float]] = []
+    while len(tries) < _TRIES and not (tries and tries[-1]["stolen %"] <= _STOLEN_PERCENT):
+        tries.append(arm(run, engine, count, burners, seconds))
+        print("  ", {key: round(value, 2) for key, value in tries[-1].items()}, flush=True)
+    return min(tries, key=lambda row: row["stolen %"])
+
+
+def _stolen_s() -> float:
+    """Core seconds that the host of this virtual machine gave to others, since it started."""
+    return float(getattr(psutil.cpu_times(), "steal", 0.0))
 
 
 def _cpu_s(process: psutil.Process) -> float:
@@ -159,8 +178,7 @@ def main(arguments: list[str]) -> None:
             arm(run, watched, 1, 0, _SETTLE_S)
             for _ in range(options.rounds):
                 for count, burners in _ARMS:
-                    rows.append(arm(run, watched, count, burners, options.seconds))
-                    print("  ", {key: round(value, 2) for key, value in rows[-1].items()}, flush=True)
+                    rows.append(quiet_arm(run, watched, count, burners, options.seconds))
     arms = [[row for row in rows if (row["viewers"], row["burners"]) == one] for one in _ARMS]
     table = [{key: median(row[key] for row in same) for key in rows[0]} for same in arms]
     none, one, two, burnt = table

@@ -179,9 +179,10 @@ async def test_a_picture_draws_only_the_rows_that_changed() -> None:
     table = Watched(COLUMNS)
     async with alone(table, (60, 13)) as pilot:
 
-        async def redrawn(changed: Sequence[int]) -> list[int]:
+        async def redrawn(changed: Sequence[int], total: int = 30) -> list[int]:
             rows = [[*row(at)[:-1], f"{len(changed)}s"] if at in changed else row(at) for at in range(30)]
-            table.show(rows, top=0, total=30, ids=[f"e{at}" for at in range(30)])
+            table.show(rows, top=0, total=total, ids=[f"e{at}" for at in range(30)])
+            table.foot = f"{total:,} rows"
             drawn.clear()
             await pilot.pause()
             return sorted(set(drawn))
@@ -194,6 +195,12 @@ async def test_a_picture_draws_only_the_rows_that_changed() -> None:
         assert await redrawn([top, top + 3]) == []
         assert await redrawn([]) == [top, top + 3]
         assert await redrawn([0, top - 1]) == []
+        assert len(await redrawn([], 100_000)) == 10, "the thumb of the scroll bar has changed: all is laid out again"
+        assert await redrawn([top + 1], 100_001) == [top + 1]
+        assert "─ 100,001 rows ─" in on_screen(pilot).splitlines()[-1]
+        assert table.max_scroll_y == 100_002 - 11
+        assert await redrawn([], 25)
+        assert (table.cursor, table.scroll_offset.y) == (24, 25 - 10), "fewer rows than the cursor's"
 
 
 def test_columns_that_fit() -> None:

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import math
 from typing import ClassVar
 
 from rich.text import Span, Text
 from textual import events
 from textual.binding import Binding, BindingType
 from textual.content import Content
-from textual.geometry import Size
+from textual.geometry import Region, Size
 from textual.scroll_view import ScrollView
 from textual.strip import Strip
 
 from tui.text import cut, fitted, plain, visible
 
 Cell = str | Text
+
+_THUMB_STEPS = 8
+"""Of a scroll bar, in each cell."""
 
 
 def fit(cell: Cell, width: int, *, right: bool = False) -> Text:
@@ -76,7 +80,9 @@ class Lines(ScrollView, can_focus=True):
     def foot(self, foot: str) -> None:
         if foot != self._foot:
             self._foot = foot
-            self.border_subtitle = Content(plain(foot, 200))
+            # Textual's setter would draw all lines again, and this may change at each picture.
+            self._border_subtitle = Content(plain(foot, 200))
+            self.refresh(Region(0, self.size.height, self.size.width, 1))
 
     @property
     def cells(self) -> int:
@@ -101,12 +107,29 @@ class Lines(ScrollView, can_focus=True):
         self.vertical_scrollbar.position = self.scroll_offset.y
 
     def hold(self, lines: int) -> None:
-        """Let the content be `lines` long."""
-        if self.virtual_size.height != lines:
-            self.virtual_size = Size(0, lines)
-            if self.scroll_offset.y > self.max_scroll_y:
-                self.scroll_to(y=self.max_scroll_y, animate=False, force=True)
+        """Let the content be `lines` long, and draw it."""
+        self.measure(lines)
         self.refresh()
+
+    def measure(self, lines: int) -> None:
+        """Let the content be `lines` long; what is in sight stays as it is, if it can."""
+        size, shown = Size(0, lines), self.vertical_scrollbar.window_virtual_size
+        if self.show_vertical_scrollbar and self._thumb(lines) == self._thumb(shown):
+            # It looks the same: the screen need not be laid out again.
+            self.set_reactive(Lines.virtual_size, size)
+        else:
+            self.virtual_size = size
+        if self.scroll_offset.y > self.max_scroll_y:
+            self.scroll_to(y=self.max_scroll_y, animate=False, force=True)
+
+    def _thumb(self, lines: int) -> tuple[int, int] | None:
+        """Where the scroll bar of so many lines has its thumb, and how long that is, as it is drawn."""
+        page = self.size.height
+        if not 0 < page < lines:
+            return None
+        length = max(1.0, page * page / lines)
+        start = (page - length) * self.scroll_offset.y / (lines - page)
+        return int(_THUMB_STEPS * start), math.ceil(_THUMB_STEPS * length)
 
 
 class Choosing(Lines):
@@ -154,9 +177,14 @@ class Choosing(Lines):
 
     def hold_lines(self, lines: int) -> None:
         """Let there be `lines` to choose from; the cursor stays where it is, if it can."""
+        self.measure_lines(lines)
+        self.refresh()
+
+    def measure_lines(self, lines: int) -> None:
+        """Let there be `lines`, where those in sight look as they did."""
         self._lines = lines
         self._cursor = max(0, min(self._cursor, lines - 1))
-        self.hold(lines + self.HEAD)
+        self.measure(lines + self.HEAD)
 
     def chosen(self) -> None:
         """Somebody has moved the cursor."""

@@ -106,10 +106,11 @@ class Table(Choosing):
         """Hold `rows`, with their `ids`, as the lines from `top` of `total`; the cursor stays on its line."""
         # Two texts count as equal, whatever their own style.
         looks = [[cell if isinstance(cell, str) else (cell, cell.style) for cell in row] for row in rows]
-        before, stays = self._looks, (top, total, len(rows)) == (self._top, self._lines, len(self._looks))
+        before, stays = self._looks, (top, len(rows)) == (self._top, len(self._looks)) and self._cursor < total
         self._held, self._looks, self._ids, self._top = rows, looks, ids, top
         if stays:
-            self._refresh_rows(at for at, pair in enumerate(zip(before, looks, strict=True)) if pair[0] != pair[1])
+            self.measure_lines(total)
+            self._refresh_rows(at for at, (old, new) in enumerate(zip(before, looks, strict=True)) if old != new)
         else:
             self.hold_lines(total)
         self._look()
