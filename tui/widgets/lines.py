@@ -113,8 +113,8 @@ class Lines(ScrollView, can_focus=True):
 
     def measure(self, lines: int) -> None:
         """Let the content be `lines` long; what is in sight stays as it is, if it can."""
-        size, shown = Size(0, lines), self.vertical_scrollbar.window_virtual_size
-        if self.show_vertical_scrollbar and self._thumb(lines) == self._thumb(shown):
+        size, bar = Size(0, lines), self.vertical_scrollbar if self.show_vertical_scrollbar else None
+        if bar is not None and self._thumb(lines) == self._thumb(bar.window_virtual_size):
             # It looks the same: the screen need not be laid out again.
             self.set_reactive(Lines.virtual_size, size)
         else:
