@@ -213,7 +213,7 @@ async def test_the_group_side_by_side() -> None:
         assert "1✗" in picture
         await press(app, pilot, "j", "enter")
         assert isinstance(app.screen, EpisodeView)
-        assert len(app.screen_stack) == 3
+        assert len(app.screen_stack) == 2
 
 
 async def test_tokens_need_a_tokenizer_and_say_so() -> None:

@@ -111,9 +111,12 @@ class Dashboard(App[int]):
         self._soon, self._asked = anyio.Event(), False
         self._complaint = ""
 
+    def get_default_screen(self) -> Screen[Any]:
+        """Begin with the rollouts, below all else."""
+        return self.get_screen("rollouts")
+
     def on_mount(self) -> None:
-        """Begin with the rollouts."""
-        self.push_screen("rollouts")
+        """Look, until it is left."""
         for number in (signal.SIGTERM, signal.SIGHUP):
             # Whoever started it is gone, or the terminal is: leave that as it was found.
             asyncio.get_running_loop().add_signal_handler(number, self.exit, EXIT_LEFT)
@@ -196,10 +199,11 @@ class Dashboard(App[int]):
 
     async def action_view(self, name: str) -> None:
         """Show one of the four views."""
-        while len(self.screen_stack) > 2:
+        wanted = self.get_screen(name)
+        while self.screen is not wanted and len(self.screen_stack) > 1:
             await self.pop_screen()
-        if self.screen is not self.get_screen(name):
-            await self.switch_screen(name)
+        if self.screen is not wanted:
+            await self.push_screen(name)
         self._show()
         self._soon.set()
 
