@@ -131,7 +131,7 @@ def arm(run: RunDir, engine: psutil.Process, count: int, burners: int, seconds: 
             "viewers": count,
             "burners": burners,
             "live": row[keys.EPISODES_LIVE],
-            "engine lag p99 ms": 1e3 * row[keys.LAG_P99],
+            "engine lag p99 ms": round(1e3 * row[keys.LAG_P99], 3),
             "engine CPU %": 100 * (_cpu_s(engine) - cpu_s) / took_s,
             "viewer CPU %": 100 * max(each, default=0.0),
             "kB/s to the terminal": (sum(v.written for v in viewers) - written) / took_s / 1e3 / max(1, count),
