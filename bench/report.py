@@ -14,7 +14,7 @@ from rich.table import Table
 from engine.report.console import wide_console
 
 RESULTS = Path(__file__).resolve().parent / "results"
-_COMPARE = {">=": operator.ge, "<=": operator.le, "==": operator.eq}
+_COMPARE = {">=": operator.ge, "<=": operator.le, "<": operator.lt, "==": operator.eq}
 
 
 def report(
@@ -27,7 +27,7 @@ def report(
     """Print one table and write `bench/results/NAME.json`.
 
     `rows` are the lines of the table (its columns are the keys of the first); `measured` the figures that count;
-    `goal` says of some of them what is wanted, as "<= 0.5", ">= 100" or "== 0". The JSON is `{"measured": {...},
+    `goal` says of some of them what is wanted, as "<= 0.5", "< 2", ">= 100" or "== 0". The JSON is `{"measured": {...},
     "goal": {...}, "met": {...}}` with the question, the rows and the machine beside it. Raises KeyError for a goal
     that was not measured."""
     met = {key: _meets(measured[key], wanted) for key, wanted in goal.items()}

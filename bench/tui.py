@@ -2,10 +2,12 @@
 
 The dashboards are real processes on real terminals (pty, 200 x 50) at 2 pictures a second. Engine, policy server and
 learner are processes of their own; the server answers in 24 to 96 s, for what the engine has to do beside is not the
-question. The arms take turns in one run; the engine's loop lag is its own probe's p99 over the minute of the arm, and
-its CPU is the process's. In a control arm two processes burn what two dashboards burn, and ask nothing; what
-that changes comes from sharing the machine, not from looking: the goal for the engine's CPU is against it.
-An arm during which the host of a virtual machine took more than 1 % of its cores away is taken again, whatever it says.
+question. The engine has a core to itself, as it has on any machine that trains, and all others share the rest. The arms
+take turns in one run; the engine's loop lag is its own probe's p99 over the minute of the arm, and its CPU is the
+process's. In a control arm two processes burn what two dashboards burn, and ask nothing; what that changes comes from
+sharing the machine, not from looking: the goal for the engine's CPU is against it. An arm during which the host of a
+virtual machine took more than 1 % of its cores away is taken again, whatever it says. The first frame is that of one
+dashboard when all others have ended.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ import tempfile
 import termios
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from statistics import median
@@ -35,10 +37,10 @@ from engine.rundir import RunDir, read_lines
 from engine.telemetry import engine_metrics as keys
 
 GOAL = {
-    "lag_p99_two_viewers_more_ms": "<= 2",
-    "cpu_two_viewers_against_burning_points": "<= 3",
+    "lag_p99_two_viewers_more_ms": "< 2",
+    "cpu_two_viewers_against_burning_points": "< 3",
     "viewer_cpu_percent": "<= 8",
-    "first_frame_s": "<= 0.6",
+    "first_frame_s": "< 0.6",
 }
 _COLUMNS, _LINES = 200, 50
 _ANSWERS = ("--latency-s", "60", "--jitter", "0.6")
@@ -50,6 +52,7 @@ _ARM_S = 65.0
 _PATIENCE_S = 300.0
 _STOLEN_PERCENT, _TRIES = 1.0, 5
 """A loop that does not get its core is late, whoever looks: of that many tries the one that lost least counts."""
+_FIRST_FRAMES = 9
 _ARMS = ((0, 0), (1, 0), (2, 0), (0, 2))
 """Dashboards, and processes that only burn as much."""
 _BURN = """
@@ -95,6 +98,30 @@ class Viewer:
         os.close(self._terminal)
 
 
+def first_frame_s(run: RunDir) -> float:
+    """How long it takes from the command to the first picture: the median of some."""
+    took_s = []
+    for _ in range(_FIRST_FRAMES):
+        with viewing(run, 1) as (viewer,):
+            took_s.append(viewer.first_frame_s)
+    return median(took_s)
+
+
+@contextmanager
+def on_cores(cores: Sequence[int]) -> Iterator[None]:
+    """What is started meanwhile runs on these cores alone, where the system can be told so."""
+    this = psutil.Process()
+    if not hasattr(this, "cpu_affinity"):
+        yield
+        return
+    before = this.cpu_affinity()
+    this.cpu_affinity(list(cores))
+    try:
+        yield
+    finally:
+        this.cpu_affinity(before)
+
+
 @contextmanager
 def viewing(run: RunDir, count: int) -> Iterator[list[Viewer]]:
     """So many dashboards, up and drawing."""
@@ -136,7 +163,6 @@ def arm(run: RunDir, engine: psutil.Process, count: int, burners: int, seconds: 
             "viewer CPU %": 100 * max(each, default=0.0),
             "kB/s to the terminal": (sum(v.written for v in viewers) - written) / took_s / 1e3 / max(1, count),
             "stolen %": 100 * (_stolen_s() - stolen_s) / took_s / (psutil.cpu_count() or 1),
-            "first frame s": max((viewer.first_frame_s for viewer in viewers), default=0.0),
         }
 
 
@@ -169,27 +195,31 @@ def main(arguments: list[str]) -> None:
     rows: list[dict[str, float]] = []
     model = str(find_model("tiny").path)
     server = ("engine.scripted", "server", "--model", model, "--slots", "64", *_ANSWERS)
-    with tempfile.TemporaryDirectory() as folder, serving(*server) as url:
-        run = prepared(Path(folder), url, options.live, limits=_LIMITS)
-        with simulated_learner(run), process("engine.run", str(run.path)) as engine:
-            watched = psutil.Process(engine.pid)
-            _wait_until_live(run, options.live)
-            # A dashboard meanwhile, so that the files it is made of have been read once.
-            arm(run, watched, 1, 0, _SETTLE_S)
-            for _ in range(options.rounds):
-                for count, burners in _ARMS:
-                    rows.append(quiet_arm(run, watched, count, burners, options.seconds))
+    first, *others = range(psutil.cpu_count() or 1)
+    with tempfile.TemporaryDirectory() as folder:
+        with on_cores(others or [first]), serving(*server) as url:
+            run = prepared(Path(folder), url, options.live, limits=_LIMITS)
+            with simulated_learner(run), ExitStack() as stack:
+                with on_cores([first]):
+                    engine = stack.enter_context(process("engine.run", str(run.path)))
+                watched = psutil.Process(engine.pid)
+                _wait_until_live(run, options.live)
+                # A dashboard meanwhile, so that the files it is made of have been read once.
+                arm(run, watched, 1, 0, _SETTLE_S)
+                for _ in range(options.rounds):
+                    for count, burners in _ARMS:
+                        rows.append(quiet_arm(run, watched, count, burners, options.seconds))
+        alone_s = first_frame_s(run)
     arms = [[row for row in rows if (row["viewers"], row["burners"]) == one] for one in _ARMS]
     table = [{key: median(row[key] for row in same) for key in rows[0]} for same in arms]
-    none, one, two, burnt = table
+    none, _, two, burnt = table
     measured = {
         "lag_p99_two_viewers_more_ms": two["engine lag p99 ms"] - none["engine lag p99 ms"],
         "lag_p99_two_viewers_against_burning_ms": two["engine lag p99 ms"] - burnt["engine lag p99 ms"],
         "cpu_two_viewers_more_points": two["engine CPU %"] - none["engine CPU %"],
         "cpu_two_viewers_against_burning_points": two["engine CPU %"] - burnt["engine CPU %"],
         "viewer_cpu_percent": max(row["viewer CPU %"] for row in table),
-        # Two that start at once wait for each other.
-        "first_frame_s": one["first frame s"],
+        "first_frame_s": alone_s,
     }
     report("tui", (__doc__ or "").splitlines()[0], table, measured, GOAL)
 
