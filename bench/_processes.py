@@ -14,13 +14,16 @@ import orjson
 
 from engine.config.load import validate
 from engine.manifest import create
+from engine.processes import leash
 from engine.rundir import RunDir, write_json
 
 
 @contextmanager
 def process(*arguments: str, **options: Any) -> Iterator[subprocess.Popen[bytes]]:
-    """A child of this interpreter, ended with the block."""
-    with subprocess.Popen([sys.executable, "-m", *arguments], **options) as child:
+    """A child of this interpreter, ended with the block; a bench that is killed leaves none running."""
+    argv = [sys.executable, "-m", *arguments]
+    # Safe here: only this thread starts children.
+    with subprocess.Popen(argv, preexec_fn=leash, **options) as child:  # noqa: PLW1509
         try:
             yield child
         finally:

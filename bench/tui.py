@@ -33,6 +33,7 @@ import psutil
 from bench._processes import prepared, process, serving, simulated_learner
 from bench.report import report
 from engine.models import find_model
+from engine.processes import leash
 from engine.rundir import RunDir, read_lines
 from engine.telemetry import engine_metrics as keys
 
@@ -138,7 +139,7 @@ def burning(count: int) -> Iterator[None]:
     """So many processes that take as much of a core as a dashboard, twice a second."""
     with ExitStack() as stack:
         for _ in range(count):
-            child = stack.enter_context(subprocess.Popen([sys.executable, "-c", _BURN]))
+            child = stack.enter_context(subprocess.Popen([sys.executable, "-c", _BURN], preexec_fn=leash))  # noqa: PLW1509
             stack.callback(child.kill)
         yield
 
