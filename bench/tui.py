@@ -7,7 +7,7 @@ take turns in one run; the engine's loop lag is its own probe's p99 over the min
 process's. In a control arm two processes burn what two dashboards burn, and ask nothing; what that changes comes from
 sharing the machine, not from looking: the goal for the engine's CPU is against it. An arm during which the host of a
 virtual machine took more than 1 % of its cores away is taken again, whatever it says. The first frame is that of one
-dashboard when all others have ended.
+dashboard when all others have ended, the quickest of nine: what else the host of the machine does can only add to it.
 """
 
 from __future__ import annotations
@@ -99,13 +99,13 @@ class Viewer:
         os.close(self._terminal)
 
 
-def first_frame_s(run: RunDir) -> float:
-    """How long it takes from the command to the first picture: the median of some."""
+def first_frames_s(run: RunDir) -> list[float]:
+    """How long it takes from the command to the first picture, one time after the other."""
     took_s = []
     for _ in range(_FIRST_FRAMES):
         with viewing(run, 1) as (viewer,):
             took_s.append(viewer.first_frame_s)
-    return median(took_s)
+    return took_s
 
 
 @contextmanager
@@ -210,7 +210,7 @@ def main(arguments: list[str]) -> None:
                 for _ in range(options.rounds):
                     for count, burners in _ARMS:
                         rows.append(quiet_arm(run, watched, count, burners, options.seconds))
-        alone_s = first_frame_s(run)
+        frames_s = first_frames_s(run)
     arms = [[row for row in rows if (row["viewers"], row["burners"]) == one] for one in _ARMS]
     table = [{key: median(row[key] for row in same) for key in rows[0]} for same in arms]
     none, _, two, burnt = table
@@ -220,7 +220,8 @@ def main(arguments: list[str]) -> None:
         "cpu_two_viewers_more_points": two["engine CPU %"] - none["engine CPU %"],
         "cpu_two_viewers_against_burning_points": two["engine CPU %"] - burnt["engine CPU %"],
         "viewer_cpu_percent": max(row["viewer CPU %"] for row in table),
-        "first_frame_s": alone_s,
+        "first_frame_s": min(frames_s),
+        "first_frame_median_s": median(frames_s),
     }
     report("tui", (__doc__ or "").splitlines()[0], table, measured, GOAL)
 
