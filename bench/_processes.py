@@ -6,7 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +19,20 @@ from engine.rundir import RunDir, write_json
 
 
 @contextmanager
-def process(*arguments: str, **options: Any) -> Iterator[subprocess.Popen[bytes]]:
+def interpreter(*arguments: str, **options: Any) -> Iterator[subprocess.Popen[bytes]]:
     """A child of this interpreter, ended with the block; a bench that is killed leaves none running."""
-    argv = [sys.executable, "-m", *arguments]
+    argv = [sys.executable, *arguments]
     # Safe here: only this thread starts children.
     with subprocess.Popen(argv, preexec_fn=leash, **options) as child:  # noqa: PLW1509
         try:
             yield child
         finally:
             child.kill()
+
+
+def process(module: str, *arguments: str, **options: Any) -> AbstractContextManager[subprocess.Popen[bytes]]:
+    """A module of this project as such a child."""
+    return interpreter("-m", module, *arguments, **options)
 
 
 @contextmanager

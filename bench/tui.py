@@ -17,23 +17,21 @@ import fcntl
 import os
 import pty
 import struct
-import subprocess
 import sys
 import tempfile
 import termios
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from statistics import median
 
 import psutil
 
-from bench._processes import prepared, process, serving, simulated_learner
+from bench._processes import interpreter, prepared, process, serving, simulated_learner
 from bench.report import report
 from engine.models import find_model
-from engine.processes import leash
 from engine.rundir import RunDir, read_lines
 from engine.telemetry import engine_metrics as keys
 
@@ -108,19 +106,23 @@ def first_frames_s(run: RunDir) -> list[float]:
     return took_s
 
 
-@contextmanager
-def on_cores(cores: Sequence[int]) -> Iterator[None]:
-    """What is started meanwhile runs on these cores alone, where the system can be told so."""
+def usable_cores() -> list[int]:
+    """The cores that this process may use; none where the system does not tell."""
     this = psutil.Process()
-    if not hasattr(this, "cpu_affinity"):
-        yield
-        return
-    before = this.cpu_affinity()
-    this.cpu_affinity(list(cores))
+    return list(this.cpu_affinity()) if hasattr(this, "cpu_affinity") else []
+
+
+@contextmanager
+def on_cores(cores: list[int]) -> Iterator[None]:
+    """What is started meanwhile runs on these cores alone, if there are any."""
+    before = usable_cores()
+    if cores:
+        psutil.Process().cpu_affinity(cores)
     try:
         yield
     finally:
-        this.cpu_affinity(before)
+        if cores:
+            psutil.Process().cpu_affinity(before)
 
 
 @contextmanager
@@ -139,8 +141,7 @@ def burning(count: int) -> Iterator[None]:
     """So many processes that take as much of a core as a dashboard, twice a second."""
     with ExitStack() as stack:
         for _ in range(count):
-            child = stack.enter_context(subprocess.Popen([sys.executable, "-c", _BURN], preexec_fn=leash))  # noqa: PLW1509
-            stack.callback(child.kill)
+            stack.enter_context(interpreter("-c", _BURN))
         yield
 
 
@@ -170,9 +171,11 @@ def arm(run: RunDir, engine: psutil.Process, count: int, burners: int, seconds: 
 def quiet_arm(run: RunDir, engine: psutil.Process, count: int, burners: int, seconds: float) -> dict[str, float]:
     """An arm while the machine had its cores."""
     tries: list[dict[str, float]] = []
-    while len(tries) < _TRIES and not (tries and tries[-1]["stolen %"] <= _STOLEN_PERCENT):
+    for _ in range(_TRIES):
         tries.append(arm(run, engine, count, burners, seconds))
         print("  ", {key: round(value, 2) for key, value in tries[-1].items()}, flush=True)
+        if tries[-1]["stolen %"] <= _STOLEN_PERCENT:
+            break
     return min(tries, key=lambda row: row["stolen %"])
 
 
@@ -196,12 +199,12 @@ def main(arguments: list[str]) -> None:
     rows: list[dict[str, float]] = []
     model = str(find_model("tiny").path)
     server = ("engine.scripted", "server", "--model", model, "--slots", "64", *_ANSWERS)
-    first, *others = range(psutil.cpu_count() or 1)
+    cores = usable_cores()
     with tempfile.TemporaryDirectory() as folder:
-        with on_cores(others or [first]), serving(*server) as url:
+        with on_cores(cores[1:]), serving(*server) as url:
             run = prepared(Path(folder), url, options.live, limits=_LIMITS)
             with simulated_learner(run), ExitStack() as stack:
-                with on_cores([first]):
+                with on_cores(cores[:1]):
                     engine = stack.enter_context(process("engine.run", str(run.path)))
                 watched = psutil.Process(engine.pid)
                 _wait_until_live(run, options.live)

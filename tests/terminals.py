@@ -159,9 +159,14 @@ def end(run, timeout_s=30):
         for _ in range(2):
             supervisor.terminate()
             time.sleep(0.3)
+    gone(supervisor, timeout_s)
+
+
+def gone(process, timeout_s):
+    """Return when it has ended."""
     limit = time.monotonic() + timeout_s
-    while lives(supervisor):
-        assert time.monotonic() < limit, f"supervisor {supervisor.pid} of {run.path} still runs"
+    while lives(process):
+        assert time.monotonic() < limit, f"{process} still runs"
         time.sleep(0.05)
 
 

@@ -11,7 +11,6 @@ import pytest
 from click.testing import CliRunner
 
 from engine import background
-from engine.alive import lives
 from engine.background import Background, on_terminal, supervisor_of
 from engine.cli import cli
 from engine.commands import run as run_command
@@ -20,7 +19,7 @@ from engine.manifest import create
 from engine.rundir import RunDir, read_json
 from engine.supervise import Ending
 from tests.recorded_runs import small_pack
-from tests.terminals import StandIn, Terminal, end, live, stopped
+from tests.terminals import StandIn, Terminal, end, gone, live, stopped
 
 DRY = ("run", "--config", "dry", "--set", "tasks.pack=small.jsonl")
 LONG = (*DRY, "--set", "run.steps=5000", "--set", "eval.heldout_tasks=0", "--set", "eval.every=0")
@@ -186,10 +185,7 @@ def test_the_run_survives_what_is_in_front_of_it(stand_in, run, way):
         else:
             front.hang_up()
         assert front.ended() == (-signal.SIGKILL if way == "kill" else -signal.SIGHUP)
-        limit = time.monotonic() + 10
-        while psutil.pid_exists(shown.pid) and lives(shown):
-            assert time.monotonic() < limit
-            time.sleep(0.05)
+        gone(shown, 10)
     assert goes_on(run)
 
 

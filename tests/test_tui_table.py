@@ -201,6 +201,15 @@ async def test_a_picture_draws_only_the_rows_that_changed() -> None:
         assert table.max_scroll_y == 100_002 - 11
         assert await redrawn([], 25)
         assert (table.cursor, table.scroll_offset.y) == (24, 25 - 10), "fewer rows than the cursor's"
+        table.show([], top=0, total=0, ids=[])
+        await pilot.pause()
+        drawn.clear()
+        table.show([], top=0, total=0, ids=[])
+        await pilot.pause()
+        assert not drawn, "a table that stays empty"
+        table.show([], top=0, total=5, ids=[])
+        await pilot.pause()
+        assert drawn, "there is a cursor now"
 
 
 def test_columns_that_fit() -> None:

@@ -106,7 +106,10 @@ class Table(Choosing):
         """Hold `rows`, with their `ids`, as the lines from `top` of `total`; the cursor stays on its line."""
         # Two texts count as equal, whatever their own style.
         looks = [[cell if isinstance(cell, str) else (cell, cell.style) for cell in row] for row in rows]
-        before, stays = self._looks, (top, len(rows)) == (self._top, len(self._looks)) and self._cursor < total
+        before = self._looks
+        # The mark of the cursor too stays where it is, or is nowhere.
+        marked = total == self._lines or self._cursor < min(total, self._lines)
+        stays = marked and (top, len(rows)) == (self._top, len(before))
         self._held, self._looks, self._ids, self._top = rows, looks, ids, top
         if stays:
             self.measure_lines(total)
