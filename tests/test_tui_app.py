@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import anyio
 import pytest
 from blockbuster import BlockBuster
 from textual.events import Key
@@ -253,9 +254,10 @@ async def test_freeze_holds_the_picture() -> None:
         await pilot.pause(0.8)
         assert len(source.asked) == asked
         await pilot.press("space")
-        await pilot.pause(0.3)
-        assert len(source.asked) > asked
-        assert "frozen" not in text_of(app)
+        # On a busy machine the next look takes its time.
+        with anyio.fail_after(10):
+            while len(source.asked) == asked or "frozen" in text_of(app):
+                await pilot.pause(0.05)
 
 
 async def test_the_owner_is_asked_what_becomes_of_the_run() -> None:
