@@ -16,19 +16,19 @@ import anyio
 import orjson
 import psutil
 
+from engine.chat.chat_format import ChatFormat
 from engine.config.load import load
 from engine.core.episode import run_episode
-from engine.parts import UVLOOP
-from engine.policy.chat_format import ChatFormat
+from engine.core.seams import Plan, Seams
+from engine.packs.pack import load_pack
 from engine.reward.rubric import RubricScorer
-from engine.run import serve_run
-from engine.rundir import RunDir
+from engine.run.__main__ import serve_run
+from engine.run.compose import UVLOOP
+from engine.rundir.layout import RunDir
 from engine.scripted import SlowPolicy
-from engine.seams import Plan, Seams
 from engine.task import Task
 from engine.types import Limits, Sampling
 from engine.world.offline import OfflineUser, OfflineWorld
-from engine.world.tasks import load_pack
 
 LIMITS = Limits(turns=8, tokens=1024, completion_tokens=48, wall_s=300.0, turn_s=60.0)
 _WARM_TURNS = 4

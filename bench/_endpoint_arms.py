@@ -27,12 +27,12 @@ from engine.llm.batching import EndpointError
 from engine.llm.endpoint import Reachable, open_endpoint
 from engine.llm.journal import open_journal
 from engine.llm.question import Prompt, Question
-from engine.manifest import pack_file
-from engine.parts import UVLOOP
+from engine.packs.pack import load_pack
+from engine.preflight.manifest import pack_file
+from engine.run.compose import UVLOOP
 from engine.scripted.constant import ConstantSession
 from engine.task import Task
 from engine.world.llm_user import LlmUser
-from engine.world.tasks import load_pack
 
 _T = TypeVar("_T")
 Ask = Callable[[int], Awaitable[None]]

@@ -13,9 +13,9 @@ from typing import Any
 import orjson
 
 from engine.config.load import validate
-from engine.manifest import create
-from engine.processes import leash
-from engine.rundir import RunDir, write_json
+from engine.preflight.manifest import create
+from engine.processes.child import leash
+from engine.rundir.layout import RunDir, write_json
 
 
 @contextmanager

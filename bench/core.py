@@ -21,8 +21,8 @@ import orjson
 
 from bench._processes import prepared, serving, simulated_learner
 from bench.report import report
-from engine.models import find_model
-from engine.rundir import RunDir
+from engine.rundir.layout import RunDir
+from engine.serving.models import find_model
 
 GOAL = {
     "cpu_per_turn_ms": "<= 0.5",

@@ -29,9 +29,9 @@ from bench._processes import serving
 from bench.report import report
 from engine.config.load import load
 from engine.errors import ConfigError
-from engine.models import find_model, find_models
-from engine.rundir import RunDir
+from engine.rundir.layout import RunDir
 from engine.serving.addresses import endpoint_urls
+from engine.serving.models import find_model, find_models
 from engine.serving.served import served
 
 _WAIT_S = 0.02

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bench.report import report
-from engine.rundir import RunDir
+from engine.rundir.layout import RunDir
 from engine.types import TaskGroup
 from tests.learner_kills import check_history, finish, hashes, make_groups
 from tests.learner_runs import make_model, make_policy, make_run, write_stream

@@ -23,8 +23,8 @@ from bench.report import report
 from engine.config.load import validate
 from engine.config.tree import Config
 from engine.errors import ConfigError
-from engine.models import find_model
-from engine.rundir import RunDir, read_lines
+from engine.rundir.layout import RunDir, read_lines
+from engine.serving.models import find_model
 from engine.serving.served import served
 from engine.stream.reader import iter_groups
 from engine.telemetry import engine_metrics as keys

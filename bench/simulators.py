@@ -26,27 +26,27 @@ import anyio
 import orjson
 
 from bench._processes import serving
+from engine.chat.chat_format import ChatFormat
 from engine.config.load import load
 from engine.config.tree import Config
 from engine.core.episode import run_episode
+from engine.core.seams import Plan, ScoringRecord, Seams, Session
 from engine.errors import RewardError
 from engine.llm.asking import Tally
-from engine.manifest import pack_file
-from engine.models import find_model
-from engine.policy.chat_format import ChatFormat
+from engine.packs.pack import load_pack
+from engine.preflight.manifest import pack_file
 from engine.reward.judge import LlmJudge
 from engine.reward.rubric import RubricScorer, items
-from engine.rundir import RunDir
+from engine.run.simulators import Models, mapped_world, open_models, user_of
+from engine.rundir.layout import RunDir
 from engine.scripted.policy import GoldPolicy
-from engine.seams import Plan, ScoringRecord, Seams, Session
-from engine.simulators import Models, mapped_world, open_models, user_of
+from engine.serving.models import find_model
 from engine.task import Task, Tool, WorldSpec
 from engine.types import Episode, Json, Limits, Observation, Sampling, ToolCall
 from engine.world import tools
 from engine.world.mapping import MappingCounts
 from engine.world.offline import MappedWorld, OfflineWorld
 from engine.world.offline_user import asked
-from engine.world.tasks import load_pack
 
 _LIMITS = Limits(turns=40, tokens=1_000_000, completion_tokens=4_096, wall_s=7_200, turn_s=1_800)
 _QUESTION = re.compile(r"<question>(.*?)</question>", re.DOTALL)

@@ -21,18 +21,18 @@ import orjson
 
 from bench._processes import prepared, serving
 from bench.report import report
-from engine.adapters import Adapters
+from engine.chat.chat_format import ChatFormat
 from engine.config.load import load
 from engine.core.versions import Versions
 from engine.errors import EpisodeError
-from engine.models import find_model
-from engine.policy.chat_format import ChatFormat
+from engine.packs.pack import load_pack
 from engine.policy.client import HttpPolicy
 from engine.policy.servers import Servers
-from engine.rundir import RunDir, adapter_name, write_directory
+from engine.run.swap import Adapters
+from engine.rundir.layout import RunDir, adapter_name, write_directory
 from engine.scripted.zero_adapter import zero_adapter
+from engine.serving.models import find_model
 from engine.types import Limits, Sampling, Turn
-from engine.world.tasks import load_pack
 
 GOAL = {
     "aborted": "== 0",

@@ -31,8 +31,8 @@ import psutil
 
 from bench._processes import interpreter, prepared, process, serving, simulated_learner
 from bench.report import report
-from engine.models import find_model
-from engine.rundir import RunDir, read_lines
+from engine.rundir.layout import RunDir, read_lines
+from engine.serving.models import find_model
 from engine.telemetry import engine_metrics as keys
 
 GOAL = {

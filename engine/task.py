@@ -1,6 +1,6 @@
 """One task, as the rest of the engine sees it (the JSON of DESIGN.md section 5).
 
-engine.world.tasks validates packs into these values; nothing else builds them from outside data.
+engine.packs.pack validates packs into these values; nothing else builds them from outside data.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from engine.config.environment import environment
 from engine.config.load import load
 from engine.config.tree import Config
 from engine.errors import ConfigError, RunError
-from engine.rundir import RunDir
+from engine.rundir.layout import RunDir
 from engine.telemetry.log import configure_logging
 from learner.follow import follow
 from learner.lifetime import Lifetime

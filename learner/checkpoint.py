@@ -27,7 +27,7 @@ from torch import Tensor
 
 from engine.config.tree import Config
 from engine.errors import RunError
-from engine.rundir import FORMAT, RunDir, read_json, remove_directory, write_directory
+from engine.rundir.layout import FORMAT, RunDir, read_json, remove_directory, write_directory
 from learner.progress import Counters
 
 KEPT = 2

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from engine.config.tree import Config
 from engine.errors import RunError
-from engine.rundir import RunDir
+from engine.rundir.layout import RunDir
 from engine.stream.reader import StreamReader
 from engine.stream.segment import Cursor
 from learner.advantage import Advantage, find_advantage

@@ -19,7 +19,7 @@ import torch
 
 from engine.config.tree import Config
 from engine.errors import RunError
-from engine.rundir import RunDir, remove_staged, write_json
+from engine.rundir.layout import RunDir, remove_staged, write_json
 from engine.stream.reader import StreamReader
 from engine.types import TaskGroup
 from learner import health, records

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from engine.rundir import RunDir
+from engine.rundir.layout import RunDir
 from learner.forward import policy_logprobs
 from learner.loss import LOG_RATIO_BOUND
 from learner.model import LoraPolicy, read_adapter

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Self
 
-from engine.rundir import RunDir, write_json
+from engine.rundir.layout import RunDir, write_json
 from learner.forming import DropReason, OpenStep
 
 

@@ -22,7 +22,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from engine.errors import RunError
-from engine.rundir import FORMAT, RunDir, read_json, write_directory
+from engine.rundir.layout import FORMAT, RunDir, read_json, write_directory
 from learner.model import CONFIG, TARGET_MODULES, WEIGHTS, LoraPolicy
 
 

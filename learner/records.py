@@ -15,7 +15,7 @@ from typing import Any
 
 import orjson
 
-from engine.rundir import JsonLines, RunDir, read_lines, write_atomic
+from engine.rundir.layout import JsonLines, RunDir, read_lines, write_atomic
 from engine.telemetry import MetricsFile
 from engine.telemetry.learner_metrics import STEP
 from learner.checkpoint import Checkpoint

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
+from engine.chat.chat_format import ChatFormat
 from engine.core.episode import run_episode
+from engine.core.seams import Plan, ScoringRecord, Seams
 from engine.importing.agenticqwen import Imported, load
 from engine.importing.build import Options
-from engine.models import find_model
-from engine.policy.chat_format import ChatFormat
 from engine.reward.rubric import OpenItem, RubricScorer
 from engine.scripted.policy import GoldPolicy
-from engine.seams import Plan, ScoringRecord, Seams
+from engine.serving.models import find_model
 from engine.task import Task
 from engine.types import Episode, Limits, Reward, Sampling, Verdict
 from engine.world.offline import OfflineUser, OfflineWorld

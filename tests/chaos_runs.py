@@ -11,12 +11,12 @@ from typing import Any
 import orjson
 
 from engine.config.load import ASSETS, load
+from engine.packs.pack import load_pack
 from engine.report.summary import summarize
-from engine.rundir import RunDir, read_json, read_lines
+from engine.rundir.layout import RunDir, read_json, read_lines
 from engine.stream.reader import iter_groups
 from engine.telemetry import engine_metrics as keys
 from engine.types import Episode, Outcome, StopReason
-from engine.world.tasks import load_pack
 from tests.llm_parts import TINY
 from tests.load_runs import process, run_to_the_end
 

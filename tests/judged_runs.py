@@ -8,7 +8,7 @@ from anyio.from_thread import start_blocking_portal
 from click.testing import CliRunner
 
 from engine.cli import cli
-from engine.rundir import RunDir
+from engine.rundir.layout import RunDir
 from engine.scripted.endpoint import Endpoint
 from tests.llm_parts import listening
 from tests.played_runs import LLM, packed, recorded

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.config.load import load
-from engine.rundir import RunDir, read_json, read_lines
+from engine.rundir.layout import RunDir, read_json, read_lines
 from engine.types import TaskGroup
 from learner import checkpoint, loop, records
 from learner.__main__ import serve

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from engine.config.load import load, validate
-from engine.rundir import RunDir
+from engine.rundir.layout import RunDir
 from learner.__main__ import accompany, serve
 from learner.advantage import group_std
 from learner.forming import usable_group

@@ -15,7 +15,7 @@ from transformers import Qwen3Config, Qwen3ForCausalLM
 from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm, Qwen3RotaryEmbedding
 
 from engine.config.load import dump, validate
-from engine.rundir import RunDir, write_json
+from engine.rundir.layout import RunDir, write_json
 from engine.stream.append import SegmentFile
 from engine.stream.frame import encode
 from engine.stream.segment import CLOSED, SegmentHeader

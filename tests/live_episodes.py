@@ -13,12 +13,13 @@ import orjson
 import pytest
 from anyio.streams.buffered import BufferedByteReceiveStream
 
-from engine.attach import Attach
+from engine.attach.server import Attach
 from engine.core.episode import run_episode
-from engine.live import LiveEpisodes
-from engine.rundir import RunDir
+from engine.core.live import LiveEpisodes
+from engine.core.seams import Plan, Seams
+from engine.packs.pack import parse_task
+from engine.rundir.layout import RunDir
 from engine.scripted.constant import ConstantScorer, ConstantUser, ConstantWorld
-from engine.seams import Plan, Seams
 from engine.task import Rubric, RubricItem, Task
 from engine.types import (
     Completion,
@@ -37,7 +38,6 @@ from engine.types import (
     TurnTiming,
     Verdict,
 )
-from engine.world.tasks import parse_task
 from tests.test_episode import DONE, LIMITS, ORDER, STOP, Letters
 from tests.test_window import Some
 from tests.worlds import task_json

@@ -11,20 +11,20 @@ from pathlib import Path
 import anyio
 import orjson
 
+from engine.chat.chat_format import ChatFormat
 from engine.config.load import validate
 from engine.config.tree import Config
-from engine.manifest import create
-from engine.policy.chat_format import ChatFormat
+from engine.core.seams import ScoringRecord
+from engine.packs.pack import load_pack
+from engine.preflight.manifest import create
 from engine.reward.rubric import RubricScorer
-from engine.rundir import RunDir, adapter_name, read_json, read_lines, write_json
-from engine.seams import ScoringRecord
+from engine.rundir.layout import RunDir, adapter_name, read_json, read_lines, write_json
+from engine.schema.canonical import compact, with_defaults
 from engine.stream.reader import iter_groups, read_group_ids
 from engine.stream.segment import CLOSED
 from engine.task import Task
 from engine.telemetry import engine_metrics as keys
 from engine.types import Episode, EventKind, Outcome, TaskGroup
-from engine.world.canonical import compact, with_defaults
-from engine.world.tasks import load_pack
 from tests.policy_parts import write_model
 
 LIVE = 4_000

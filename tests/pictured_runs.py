@@ -14,7 +14,7 @@ import anyio
 import orjson
 
 import tests.pilots  # noqa: F401 - for what it does
-from engine.rundir import read_json, write_json
+from engine.rundir.layout import read_json, write_json
 from engine.stream.reader import iter_groups
 from engine.telemetry import engine_metrics as keys
 from engine.telemetry import learner_metrics as learner

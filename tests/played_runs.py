@@ -7,14 +7,14 @@ import orjson
 
 from engine.config.load import load
 from engine.core.episode import run_episode
+from engine.core.seams import Plan
 from engine.evals.split import Suite, evaluate
-from engine.manifest import create
-from engine.parts import build_parts
+from engine.packs.pack import load_pack
+from engine.preflight.manifest import create
+from engine.run.compose import build_parts
 from engine.scripted.endpoint import Endpoint
 from engine.scripted.policy import made_up_logprobs
-from engine.seams import Plan
 from engine.types import Completion, Source
-from engine.world.tasks import load_pack
 from tests.llm_parts import listening
 from tests.recorded_runs import GROUP_SIZE, group, write_stream
 from tests.worlds import TEXT, outputs, task_json, tool

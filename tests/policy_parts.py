@@ -11,7 +11,7 @@ import orjson
 from aiohttp import web
 from tokenizers import Tokenizer
 
-from engine.policy.chat_format import ChatFormat
+from engine.chat.chat_format import ChatFormat
 from engine.policy.client import HttpPolicy
 from engine.policy.servers import Event, Servers
 from engine.scripted.server import MockServer

@@ -13,9 +13,10 @@ from safetensors.numpy import save
 from engine.audit.rewards import scoring_record
 from engine.audit.steps import recomputed
 from engine.config.load import ASSETS, load
-from engine.manifest import create
+from engine.packs.pack import load_pack
+from engine.preflight.manifest import create
 from engine.reward.rubric import RubricScorer
-from engine.rundir import RunDir, adapter_name, read_json, write_json
+from engine.rundir.layout import RunDir, adapter_name, read_json, write_json
 from engine.stream.segment import SegmentHeader
 from engine.stream.writer import TrajectoryWriter
 from engine.telemetry import engine_metrics as keys
@@ -32,7 +33,6 @@ from engine.types import (
     Tokens,
     TurnTiming,
 )
-from engine.world.tasks import load_pack
 
 GROUP_SIZE, GROUPS_PER_STEP, STEPS = 4, 2, 3
 SERVER = "http://127.0.0.1:1"

@@ -16,9 +16,9 @@ from contextlib import contextmanager, suppress
 
 import psutil
 
-from engine.alive import lives
-from engine.background import ending_of, supervisor_of
-from engine.rundir import write_json
+from engine.processes.alive import lives
+from engine.rundir.layout import write_json
+from engine.supervise.background import ending_of, supervisor_of
 
 STAND_IN = """
 import json, os, pathlib, signal, sys, time, tty

@@ -1,13 +1,13 @@
-"""engine.accounts: what is counted of language models becomes declared rows of metrics.jsonl."""
+"""engine.run.costs: what is counted of language models becomes declared rows of metrics.jsonl."""
 
 import anyio
 import orjson
 import pytest
 
-from engine.accounts import account
 from engine.llm.question import Question, subject
+from engine.run.costs import account
+from engine.run.simulators import Models
 from engine.scripted.endpoint import Endpoint as Scripted
-from engine.simulators import Models
 from engine.telemetry import METRICS, MetricsFile
 from engine.world.mapping import MappingCounts
 from tests.llm_parts import asking

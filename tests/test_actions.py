@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.policy.actions import Answer, Calls, Malformed, Question, Said, parse
+from engine.chat.actions import Answer, Calls, Malformed, Question, Said, parse
 from engine.reward.rubric import RubricScorer
 from engine.stream.frame import decode, encode
 from engine.types import Sampling, Source, TaskGroup, ToolCall

@@ -1,12 +1,12 @@
-"""engine.adapters: what is freed, loaded, kept and deleted as the learner publishes."""
+"""engine.run.swap: what is freed, loaded, kept and deleted as the learner publishes."""
 
 import anyio
 import pytest
 from anyio import to_thread
 
-from engine.adapters import Adapters
 from engine.core.versions import Versions
-from engine.rundir import RunDir, write_json
+from engine.run.swap import Adapters
+from engine.rundir.layout import RunDir, write_json
 
 
 class Recording:

@@ -5,7 +5,7 @@ from itertools import count
 import pytest
 
 from engine.config.load import load
-from engine.rundir import RunDir, read_json, write_json
+from engine.rundir.layout import RunDir, read_json, write_json
 from engine.serving.addresses import addresses, endpoint_urls, free_addresses, write_addresses
 
 BOTH = [

@@ -11,10 +11,10 @@ from click.testing import CliRunner
 
 from engine.cli import cli
 from engine.importing.agenticqwen import Imported
+from engine.packs.pack import PackHeader, load_pack, pack_problems, write_pack
 from engine.task import Split
 from engine.types import EventKind
 from engine.world.offline_user import asked
-from engine.world.tasks import PackHeader, load_pack, pack_problems, write_pack
 from tests.agenticqwen_plays import DECIDED, IMPORTED, NOTHING, OURS, play, proves, theirs_of
 
 each_of_ours = pytest.mark.parametrize("index", range(len(IMPORTED.tasks)))

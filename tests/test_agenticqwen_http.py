@@ -19,12 +19,12 @@ from engine.config.load import load
 from engine.config.tree import Config
 from engine.importing.agenticqwen import Imported
 from engine.llm.question import Admit, Question
-from engine.models import find_models
-from engine.parts import build_parts
 from engine.reward.judge import LlmJudge
 from engine.reward.rubric import RubricScorer
-from engine.rundir import RunDir
+from engine.run.compose import build_parts
+from engine.rundir.layout import RunDir
 from engine.scripted.cassette import digest
+from engine.serving.models import find_models
 from engine.task import Task
 from tests.agenticqwen_plays import DECIDED, IMPORTED, NOTHING, OFFLINE, play, proves, theirs_of
 from tests.chaos_runs import scripted_endpoint

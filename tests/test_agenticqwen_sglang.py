@@ -11,15 +11,15 @@ import pytest
 
 from engine.config.load import load
 from engine.evals.split import Suite, evaluate
-from engine.manifest import create
-from engine.models import find_models
-from engine.parts import build_parts, watched
-from engine.rundir import RunDir, write_json
+from engine.packs.pack import load_pack
+from engine.preflight.manifest import create
+from engine.run.compose import build_parts, watched
+from engine.rundir.layout import RunDir, write_json
+from engine.serving.models import find_models
 from engine.serving.served import served
 from engine.stream.reader import iter_groups
 from engine.types import Outcome
 from engine.verify.run import verify_run
-from engine.world.tasks import load_pack
 from tests.agenticqwen_plays import OURS, file_of_theirs
 from tests.chaos_runs import assert_classified
 from tests.judged_runs import invoke

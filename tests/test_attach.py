@@ -14,12 +14,12 @@ import anyio.lowlevel
 import orjson
 import pytest
 
-from engine import attach as attached
-from engine.attach import Attach
+from engine.attach import server
+from engine.attach.server import Attach
 from engine.config.load import load
-from engine.live import LiveEpisodes
-from engine.manifest import create
-from engine.rundir import RunDir
+from engine.core.live import LiveEpisodes
+from engine.preflight.manifest import create
+from engine.rundir.layout import RunDir
 from engine.telemetry.looplag import LAG_EDGES_S
 from engine.telemetry.window import PHASES, Row, Selection
 from engine.types import Episode, Outcome
@@ -98,7 +98,7 @@ async def test_a_question_that_is_none_gets_a_sentence(tmp_path, content, senten
 
 async def test_no_question_hurts_the_engine(tmp_path, monkeypatch):
     """Thousands of odd ones: each gets an answer, or the connection closed, and the server stays."""
-    monkeypatch.setattr(attached, "_PER_SECOND", 10_000)
+    monkeypatch.setattr(server, "_PER_SECOND", 10_000)
     dice, live = random.Random(5), LiveEpisodes()
     for one in some(30):
         live.enter(one)
@@ -161,7 +161,7 @@ async def test_a_question_that_is_too_long_is_not_read(tmp_path):
 
 async def test_a_torn_question_is_not_waited_for_for_ever(tmp_path, monkeypatch):
     """Whoever hangs up in the middle, or says no more, is gone; an idle client stays, and so do the others."""
-    monkeypatch.setattr(attached, "_PATIENCE_S", 0.2)
+    monkeypatch.setattr(server, "_PATIENCE_S", 0.2)
     async with looked_at(tmp_path, LiveEpisodes()) as connect:
         idle = await connect()
         assert "total" in await idle.ask()
@@ -179,8 +179,8 @@ async def test_a_torn_question_is_not_waited_for_for_ever(tmp_path, monkeypatch)
 
 async def test_a_client_that_does_not_read_is_closed(tmp_path, monkeypatch):
     """Once its answers fill the socket and it has had its time; another is answered all the while."""
-    monkeypatch.setattr(attached, "_PATIENCE_S", 0.3)
-    monkeypatch.setattr(attached, "_PER_SECOND", 10_000)
+    monkeypatch.setattr(server, "_PATIENCE_S", 0.3)
+    monkeypatch.setattr(server, "_PER_SECOND", 10_000)
     live = LiveEpisodes()
     live.enter(huge("g1", "x", ids=60_000))
     content = orjson.dumps({"v": 1, "follow": followed("g1")})

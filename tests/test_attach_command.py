@@ -13,8 +13,8 @@ from engine.cli import cli
 from engine.commands.replay import seconds
 from engine.config.load import load
 from engine.errors import ConfigError, RunError
-from engine.manifest import create
-from engine.rundir import RunDir
+from engine.preflight.manifest import create
+from engine.rundir.layout import RunDir
 from tests.recorded_runs import small_pack
 from tests.terminals import StandIn, Terminal, live
 

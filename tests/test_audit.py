@@ -10,7 +10,7 @@ from click.testing import CliRunner
 from engine.audit.check import Recorded
 from engine.audit.run import audit
 from engine.commands.audit import command
-from engine.rundir import write_json
+from engine.rundir.layout import write_json
 from engine.stream.segment import CLOSED
 from engine.telemetry import engine_metrics as keys
 from engine.types import Outcome, Span, TurnTiming

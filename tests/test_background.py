@@ -1,4 +1,4 @@
-"""engine.background: a run that needs no terminal, and what becomes of it when the one in front goes."""
+"""engine.supervise.background: a run that needs no terminal, and what becomes of it when the one in front goes."""
 
 import os
 import signal
@@ -10,14 +10,14 @@ import psutil
 import pytest
 from click.testing import CliRunner
 
-from engine import background
-from engine.background import Background, on_terminal, supervisor_of
 from engine.cli import cli
 from engine.commands import run as run_command
 from engine.config.load import load
-from engine.manifest import create
-from engine.rundir import RunDir, read_json
-from engine.supervise import Ending
+from engine.preflight.manifest import create
+from engine.rundir.layout import RunDir, read_json
+from engine.supervise import background
+from engine.supervise.background import Background, on_terminal, supervisor_of
+from engine.supervise.supervisor import Ending
 from tests.recorded_runs import small_pack
 from tests.terminals import StandIn, Terminal, end, gone, live, stopped
 

@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from engine.cli import cli
-from engine.rundir import RunDir, read_lines
+from engine.rundir.layout import RunDir, read_lines
 from engine.types import Outcome
 from engine.world.faults import GARBAGE, UNAVAILABLE
 from tests.chaos_runs import (

@@ -7,8 +7,8 @@ import orjson
 import pytest
 from transformers import AutoTokenizer
 
+from engine.chat.chat_format import ChatFormat
 from engine.errors import ConfigError
-from engine.policy.chat_format import ChatFormat
 from engine.synthesis.tiny_words import NOUNS
 from engine.task import Rubric, Task, Tool
 from tests.policy_parts import tiny_chat, tiny_model, write_model

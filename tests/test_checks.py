@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.reward.check_problems import check_problems
+from engine.packs.check_problems import check_problems
 from engine.reward.checks import comparable, evaluate
 from engine.types import Event, EventKind
 from tests.worlds import shop

@@ -14,17 +14,17 @@ import pytest
 from click.testing import CliRunner
 
 from engine import cli as entry
+from engine.chat.chat_format import ChatFormat
 from engine.cli import COMMANDS, cli
 from engine.commands import eval as eval_command
 from engine.commands import run as run_command
 from engine.config.load import fields
 from engine.errors import ConfigError, RunError
-from engine.models import find_model
-from engine.policy.chat_format import ChatFormat
-from engine.rundir import RunDir, read_json, read_lines
+from engine.rundir.layout import RunDir, read_json, read_lines
 from engine.scripted.server import MockServer
 from engine.scripted.zero_adapter import zero_adapter
-from engine.supervise import Ending
+from engine.serving.models import find_model
+from engine.supervise.supervisor import Ending
 from tests.load_runs import mock_server
 from tests.policy_parts import adapter_directory, serving
 from tests.recorded_runs import small_pack

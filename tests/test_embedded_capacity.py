@@ -14,7 +14,7 @@ from engine.commands import serve
 from engine.config.load import load
 from engine.embedded import build
 from engine.errors import ConfigError
-from engine.rundir import RunDir
+from engine.rundir.layout import RunDir
 from engine.scripted.server import MockServer
 from engine.serving.addresses import addresses
 from engine.serving.commands import server_commands

@@ -12,7 +12,9 @@ import numpy as np
 import pytest
 
 from engine.core.episode import run_episode
+from engine.core.seams import Plan, ScoringRecord, Seams
 from engine.errors import PolicyError, RewardError, ToolError, UserError
+from engine.packs.pack import parse_task
 from engine.reward.rubric import RubricScorer
 from engine.scripted.constant import (
     ConstantScorer,
@@ -21,11 +23,9 @@ from engine.scripted.constant import (
     ConstantUserSession,
     ConstantWorld,
 )
-from engine.seams import Plan, ScoringRecord, Seams
 from engine.task import Task
 from engine.types import Completion, Episode, Limits, Observation, Outcome, Reply, Reward, Sampling, StopReason, Turn
 from engine.world.offline import OfflineUser, OfflineWorld
-from engine.world.tasks import parse_task
 from tests.worlds import task_json
 
 STOP = 2

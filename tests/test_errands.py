@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import engine
+from engine.packs.pack import load_pack, task_json
 from engine.synthesis.errand_words import DETAILS, ERRANDS
 from engine.synthesis.errands import COUNTS, HEADER, SEED, make_task
 from engine.synthesis.pack import write_family
@@ -10,7 +11,6 @@ from engine.synthesis.tiny_actor import answer_text, call_text
 from engine.task import Split, Task
 from engine.types import Json
 from engine.world import offline_user
-from engine.world.tasks import load_pack, task_json
 from tests.worlds import reward_of
 
 PACK = Path(engine.__file__).parent / "assets/packs/errands.jsonl.zst"

@@ -5,14 +5,14 @@ from dataclasses import replace
 import anyio
 import pytest
 
+from engine.chat.chat_format import ChatFormat
 from engine.config.load import load
+from engine.core.seams import Seams
 from engine.errors import PolicyError, RunError
 from engine.evals.recorded import Evaluations
-from engine.policy.chat_format import ChatFormat
 from engine.reward.rubric import RubricScorer
-from engine.rundir import JsonLines, RunDir
+from engine.rundir.layout import JsonLines, RunDir
 from engine.scripted import GoldPolicy
-from engine.seams import Seams
 from engine.synthesis.tiny_family import make_task
 from engine.task import Split
 from engine.world.offline import OfflineUser, OfflineWorld

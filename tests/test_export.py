@@ -12,10 +12,10 @@ from click.testing import CliRunner
 from engine.cli import cli
 from engine.config.load import ASSETS
 from engine.errors import ConfigError, RunError
-from engine.processes import torch_environment
-from engine.rundir import RunDir, find_run
+from engine.packs.pack import load_pack
+from engine.processes.child import torch_environment
+from engine.rundir.layout import RunDir, find_run
 from engine.stream.reader import iter_groups
-from engine.world.tasks import load_pack
 from tests.recorded_runs import RecordedRun, small_pack
 
 ENVIRONMENT = {**torch_environment(1), "PYTHONPATH": "."}

@@ -1,4 +1,4 @@
-"""engine.world.exported: what a run's world says, in a file that another run starts from."""
+"""engine.packs.exported: what a run's world says, in a file that another run starts from."""
 
 import subprocess
 import sys
@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from engine.config.load import load
 from engine.errors import ConfigError
-from engine.manifest import create, reopen
-from engine.rowstore import write_rows
-from engine.world.exported import exported, read_exported
+from engine.packs.exported import exported, read_exported
+from engine.preflight.manifest import create, reopen
+from engine.rundir.rows import write_rows
 from engine.world.mapping import Equivalent
 from engine.world.meaning import differing, kind_of_call
 from engine.world.offline import MappedWorld, OfflineSimulator

@@ -10,10 +10,10 @@ import pytest
 
 from engine.config.load import dump, load
 from engine.errors import ConfigError, ToolError
-from engine.parts import _world
 from engine.reward.checks import comparable, evaluate
-from engine.rundir import RunDir, read_lines
-from engine.simulators import Models
+from engine.run.compose import _world
+from engine.run.simulators import Models
+from engine.rundir.layout import RunDir, read_lines
 from engine.types import Event, EventKind, Observation, ToolCall
 from engine.world.faults import GARBAGE, UNAVAILABLE, FaultProfile, FaultyWorld, profiles_of
 from engine.world.offline import OfflineWorld

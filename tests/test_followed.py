@@ -1,16 +1,16 @@
-"""engine.followed: an episode in pieces is the whole in the end, whatever is in it."""
+"""engine.attach.answers: an episode in pieces is the whole in the end, whatever is in it."""
 
 import anyio
 import numpy as np
 import orjson
 import pytest
 
-from engine import attach as attached
-from engine.live import LiveEpisodes
+from engine.attach import server
+from engine.core.live import LiveEpisodes
+from engine.packs.pack import parse_task
 from engine.stream.record import event_of, reward_of
 from engine.telemetry.window import Row
 from engine.types import Span, TurnTiming
-from engine.world.tasks import parse_task
 from tests.live_episodes import Gated, Whole, followed, huge, looked_at, played, seams_of, until
 from tests.test_episode import DONE, ORDER
 from tests.test_window import some
@@ -65,7 +65,7 @@ async def test_what_is_followed_is_in_the_end_what_is_recorded(tmp_path):
 @pytest.mark.parametrize("text", ["x" * 100_000, "😀" * 50_000, "\x00\x1b" * 50_000, "\ud800" * 30_000])
 async def test_any_amount_of_any_text_comes_through_in_pieces(tmp_path, monkeypatch, text):
     """200 rows, sixteen followed, huge texts: no answer is too long, and after some questions everything is there."""
-    monkeypatch.setattr(attached, "_PER_SECOND", 10_000)
+    monkeypatch.setattr(server, "_PER_SECOND", 10_000)
     live = LiveEpisodes()
     for one in some(400):
         live.enter(one)

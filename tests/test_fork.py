@@ -12,20 +12,20 @@ import orjson
 import pytest
 from anyio.from_thread import start_blocking_portal
 
+from engine.chat.chat_format import ChatFormat
 from engine.config.load import load
 from engine.errors import ConfigError, RunError
-from engine.models import find_model
-from engine.policy.chat_format import ChatFormat
-from engine.rundir import RunDir
+from engine.packs.pack import load_pack
+from engine.rundir.layout import RunDir
 from engine.scripted.policy import SERVER
 from engine.scripted.server import MockServer
 from engine.scripted.zero_adapter import zero_adapter
+from engine.serving.models import find_model
 from engine.serving.served import served_apart
 from engine.stream.reader import read_group
 from engine.types import Outcome, StopReason
 from engine.verify.fork import Fork, before, begun, find_fork, go_on
 from engine.verify.run import verify_run
-from engine.world.tasks import load_pack
 from tests.judged_runs import invoke, judging
 from tests.played_runs import Script, asked_run, called, offline_run, recorded
 from tests.policy_parts import serving

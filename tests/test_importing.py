@@ -17,8 +17,8 @@ from engine.importing.calls import Call, counting, responses, spoiling
 from engine.importing.literal import is_identifier, leaves, names_one_thing, occurs, words
 from engine.importing.prohibitions import Stance, stance
 from engine.importing.report import Note, report
+from engine.schema.validate import compiled
 from engine.task import Tool
-from engine.world.schema import compiled
 
 OURS = Path(__file__).parent / "data/agenticqwen_ours.json"
 TASKS = orjson.loads(OURS.read_bytes())

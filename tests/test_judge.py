@@ -3,14 +3,14 @@
 import orjson
 import pytest
 
+from engine.core.seams import ScoringRecord
 from engine.errors import RewardError
 from engine.llm.asking import JournaledAsker
 from engine.llm.journal import open_journal
+from engine.packs.pack import parse_task
 from engine.reward.judge import LlmJudge
 from engine.reward.rubric import RubricScorer
-from engine.seams import ScoringRecord
 from engine.types import Event, EventKind, StopReason, Verdict
-from engine.world.tasks import parse_task
 from tests.llm_parts import asking, listening, reachable
 from tests.test_llm_endpoint import answering, completion
 from tests.worlds import task_json

@@ -6,13 +6,13 @@ from types import SimpleNamespace
 import orjson
 import pytest
 
-from engine.audit.agreement import Pair, agreement, by_version, disagreements, spreads, wavering
-from engine.audit.judging import Judged, sample
 from engine.errors import ConfigError
+from engine.judging.agreement import Pair, agreement, by_version, disagreements, spreads, wavering
+from engine.judging.judging import Judged, sample
+from engine.packs.pack import load_pack
 from engine.scripted.cassette import Cassette
 from engine.scripted.endpoint import Endpoint
 from engine.types import Reward, Verdict
-from engine.world.tasks import load_pack
 from tests.judged_runs import invoke, judged_run, judging, shops
 from tests.played_runs import recorded
 from tests.recorded_runs import RecordedRun, small_pack

@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from engine.rundir import RunDir, read_json, read_lines
+from engine.rundir.layout import RunDir, read_json, read_lines
 from tests import learner_kills
 from tests.learner_kills import POINTS, check_history, finish, hashes, make_groups
 from tests.learner_runs import make_model, make_policy, make_run, write_stream

@@ -4,10 +4,10 @@ import anyio
 import pytest
 
 from engine.core.episode import run_episode
+from engine.core.seams import Plan, Seams
+from engine.packs.pack import parse_task
 from engine.scripted import ConstantScorer, ConstantUser, ConstantWorld
-from engine.seams import Plan, Seams
 from engine.types import Completion, Limits, Sampling, StopReason
-from engine.world.tasks import parse_task
 from learner.rows import trained_episode
 from tests.policy_parts import tiny_chat
 from tests.worlds import task_json

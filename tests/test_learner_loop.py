@@ -16,7 +16,7 @@ import pytest
 
 from engine.config.load import load
 from engine.errors import RunError
-from engine.rundir import read_json, read_lines
+from engine.rundir.layout import read_json, read_lines
 from engine.stream.segment import segment_path
 from learner.__main__ import EXIT_CONFIG, EXIT_FAILED, EXIT_OK, serve
 from learner.lifetime import Lifetime

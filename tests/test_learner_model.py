@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoModelForCausalLM
 
 from engine.errors import ConfigError, RunError
-from engine.rundir import RunDir
+from engine.rundir.layout import RunDir
 from learner import head
 from learner.advantage import group_std
 from learner.forming import usable_group

@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM
 
 from engine.config.load import load
 from engine.errors import ConfigError
-from engine.rundir import read_json, read_lines
+from engine.rundir.layout import read_json, read_lines
 from learner import attention, device, head
 from learner.__main__ import EXIT_OK, serve
 from learner.advantage import group_std

@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 
 from engine.config.load import load
 from engine.errors import ConfigError
-from engine.rundir import read_json, read_lines
+from engine.rundir.layout import read_json, read_lines
 from engine.stream.segment import segment_path
 from learner.__main__ import EXIT_FAILED, EXIT_OK
 from learner.advantage import group_std

@@ -10,10 +10,10 @@ from contextlib import contextmanager, suppress
 import psutil
 import pytest
 
-from engine import supervise
 from engine.config.load import load
-from engine.rundir import RunDir, read_json, read_lines
+from engine.rundir.layout import RunDir, read_json, read_lines
 from engine.stream.reader import read_group_ids
+from engine.supervise import supervisor
 from tests.learner_kills import check_history, hashes, make_groups
 from tests.learner_runs import make_model, make_policy, make_run, write_stream
 from tests.test_run_kills import beginning, finished, pid_of, started, step, wait_for
@@ -47,7 +47,7 @@ def undisturbed(tmp_path_factory, model, groups):
 @contextmanager
 def torchrun(run):
     """The learner's command of the run; none of its processes outlives the block."""
-    command = supervise.commands(run, load(run.config).config, [])[1]
+    command = supervisor.commands(run, load(run.config).config, [])[1]
     with command.log.open("ab") as log, subprocess.Popen(command.argv, env=command.environment, stderr=log) as process:
         ranks = []
         try:
@@ -116,9 +116,9 @@ def test_ranks_end_with_whoever_started_them(tmp_path, model):
     """A supervisor that is killed takes torchrun and every rank with it."""
     run = make_run(tmp_path / "demo", model, ranks=RANKS)
     script = (
-        "import sys, time; from engine import supervise; from engine.config.load import load;"
-        "from engine.processes import Child; from engine.rundir import RunDir; from pathlib import Path;"
-        "run = RunDir(Path(sys.argv[1])); child = Child(supervise.commands(run, load(run.config).config, [])[1]);"
+        "import sys, time; from engine.supervise import supervisor; from engine.config.load import load;"
+        "from engine.processes.child import Child; from engine.rundir.layout import RunDir; from pathlib import Path;"
+        "run = RunDir(Path(sys.argv[1])); child = Child(supervisor.commands(run, load(run.config).config, [])[1]);"
         "child.start(0); time.sleep(600)"
     )
     with subprocess.Popen([sys.executable, "-c", script, str(run.path)]) as process:

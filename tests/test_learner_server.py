@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from engine.rundir import RunDir, read_json, read_lines
+from engine.rundir.layout import RunDir, read_json, read_lines
 
 SETTINGS = (
     "run.steps=20",

@@ -1,4 +1,4 @@
-"""engine.live: every episode from its beginning until it is written, its phase, and that nothing stays for ever."""
+"""engine.core.live: every episode from its beginning until it is written, its phase, and that nothing stays."""
 
 from collections import Counter
 
@@ -6,9 +6,9 @@ import anyio
 import anyio.lowlevel
 import pytest
 
+from engine.core.live import LiveEpisodes
 from engine.core.scheduler import Admission, LiveSlots, Scheduler
 from engine.errors import Deadline, PolicyError, boundary
-from engine.live import LiveEpisodes
 from engine.scripted.constant import ConstantScorer
 from engine.telemetry.window import PHASES
 from engine.types import Outcome, Source, StopReason

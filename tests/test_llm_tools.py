@@ -7,11 +7,11 @@ import pytest
 from engine.errors import ToolError
 from engine.llm.asking import JournaledAsker
 from engine.llm.journal import open_journal
+from engine.packs.pack import parse_task
 from engine.types import ToolCall
 from engine.world.llm_tools import FrozenSimulator, LlmSimulator
 from engine.world.offline import MappedWorld, OfflineSimulator
 from engine.world.store import open_store
-from engine.world.tasks import parse_task
 from tests.llm_parts import asking, listening, reachable
 from tests.test_llm_endpoint import answering, completion
 from tests.worlds import NUMBER, TEXT, outputs, task_json, tool

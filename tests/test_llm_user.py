@@ -8,9 +8,9 @@ import pytest
 from engine.errors import UserError
 from engine.llm.asking import JournaledAsker
 from engine.llm.journal import open_journal
+from engine.packs.pack import parse_task
 from engine.world.llm_user import LlmUser
 from engine.world.profiles import MIXED, profile
-from engine.world.tasks import parse_task
 from tests.llm_parts import asking, listening, reachable
 from tests.test_llm_endpoint import answering, completion
 from tests.worlds import task_json

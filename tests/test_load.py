@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from engine.config.tree import Config
-from engine.rundir import RunDir, read_lines
+from engine.rundir.layout import RunDir, read_lines
 from engine.telemetry import engine_metrics as keys
 from engine.types import Outcome
 from tests.load_runs import LIVE, assert_invariants, longest_s, many_live, mock_server, run_to_the_end

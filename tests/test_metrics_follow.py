@@ -6,7 +6,7 @@ import orjson
 import pytest
 
 from engine.errors import RunError
-from engine.rundir import RunDir, write_atomic, write_json
+from engine.rundir.layout import RunDir, write_atomic, write_json
 from engine.telemetry import engine_metrics, learner_metrics
 from engine.telemetry.follow import Follower
 

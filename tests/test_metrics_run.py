@@ -11,13 +11,12 @@ import psutil
 import pytest
 from click.testing import CliRunner
 
-from engine import supervise
 from engine.cli import cli
 from engine.config.load import load
 from engine.errors import ConfigError
-from engine.manifest import create
-from engine.rundir import RunDir, read_json
-from engine.supervise import Phase, Supervisor, metrics_command
+from engine.preflight.manifest import create
+from engine.rundir.layout import RunDir, read_json
+from engine.supervise.supervisor import Phase, Supervisor, metrics_command
 from engine.telemetry import engine_metrics as keys
 from tests.recorded_runs import small_pack
 from tests.test_metrics_elsewhere import needs, scraped, tensorboard_values
@@ -261,8 +260,8 @@ def test_metrics_that_cannot_go_elsewhere_do_not_end_the_run(monkeypatch, run, s
 
 def test_metrics_have_their_own_time_to_end(monkeypatch, run):
     """More than others: a network may be slow; but not for ever."""
-    monkeypatch.setattr(supervise, "_GRACE_S", 0.05)
-    monkeypatch.setattr(supervise, "_UPLOAD_S", 0.8)
+    monkeypatch.setattr("engine.supervise.supervisor._GRACE_S", 0.05)
+    monkeypatch.setattr("engine.supervise.supervisor._UPLOAD_S", 0.8)
     slow = """
     def stop(*_):
         time.sleep(float((run / "takes").read_text()))

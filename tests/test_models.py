@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from engine.chat.chat_format import ChatFormat
 from engine.config.load import ASSETS, load
 from engine.errors import ConfigError
-from engine.models import Model, download, find_model, find_models, model_revision
-from engine.policy.chat_format import ChatFormat
+from engine.serving.models import Model, download, find_model, find_models, model_revision
 from tests.hub import COMMIT, Hub, serving_hub
 
 TINY = {path.name: path.read_bytes() for path in (ASSETS / "tiny-model").iterdir()}
@@ -136,8 +136,8 @@ def test_a_run_records_id_commit_and_the_path_that_they_became(served, tmp_path)
     script = """
 import json, shutil, sys
 from engine.config.load import load
-from engine.manifest import create, reopen
-from engine.rundir import read_json
+from engine.preflight.manifest import create, reopen
+from engine.rundir.layout import read_json
 run = create(load("dry", [f"run.dir={sys.argv[1]}", "model.path=acme/tiny@main"]).config)
 shutil.rmtree(load(run.config).config.model.path)
 print(json.dumps([read_json(run.manifest), reopen(run, ()).model_dump()]))
@@ -169,8 +169,8 @@ def test_a_run_pins_the_models_of_its_endpoints(served, tmp_path, launch):
     script = """
 import json, shutil, sys
 from engine.config.load import load
-from engine.manifest import create, reopen
-from engine.rundir import read_json
+from engine.preflight.manifest import create, reopen
+from engine.rundir.layout import read_json
 sets = ["scorer.judge=sim", "endpoints.sim.model=acme/tiny", "endpoints.sim.api=sglang", "endpoints.sim.device=cpu"]
 launch = ["endpoints.sim.launch=" + sys.argv[2], *(["endpoints.sim.url=http://a"] if sys.argv[2] == "none" else [])]
 if sys.argv[2] == "none":

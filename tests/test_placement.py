@@ -5,9 +5,9 @@ import pytest
 
 from engine.config.load import validate
 from engine.errors import ConfigError
-from engine.models import find_model
 from engine.serving.gpus import Gpu
 from engine.serving.memory import memory_share, needs
+from engine.serving.models import find_model
 from engine.serving.placement import place
 from engine.serving.shape import ModelShape
 

@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 
 from engine.config.load import load
+from engine.core.seams import ScoringRecord
 from engine.errors import ConfigError, RunError
-from engine.rehearsal import plugins, rehearse, try_here
-from engine.rundir import RunDir, read_lines
-from engine.seams import ScoringRecord
+from engine.packs.pack import load_pack
+from engine.preflight.rehearsal import plugins, rehearse, try_here
+from engine.rundir.layout import RunDir, read_lines
 from engine.stream.reader import iter_groups
 from engine.types import Event, EventKind, StopReason
-from engine.world.tasks import load_pack
 from learner.advantage import find_advantage
 from learner.forming import usable_group
 from tests.learner_runs import make_group

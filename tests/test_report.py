@@ -1,4 +1,4 @@
-"""engine.report and engine.manifest: summary, charts, page, progress line, run directories."""
+"""engine.report and engine.preflight.manifest: summary, charts, page, progress line, run directories."""
 
 import io
 import re
@@ -11,14 +11,14 @@ from rich.console import Console
 
 from engine.config.load import load
 from engine.errors import ConfigError
-from engine.manifest import create, reopen
-from engine.models import model_revision, sha256
+from engine.preflight.manifest import create, reopen
 from engine.report.gauges import read_gauges
 from engine.report.progress import Progress, progress_line
 from engine.report.summary import bottleneck, summarize
 from engine.report.words import conclude
-from engine.rundir import read_json, write_json
-from engine.supervise import Phase, Status
+from engine.rundir.layout import read_json, write_json
+from engine.serving.models import model_revision, sha256
+from engine.supervise.supervisor import Phase, Status
 from engine.telemetry import engine_metrics as keys
 from tests.recorded_runs import STEPS, RecordedRun, small_pack
 

@@ -11,7 +11,7 @@ import pytest
 from engine.audit.check import Recorded
 from engine.audit.run import audit
 from engine.errors import ConfigError
-from engine.rundir import RunDir
+from engine.rundir.layout import RunDir
 from engine.scripted.cassette import Cassette
 from engine.scripted.endpoint import Endpoint
 from engine.stream.reader import iter_groups

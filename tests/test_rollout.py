@@ -1,4 +1,4 @@
-"""engine.rollout: when a run in which nothing can be scored is given up."""
+"""engine.run.rollout: when a run in which nothing can be scored is given up."""
 
 from types import SimpleNamespace
 
@@ -6,11 +6,11 @@ import pytest
 
 from engine.config.load import load
 from engine.core.versions import Versions
-from engine.counters import Counters
 from engine.errors import RunError
-from engine.rollout import Rollout
+from engine.packs.pack import load_pack
+from engine.run.counters import Counters
+from engine.run.rollout import Rollout
 from engine.types import Outcome, Reward
-from engine.world.tasks import load_pack
 from tests.recorded_runs import small_pack
 
 

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
+from engine.core.seams import ScoringRecord
 from engine.errors import RewardError
 from engine.reward.rubric import OpenItem, RubricScorer, reward
-from engine.seams import ScoringRecord
 from engine.types import Event, StopReason, Verdict
 from tests.test_checks import EVENTS, called
 from tests.worlds import shop, task_json

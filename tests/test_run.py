@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from engine.rundir import RunDir, read_json, read_lines
+from engine.rundir.layout import RunDir, read_json, read_lines
 
 
 @pytest.mark.slow

@@ -11,9 +11,9 @@ import psutil
 import pytest
 
 from engine.config.load import load
-from engine.models import find_models
-from engine.rundir import RunDir, read_json, read_lines
+from engine.rundir.layout import RunDir, read_json, read_lines
 from engine.serving.addresses import endpoint_urls
+from engine.serving.models import find_models
 from engine.serving.served import served
 from tests.sglang_environment import needs_sglang
 

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 import psutil
 import pytest
 
-from engine.rundir import RunDir, read_json, read_lines
+from engine.rundir.layout import RunDir, read_json, read_lines
 from engine.stream.reader import iter_groups, read_group_ids
 from engine.types import StopReason
 from tests.sglang_environment import needs_sglang

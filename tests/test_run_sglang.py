@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from engine.rundir import RunDir, read_json, read_lines
+from engine.rundir.layout import RunDir, read_json, read_lines
 from engine.stream.reader import iter_groups
 from tests.sglang_environment import needs_sglang
 

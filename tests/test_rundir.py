@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from engine.errors import RunError
-from engine.rundir import JsonLines, RunDir, read_json, read_lines, write_directory, write_json
+from engine.rundir.layout import JsonLines, RunDir, read_json, read_lines, write_directory, write_json
 
 
 def test_rows_are_appended_behind_the_last_whole_one(tmp_path):

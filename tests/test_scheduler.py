@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.core.scheduler import Admission, LiveSlots, Scheduler
-from engine.rollout import task_index
+from engine.run.rollout import task_index
 
 
 def test_every_epoch_plays_every_task_once_in_another_order() -> None:

@@ -13,20 +13,20 @@ from safetensors.numpy import load_file
 
 from engine.config.load import dump, validate
 from engine.core.episode import run_episode
+from engine.core.seams import Plan, Seams
 from engine.errors import ConfigError
+from engine.packs.pack import load_pack
 from engine.reward.rubric import RubricScorer
-from engine.rundir import RunDir, read_json, read_lines
+from engine.rundir.layout import RunDir, read_json, read_lines
 from engine.scripted import GoldPolicy, SlowPolicy
 from engine.scripted.faults import Fault, Faults
 from engine.scripted.script import Character, continuation
 from engine.scripted.server import MockServer
 from engine.scripted.zero_adapter import zero_adapter
-from engine.seams import Plan, Seams
 from engine.stream.segment import CLOSED
 from engine.task import Task
 from engine.types import Episode, Limits, Outcome, Sampling
 from engine.world.offline import OfflineUser, OfflineWorld
-from engine.world.tasks import load_pack
 from tests.policy_parts import policy_of, serving, tiny_chat, tiny_model, turn
 from tests.stream_groups import group, write_segment
 

@@ -12,11 +12,11 @@ import pytest
 from aiohttp import web
 
 from engine.errors import ConfigError
+from engine.schema.validate import compiled
 from engine.scripted.cassette import Cassette, Row, digest
 from engine.scripted.endpoint import Endpoint
 from engine.scripted.fault_ledger import FaultLedger
 from engine.scripted.faults import Fault, Faults, Window
-from engine.world.schema import compiled
 
 OUTPUTS = {
     "type": "object",

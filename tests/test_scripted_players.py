@@ -2,9 +2,9 @@
 
 import pytest
 
+from engine.schema.validate import compiled
 from engine.scripted.players import find_document, player
 from engine.world.offline_user import UNSURE
-from engine.world.schema import compiled
 
 OUTPUTS = {
     "type": "object",

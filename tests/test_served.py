@@ -7,9 +7,9 @@ import pytest
 
 from engine.config.load import load
 from engine.errors import RunError
-from engine.models import find_models
-from engine.rundir import RunDir
+from engine.rundir.layout import RunDir
 from engine.serving.addresses import endpoint_urls
+from engine.serving.models import find_models
 from engine.serving.probe import server_is_ready
 from engine.serving.served import served
 

@@ -1,4 +1,4 @@
-"""engine.serving and engine.doctor: SGLang's command and environment, GPUs, and what a machine lacks."""
+"""engine.serving and engine.preflight.doctor: SGLang's command and environment, GPUs, and what a machine lacks."""
 
 import os
 import signal
@@ -18,14 +18,14 @@ from engine.commands.doctor import command as doctor
 from engine.commands.install_sglang import command as install_sglang
 from engine.config.load import validate
 from engine.errors import ConfigError, RunError
-from engine.models import find_model
-from engine.rundir import RunDir
+from engine.rundir.layout import RunDir
 from engine.serving import install as install_module
 from engine.serving import sglang
 from engine.serving.addresses import addresses
 from engine.serving.commands import server_commands
 from engine.serving.gpus import Gpu, gpus, parse
 from engine.serving.install import installed, look
+from engine.serving.models import find_model
 from engine.serving.placement import without_gpu
 
 
@@ -355,7 +355,7 @@ def test_a_leashed_process_ends_with_its_parent(tmp_path):
     sleeps = "import os, pathlib, sys, time; pathlib.Path(sys.argv[1]).write_text(str(os.getpid())); time.sleep(60)"
     parent = (
         "import sys, time; from pathlib import Path; from engine.config.environment import child_environment\n"
-        "from engine.processes import Child, Command\n"
+        "from engine.processes.child import Child, Command\n"
         "argv = (sys.executable, '-c', sys.argv[2], sys.argv[1])\n"
         "log = Path(sys.argv[1]).with_name('log')\n"
         "Child(Command(name='x', argv=argv, log=log, environment=child_environment(), leashed=True)).start(0)\n"

@@ -15,15 +15,15 @@ import orjson
 import pytest
 
 from engine.core.episode import run_episode
+from engine.core.seams import Plan, Seams, Session, User
 from engine.errors import ConfigError
+from engine.packs.pack import load_pack
 from engine.reward.rubric import RubricScorer
-from engine.seams import Plan, Seams, Session, User
 from engine.synthesis.planted import Planted, guessed, informed, planted, reordered, script, sprayed, stumbling
 from engine.task import Split, Task
 from engine.types import Completion, Episode, Event, EventKind, Limits, Outcome, Reply, Reward, Sampling, ToolCall, Turn
 from engine.world.offline import OfflineWorld
 from engine.world.offline_user import UNSURE, OfflineUser, OfflineUserSession
-from engine.world.tasks import load_pack
 
 PACK = Path(__file__).parents[1] / "engine/assets/packs/showcase.jsonl"
 TASKS = load_pack(PACK).tasks

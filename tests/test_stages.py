@@ -2,8 +2,8 @@
 
 import anyio
 
+from engine.core.live import LiveEpisodes
 from engine.errors import ToolError
-from engine.live import LiveEpisodes
 from engine.scripted.constant import ConstantWorld
 from engine.telemetry import METRICS
 from engine.telemetry import engine_metrics as keys

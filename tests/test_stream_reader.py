@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-from engine.rundir import write_json
+from engine.rundir.layout import write_json
 from engine.stream.append import SegmentFile
 from engine.stream.frame import MAGIC, StreamError, encode, wrap
 from engine.stream.reader import (

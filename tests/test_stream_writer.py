@@ -17,7 +17,7 @@ import pytest
 from anyio import to_thread
 
 from engine.errors import RunError
-from engine.rundir import read_json
+from engine.rundir.layout import read_json
 from engine.stream.reader import StreamReader, iter_groups, iter_headers, read_group_ids, written_positions
 from engine.stream.segment import CLOSED, Segment, segment_numbers, segment_path
 from engine.stream.writer import TrajectoryWriter, WriterSettings

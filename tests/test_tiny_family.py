@@ -9,11 +9,11 @@ import pytest
 import zstandard
 
 import engine
+from engine.packs.pack import load_pack, task_json, write_pack
 from engine.synthesis.tiny_actor import GOLD, Plan, script
 from engine.synthesis.tiny_family import COUNTS, HEADER, SEED, make_task
 from engine.synthesis.tiny_words import HELDOUT_NOUNS, KEYS, goals, values
 from engine.task import Split
-from engine.world.tasks import load_pack, task_json, write_pack
 from tests.worlds import reward_of
 
 PACK = Path(engine.__file__).parent / "assets/packs/tiny.jsonl.zst"

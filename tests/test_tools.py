@@ -12,11 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.llm.question import exactly
+from engine.schema import plain, pointer
+from engine.schema.canonical import canonical, canonical_bytes, same
+from engine.schema.draw import LONGEST, drawn
+from engine.schema.validate import compiled, schema_problems
 from engine.types import ToolCall
-from engine.world import effects, plain_schema, pointer
-from engine.world.canonical import canonical, canonical_bytes, same
-from engine.world.draw import LONGEST, drawn
-from engine.world.schema import compiled, schema_problems
+from engine.world import effects
 from engine.world.tools import admit, apply
 from tests.worlds import NUMBER, ORDER, TEXT, call, outputs, shop, tool
 
@@ -155,7 +156,7 @@ def test_a_wrong_call_is_an_answer(wrong: Any, error: str) -> None:
 @given(PLAIN, JSON)
 def test_plain_schemas_agree_with_jsonschema(schema: dict[str, Any], value: Any) -> None:
     """The closures give jsonschema's verdict; `pattern` alone runs on RE2."""
-    assert plain_schema.build(schema) is not None
+    assert plain.build(schema) is not None
     expected = jsonschema.Draft202012Validator(schema).is_valid(value)
     assert (compiled(schema)(value) is None) == expected
 
@@ -165,7 +166,7 @@ def test_general_schemas_name_the_argument() -> None:
     either = {"anyOf": [{"type": "string"}, {"type": "integer", "minimum": 3}]}
     schema = {"type": "object", "properties": {"a": either}, "required": ["a"], "additionalProperties": False}
     check = compiled(schema)
-    assert plain_schema.build(schema) is None
+    assert plain.build(schema) is None
     assert check({"a": "x"}) is None
     assert check({}) == (("a",), "required", "missing")
     assert check({"a": "x", "b": 1}) == (("b",), "additionalProperties", "unexpected")

@@ -14,7 +14,7 @@ from textual.pilot import Pilot
 from textual.widgets import Input
 
 import tests.pilots  # noqa: F401 - for what it does
-from engine import background
+from engine.supervise import background
 from engine.telemetry.window import BINS
 from tests.tui_canned import HOSTILE, Canned, CannedReplay
 from tui.app import EXIT_DETACH, EXIT_LEFT, EXIT_STOP, VIEWS, Dashboard

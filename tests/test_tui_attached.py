@@ -5,15 +5,15 @@ from dataclasses import replace
 import anyio
 import pytest
 
-from engine.attach import Attach
+from engine.attach.server import Attach
 from engine.config.load import load
 from engine.core.episode import run_episode
-from engine.live import LiveEpisodes
-from engine.manifest import create
-from engine.parts import build_parts
-from engine.seams import Plan
+from engine.core.live import LiveEpisodes
+from engine.core.seams import Plan
+from engine.packs.pack import load_pack
+from engine.preflight.manifest import create
+from engine.run.compose import build_parts
 from engine.types import Completion
-from engine.world.tasks import load_pack
 from tests.looking import aside, looking, may_listen, until
 from tests.played_runs import SETTINGS, packed
 from tui.snapshot import Question

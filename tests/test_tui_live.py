@@ -12,7 +12,7 @@ import pytest
 from anyio.streams.buffered import BufferedByteReceiveStream
 
 from engine.errors import ConfigError
-from engine.rundir import RunDir, read_json, write_json
+from engine.rundir.layout import RunDir, read_json, write_json
 from engine.telemetry.stages import ToolRow
 from engine.telemetry.window import Window
 from engine.types import Event, EventKind, Reward, Span, TurnTiming

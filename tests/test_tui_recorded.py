@@ -10,7 +10,7 @@ import numpy as np
 import orjson
 import pytest
 
-from engine.rundir import RunDir
+from engine.rundir.layout import RunDir
 from engine.stream.append import SegmentFile
 from engine.stream.frame import encode
 from engine.telemetry.window import Window, select

@@ -9,8 +9,8 @@ import psutil
 import pytest
 
 from engine.config.load import load
-from engine.manifest import create
-from engine.rundir import RunDir, write_json
+from engine.preflight.manifest import create
+from engine.rundir.layout import RunDir, write_json
 from tests.recorded_runs import small_pack
 from tui.files import RunFiles, run_facts
 from tui.runs import Life, last_words, life, list_runs

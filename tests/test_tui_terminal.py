@@ -12,9 +12,9 @@ from dataclasses import replace
 import orjson
 import pytest
 
-from engine.alive import lives
-from engine.background import supervisor_of
-from engine.rundir import RunDir, read_json
+from engine.processes.alive import lives
+from engine.rundir.layout import RunDir, read_json
+from engine.supervise.background import supervisor_of
 from tests.recorded_runs import RecordedRun, small_pack
 from tests.screens import Screen
 from tests.terminals import end

@@ -15,8 +15,8 @@ from click.testing import CliRunner
 
 from engine.cli import cli
 from engine.config.load import load
-from engine.models import sha256
-from engine.rundir import RunDir, read_json, write_json
+from engine.rundir.layout import RunDir, read_json, write_json
+from engine.serving.models import sha256
 from engine.stream.digest import transcript_sha256
 from engine.stream.reader import iter_groups
 from engine.types import Outcome, StopReason

@@ -11,18 +11,18 @@ from click.testing import CliRunner
 from engine.cli import cli
 from engine.config.load import load
 from engine.core.episode import run_episode
+from engine.core.seams import Plan
 from engine.errors import ConfigError, RunError
-from engine.manifest import create
-from engine.parts import build_parts
-from engine.rundir import RunDir
+from engine.packs.exported import exported
+from engine.packs.pack import load_pack
+from engine.preflight.manifest import create
+from engine.run.compose import build_parts
+from engine.rundir.layout import RunDir
 from engine.scripted.endpoint import Endpoint
-from engine.seams import Plan
 from engine.stream.reader import iter_groups
 from engine.types import Source
 from engine.verify.run import verify_run
-from engine.world.exported import exported
 from engine.world.store import Row, open_store, read_store
-from engine.world.tasks import load_pack
 from tests.llm_parts import listening
 from tests.played_runs import EPISODES, LLM, packed, recorded
 from tests.recorded_runs import RecordedRun, group, small_pack, write_stream

@@ -13,13 +13,13 @@ import anyio
 import pytest
 
 from engine.config.load import load
+from engine.core.seams import Seams
 from engine.core.versions import Versions
 from engine.errors import ConfigError, RunError
 from engine.evals.recorded import Evaluations
-from engine.rowstore import locks_work
-from engine.rundir import RunDir
+from engine.rundir.layout import RunDir
+from engine.rundir.rows import locks_work
 from engine.scripted import ConstantScorer, ConstantUser
-from engine.seams import Seams
 from engine.types import TaskGroup
 from engine.world.offline import OfflineWorld
 from engine.world.store import FORMAT, EntryStore, Row, open_store

@@ -5,12 +5,12 @@ from typing import Any
 
 import orjson
 
+from engine.core.seams import ScoringRecord
+from engine.packs.pack import parse_task
 from engine.reward.rubric import RubricScorer
-from engine.seams import ScoringRecord
 from engine.task import Task
 from engine.types import Event, EventKind, Json, Reward, StopReason, ToolCall
 from engine.world import offline_user, tools
-from engine.world.tasks import parse_task
 
 
 def tool(name: str, properties: dict[str, Any], **more: Any) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 from engine.errors import SynthError
-from engine.rundir import RunDir
+from engine.rundir.layout import RunDir
 from engine.types import EPISODE_ID
 from tui.app import EXIT_ERROR, EXIT_LEFT, VIEWS, Dashboard
 from tui.files import run_facts

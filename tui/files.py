@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.errors import RunError
-from engine.rundir import RunDir, read_json
+from engine.rundir.layout import RunDir, read_json
 from engine.telemetry import engine_metrics as keys
 from engine.telemetry.learner_metrics import STEP
 from tui.snapshot import LogLine, RunFacts

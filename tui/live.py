@@ -16,7 +16,7 @@ import anyio
 import anyio.to_thread
 
 from engine.errors import RunError
-from engine.rundir import RunDir
+from engine.rundir.layout import RunDir
 from engine.telemetry.stages import ToolRow
 from engine.telemetry.window import BINS, Row, Window, conditions
 from tui.files import RunFiles, Told, run_facts

@@ -19,7 +19,7 @@ from operator import attrgetter
 from pathlib import Path
 from typing import NamedTuple
 
-from engine.rundir import RunDir
+from engine.rundir.layout import RunDir
 from engine.stream.frame import StreamError, decode_payload
 from engine.stream.segment import Segment, segment_numbers
 from engine.telemetry.window import BINS, NEWEST_REWARDS, PHASES, Seen, bin_of

@@ -9,7 +9,7 @@ from dataclasses import replace
 import anyio
 import anyio.to_thread
 
-from engine.rundir import RunDir
+from engine.rundir.layout import RunDir
 from engine.stream.frame import StreamError
 from engine.stream.reader import read_group
 from engine.telemetry.window import Row, conditions, row, select

@@ -10,9 +10,9 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from engine import alive
 from engine.errors import SynthError
-from engine.rundir import RunDir, read_json
+from engine.processes import alive
+from engine.rundir.layout import RunDir, read_json
 from engine.telemetry import engine_metrics as keys
 from tui.tails import Newest, Tail
 

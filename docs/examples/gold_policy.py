@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from engine.policy.chat_format import ChatFormat
+from engine.chat.chat_format import ChatFormat
+from engine.packs.pack import load_pack
 from engine.scripted import GoldPolicy
-from engine.world.tasks import load_pack
 
 
 class LibraryGold(GoldPolicy):

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from engine.config.load import load
 from engine.config.tree import Config
-from engine.rundir import RunDir, read_json, read_lines
+from engine.rundir.layout import RunDir, read_json, read_lines
 from engine.types import TaskGroup
 
 _NAMED = 5

@@ -7,7 +7,7 @@ from pathlib import Path
 from safetensors import SafetensorError, deserialize
 
 from engine.audit.check import Finding, Recorded, named
-from engine.rundir import read_json
+from engine.rundir.layout import read_json
 from engine.types import TaskGroup
 
 

@@ -11,12 +11,12 @@ from collections.abc import Mapping, Sequence
 import anyio
 
 from engine.audit.check import Finding, Recorded, named
+from engine.core.seams import Scorer, ScoringRecord
 from engine.errors import RewardError
+from engine.packs.pack import load_pack
 from engine.reward.rubric import OpenItem, RubricScorer
-from engine.seams import Scorer, ScoringRecord
 from engine.task import Task
 from engine.types import Episode, Reward, TaskGroup, Verdict
-from engine.world.tasks import load_pack
 
 
 def tasks_of(recorded: Recorded) -> dict[str, Task]:

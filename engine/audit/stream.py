@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping
 
 from engine.audit.check import Finding, Recorded, named
-from engine.rundir import read_json
+from engine.rundir.layout import read_json
 from engine.stream.segment import CLOSED
 from engine.telemetry import engine_metrics as keys
 from engine.types import Outcome, Source, TaskGroup

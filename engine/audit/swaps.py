@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.audit.check import Finding, Recorded, named
-from engine.models import sha256
-from engine.rundir import read_json
+from engine.rundir.layout import read_json
+from engine.serving.models import sha256
 from engine.types import Episode, TaskGroup
 
 PAUSE_FACTOR = 3.0

@@ -15,11 +15,11 @@ from pathlib import Path
 
 import click
 
-from engine.background import DASHBOARD, ask_to_stop, look, on_terminal
 from engine.commands.runs import live_runs
 from engine.config.environment import child_environment
 from engine.errors import ConfigError, RunError
-from engine.rundir import RunDir, find_run
+from engine.rundir.layout import RunDir, find_run
+from engine.supervise.background import DASHBOARD, ask_to_stop, look, on_terminal
 
 _CHROMIUMS = ("chromium", "chromium-browser", "google-chrome")
 _CHROMIUM_S = 60.0

@@ -9,7 +9,7 @@ from rich.text import Text
 from engine.audit.check import Recorded
 from engine.audit.run import audit
 from engine.report.console import wide_console
-from engine.rundir import find_run
+from engine.rundir.layout import find_run
 
 
 @click.command()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from engine.config.load import load
-from engine.doctor import State, examine
+from engine.preflight.doctor import State, examine
 
 _COLOURS = {State.OK: "green", State.NOTE: "yellow", State.BAD: "red"}
 

@@ -17,17 +17,17 @@ from engine.config.load import load, text_override
 from engine.config.tree import Config
 from engine.errors import ConfigError
 from engine.evals.split import Evaluation, Suite, evaluate
-from engine.manifest import pack_file
-from engine.parts import UVLOOP, build_parts, watched
+from engine.packs.exported import read_exported
+from engine.packs.pack import load_pack
+from engine.preflight.manifest import pack_file
 from engine.report.console import wide_console
-from engine.rowstore import write_rows
-from engine.rundir import RunDir, find_run
+from engine.run.compose import UVLOOP, build_parts, watched
+from engine.rundir.layout import RunDir, find_run
+from engine.rundir.rows import write_rows
 from engine.serving.served import READY_S, fitting, served_apart
 from engine.task import Split
 from engine.types import TaskGroup
-from engine.world.exported import read_exported
 from engine.world.store import EntryStore
-from engine.world.tasks import load_pack
 
 _EXAMPLES = """\b
 synth-engine eval --run                      the best adapter of the latest run

@@ -14,12 +14,12 @@ import orjson
 
 from engine.config.load import load
 from engine.errors import ConfigError, RunError
-from engine.manifest import base_model
-from engine.processes import torch_environment
-from engine.rundir import RunDir, find_run
+from engine.packs.pack import load_pack
+from engine.preflight.manifest import base_model
+from engine.processes.child import torch_environment
+from engine.rundir.layout import RunDir, find_run
 from engine.stream.reader import iter_groups, iter_headers
 from engine.types import Episode, TaskGroup
-from engine.world.tasks import load_pack
 
 if TYPE_CHECKING:
     import pyarrow as pa

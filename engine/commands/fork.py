@@ -17,14 +17,14 @@ from engine.config.load import load
 from engine.config.tree import Config
 from engine.errors import ConfigError
 from engine.evals.split import mean_ci95
-from engine.parts import UVLOOP
+from engine.packs.pack import load_pack
 from engine.report.console import wide_console
 from engine.report.words import print_transcript
-from engine.rundir import RunDir, find_run
+from engine.run.compose import UVLOOP
+from engine.rundir.layout import RunDir, find_run
 from engine.serving.served import fitting, served_apart
 from engine.types import EPISODE_ID, Episode
 from engine.verify.fork import Fork, begun, find_fork, go_on
-from engine.world.tasks import load_pack
 
 _PLACE = re.compile(rf"(?P<episode>{EPISODE_ID})@(?P<turn>\d+)")
 _EXAMPLES = """\b

@@ -10,17 +10,17 @@ import anyio
 import click
 import orjson
 
-from engine.audit.agreement import spreads
-from engine.audit.asked_judge import AskedJudge, asked_judge
-from engine.audit.judging import Judged, ask_again, sample
 from engine.commands.export import check_place
 from engine.config.load import load
 from engine.errors import ConfigError
+from engine.judging.agreement import spreads
+from engine.judging.asked_judge import AskedJudge, asked_judge
+from engine.judging.judging import Judged, ask_again, sample
+from engine.packs.pack import load_pack
 from engine.report.console import wide_console
 from engine.report.counting import counting
 from engine.report.judging import tell
-from engine.rundir import find_run
-from engine.world.tasks import load_pack
+from engine.rundir.layout import find_run
 
 _EXAMPLES = """\b
 synth-engine judge audit                            the judge of the latest run, over its own episodes

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from engine.rundir import find_run
+from engine.rundir.layout import find_run
 from engine.telemetry.names import tables
 from engine.telemetry.serve import relay, serve_metrics, until_signalled
 from engine.telemetry.writers import WRITERS, open_writer

@@ -7,9 +7,9 @@ from collections import Counter
 import click
 
 from engine.commands import pack_import
-from engine.manifest import pack_file
+from engine.packs.pack import load_pack, pack_problems
+from engine.preflight.manifest import pack_file
 from engine.report.console import wide_console
-from engine.world.tasks import load_pack, pack_problems
 
 
 @click.group()

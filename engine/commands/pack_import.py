@@ -12,9 +12,9 @@ from rich.table import Table
 from engine.importing.agenticqwen import Imported, ImportRefusedError, load
 from engine.importing.build import Options
 from engine.importing.report import Report
+from engine.packs.pack import PackHeader, write_pack
 from engine.report.console import wide_console
 from engine.task import Split
-from engine.world.tasks import PackHeader, write_pack
 
 _EXAMPLES = """\b
 synth-engine pack import agenticqwen tasks.json                        the report alone

@@ -6,9 +6,9 @@ import re
 
 import click
 
-from engine.background import look, on_terminal
 from engine.errors import ConfigError
-from engine.rundir import find_run
+from engine.rundir.layout import find_run
+from engine.supervise.background import look, on_terminal
 
 _CLOCK = re.compile(r"(?:(\d+):)?(\d+):([0-5]?\d(?:\.\d+)?)")
 _SECONDS = re.compile(r"\d+(?:\.\d+)?")

@@ -13,21 +13,21 @@ import click
 import orjson
 from rich.table import Table
 
-from engine.audit.asked_judge import HOW, AskedJudge, asked_judge
 from engine.audit.check import named
-from engine.audit.rescoring import Again, rescored, rescorer
 from engine.commands.export import check_place
 from engine.config.load import load
 from engine.config.tree import Config
 from engine.errors import ConfigError
 from engine.evals.split import mean_ci95
-from engine.manifest import pack_file
+from engine.judging.asked_judge import HOW, AskedJudge, asked_judge
+from engine.judging.rescoring import Again, rescored, rescorer
+from engine.packs.pack import load_pack
+from engine.preflight.manifest import pack_file
 from engine.report.console import wide_console
 from engine.report.counting import Counted, counting
-from engine.rundir import RunDir, find_run
+from engine.rundir.layout import RunDir, find_run
 from engine.stream.reader import read_group_ids
 from engine.task import Task
-from engine.world.tasks import load_pack
 
 _EXAMPLES = """\b
 synth-engine rescore --pack changed.jsonl                  the latest run, under other rubrics

@@ -9,17 +9,17 @@ from pathlib import Path
 import click
 from rich.console import Console
 
-from engine.background import Background, on_terminal
 from engine.config.load import load, text_override
 from engine.config.tree import Config
 from engine.errors import ConfigError
-from engine.manifest import create, pack_file, reopen
-from engine.models import find_models
-from engine.rehearsal import rehearse
+from engine.preflight.manifest import create, pack_file, reopen
+from engine.preflight.rehearsal import rehearse
 from engine.report.console import wide_console
 from engine.report.progress import Progress
-from engine.rundir import RunDir, find_run, read_json
-from engine.supervise import EXIT_CONFIG, EXIT_OK, Ending, Supervisor
+from engine.rundir.layout import RunDir, find_run, read_json
+from engine.serving.models import find_models
+from engine.supervise.background import Background, on_terminal
+from engine.supervise.supervisor import EXIT_CONFIG, EXIT_OK, Ending, Supervisor
 from engine.task import Split
 
 _MEASURED = "about 5 minutes on two cores, as measured for this configuration"

@@ -15,15 +15,15 @@ import psutil
 from rich.table import Table
 from rich.text import Text
 
-from engine.alive import lives
-from engine.background import ask_to_stop, ending_of, supervisor_of
 from engine.config.load import load
 from engine.errors import ConfigError, RunError, SynthError
-from engine.manifest import point_latest
+from engine.preflight.manifest import point_latest
+from engine.processes.alive import lives
 from engine.report.console import wide_console
 from engine.report.progress import Progress
-from engine.rundir import RunDir, find_run, read_json
-from engine.supervise import DRAINING, EXIT_OK, Phase, Status
+from engine.rundir.layout import RunDir, find_run, read_json
+from engine.supervise.background import ask_to_stop, ending_of, supervisor_of
+from engine.supervise.supervisor import DRAINING, EXIT_OK, Phase, Status
 
 _BASE = click.option("--dir", "directory", metavar="DIR", default="runs", show_default=True, help="Where runs live.")
 _TICK_S = 0.1

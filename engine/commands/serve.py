@@ -8,8 +8,8 @@ from pathlib import Path
 
 import click
 
-from engine.models import find_model
-from engine.processes import torch_environment
+from engine.processes.child import torch_environment
+from engine.serving.models import find_model
 
 
 @click.command()

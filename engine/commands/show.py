@@ -14,16 +14,16 @@ from rich.text import Text
 from engine.config.load import load
 from engine.errors import ConfigError
 from engine.evals.split import mean_ci95
+from engine.packs.pack import load_pack
 from engine.report.console import wide_console
 from engine.report.gauges import read_gauges
 from engine.report.progress import progress_line
 from engine.report.transcript import rubric_texts
 from engine.report.words import print_transcript, sentences
-from engine.rundir import RunDir, find_run, read_json, read_lines
+from engine.rundir.layout import RunDir, find_run, read_json, read_lines
 from engine.stream.reader import iter_headers
 from engine.task import Task
 from engine.types import EPISODE_ID, GROUP_ID, Episode, TaskGroup
-from engine.world.tasks import load_pack
 
 _GROUP = re.compile(rf"^{GROUP_ID}$")
 EPISODE = re.compile(rf"^{EPISODE_ID}$")

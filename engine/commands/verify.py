@@ -11,7 +11,7 @@ from rich.console import Console
 from engine.commands.show import EPISODE
 from engine.report.console import wide_console
 from engine.report.counting import counting
-from engine.rundir import find_run
+from engine.rundir.layout import find_run
 from engine.verify.compare import Difference
 from engine.verify.run import Verified, verify_run
 

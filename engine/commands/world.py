@@ -14,10 +14,10 @@ from engine.commands import world_audit
 from engine.commands.export import check_place
 from engine.config.load import load
 from engine.errors import ConfigError
+from engine.packs.exported import exported
 from engine.report.console import wide_console
-from engine.rundir import RunDir, find_run
+from engine.rundir.layout import RunDir, find_run
 from engine.stream.reader import read_group_ids
-from engine.world.exported import exported
 from engine.world.store import EntryStore, Row, open_store, read_store
 from engine.world.vetoes import Recorded, veto
 

@@ -18,12 +18,12 @@ from rich.text import Text
 from engine.config.load import load
 from engine.config.tree import Config
 from engine.errors import ConfigError
+from engine.packs.pack import load_pack
 from engine.report.console import wide_console
-from engine.rundir import RunDir, find_run
+from engine.rundir.layout import RunDir, find_run
 from engine.task import Task
 from engine.world.review import MOST_PAIRS, Merge, Pair, Reviewed, review
 from engine.world.store import Origin, Row, Veto, read_store
-from engine.world.tasks import load_pack
 from engine.world.vetoes import merge_id, task_of, vetoed
 
 _TASKS_SHOWN = 40

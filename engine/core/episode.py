@@ -13,10 +13,10 @@ from dataclasses import replace
 import anyio
 
 from engine import errors
+from engine.chat.actions import Answer, Calls, Malformed, parse
+from engine.core.ledger import Ledger
+from engine.core.seams import Plan, ScoringRecord, Seams, Session, UserSession, returned
 from engine.errors import boundary
-from engine.ledger import Ledger
-from engine.policy.actions import Answer, Calls, Malformed, parse
-from engine.seams import Plan, ScoringRecord, Seams, Session, UserSession, returned
 from engine.types import Completion, Episode, EventKind, Observation, Outcome, Reply, Reward, StopReason, ToolCall
 
 _NO_USER = '{"error":"there is no user: call a tool or give the final answer"}'

@@ -1,6 +1,6 @@
 """Which adapter versions the servers hold, which one new episodes get, and who still needs an old one.
 
-A pure registry: every method is a synchronous transition. engine.adapters does the I/O that it asks for: load
+A pure registry: every method is a synchronous transition. engine.run.swap does the I/O that it asks for: load
 the new version on every server first, then flip, then unload the old one when its last lease has ended. A running
 episode is never paused, aborted or moved for it (invariant *pinned-version*).
 """

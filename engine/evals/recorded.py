@@ -8,22 +8,33 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import anyio
 import structlog
 
-from engine.adapters import Adapters
 from engine.config.tree import Config
+from engine.core.seams import Seams
+from engine.core.versions import Versions
 from engine.errors import RunError
 from engine.evals.split import Evaluation, Suite, evaluate
-from engine.rundir import JsonLines, RunDir, adapter_name, point_link, read_lines
-from engine.seams import Seams
+from engine.rundir.layout import JsonLines, RunDir, adapter_name, point_link, read_lines
 from engine.stream.writer import TrajectoryWriter
 from engine.task import Split, Task
 from engine.types import TaskGroup
 
 log = structlog.get_logger()
+
+
+class ServedVersions(Protocol):
+    """What measuring needs of the adapter swap (engine.run.swap.Adapters)."""
+
+    run_id: str
+    versions: Versions
+
+    async def serve(self, version: int) -> None:
+        """Load one version on every server, then make it leasable."""
+        ...
 
 
 @dataclass(slots=True)
@@ -34,7 +45,7 @@ class Evaluations:
     config: Config
     tasks: Sequence[Task]
     seams: Seams
-    adapters: Adapters
+    adapters: ServedVersions
     writer: TrajectoryWriter
     flush: Callable[[], Awaitable[None]]
     """Commits the world's mapping; always before the frame that used it."""

@@ -14,7 +14,7 @@ import anyio
 
 from engine.config.tree import Config
 from engine.core.episode import run_episode
-from engine.seams import Plan, Seams
+from engine.core.seams import Plan, Seams
 from engine.task import Task
 from engine.types import Episode, Limits, Sampling, Source, TaskGroup
 

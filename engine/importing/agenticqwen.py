@@ -16,10 +16,10 @@ from engine.errors import ConfigError
 from engine.importing.build import FIELDS, Built, Options, build
 from engine.importing.report import Report, report
 from engine.importing.source import UnreadableError, source
+from engine.packs.pack import MAX_BYTES, task_json
+from engine.packs.problems import Found, Problem, nesting_problems, task_problems
 from engine.task import Task
 from engine.types import Json
-from engine.world.task_problems import Found, Problem, nesting_problems, task_problems
-from engine.world.tasks import MAX_BYTES, task_json
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,9 +14,9 @@ from engine.importing.facts import facts, private
 from engine.importing.items import Texts, items
 from engine.importing.report import Note
 from engine.importing.source import TRANSFER, Prompt, Source, Step, UnreadableError, prompt
+from engine.packs.problems import task_problems
 from engine.task import Rubric, Split, Task, Tool, UserContext, WorldSpec
 from engine.world.effects import RefusedError
-from engine.world.task_problems import task_problems
 
 FIELDS = (
     "id",
@@ -83,7 +83,7 @@ def build(source: Source, options: Options) -> Built:
     """One task.
 
     Raises UnreadableError where its prompt cannot be taken apart, or its tools cannot be called. What else is wrong
-    with the task that comes out is the caller's to find (engine.world.task_problems)."""
+    with the task that comes out is the caller's to find (engine.packs.problems)."""
     parts = prompt(source)
     handover = next((tool["name"] for tool in parts.tools if _HANDOVER.match(tool["name"])), "transfer_to_human")
     tools = [_tool(function) for function in parts.tools]

@@ -11,10 +11,10 @@ import orjson
 
 from engine.importing.literal import is_identifier, names_one_thing
 from engine.importing.source import Step
+from engine.schema.canonical import canonical, same
+from engine.schema.validate import compiled
 from engine.task import SeededResponse, Task, Tool
 from engine.types import Json, ToolCall
-from engine.world.canonical import canonical, same
-from engine.world.schema import compiled
 from engine.world.tools import admit, canonical_arguments
 
 UNANSWERED = "no_return"

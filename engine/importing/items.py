@@ -11,9 +11,9 @@ from engine.importing.calls import Call, Known, counting, is_open, shown_answer,
 from engine.importing.literal import occurs, words
 from engine.importing.prohibitions import Stance, stance
 from engine.importing.report import Note
+from engine.schema.canonical import compact
 from engine.task import Fact, Rubric, RubricItem, Task
 from engine.types import Json
-from engine.world.canonical import compact
 
 JUDGED = "only a judge can decide it: left out"
 _OUTCOME = "rubric.subgoals, the prose as one item of the judge"

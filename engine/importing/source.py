@@ -18,8 +18,8 @@ from typing import Any
 import orjson
 import pydantic
 
+from engine.packs.problems import Found, nesting_problems
 from engine.types import Json
-from engine.world.task_problems import Found, nesting_problems
 
 TRANSFER = "###TRANSFER_TO_HUMAN"
 """The text with which an agent of theirs hands over."""

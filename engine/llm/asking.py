@@ -20,7 +20,7 @@ from engine.llm.endpoint import Reachable
 from engine.llm.journal import Exchange, Journal
 from engine.llm.json_text import parsed
 from engine.llm.question import Admit, Completed, Message, Prompt, Question, RefusedReplyError, Role
-from engine.world import schema
+from engine.schema import validate
 
 _T = TypeVar("_T")
 
@@ -115,7 +115,7 @@ def _admitted(text: str, question: Question, admit: Admit[_T], document: Mapping
     value = parsed(text)
     if value is None:
         raise RefusedReplyError("malformed", "it is not one JSON object")
-    defect = schema.compiled(question.schema)(value)
+    defect = validate.compiled(question.schema)(value)
     if defect is not None:
         where = ".".join(map(str, defect.path)) or "the object"
         raise RefusedReplyError("malformed", f"{where}: {defect.reason}")

@@ -19,7 +19,7 @@ from typing import Any, Literal, NamedTuple
 import zstandard
 
 from engine.errors import RunError
-from engine.rowstore import Kind, RowStore, open_rows, read_rows
+from engine.rundir.rows import Kind, RowStore, open_rows, read_rows
 
 FORMAT = 1
 

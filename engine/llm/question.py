@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any, Literal, NamedTuple, Protocol, TypeVar
 
+from engine.schema.canonical import canonical_bytes, compact
 from engine.types import Json
-from engine.world.canonical import canonical_bytes, compact
 
 _T = TypeVar("_T")
 

@@ -16,9 +16,9 @@ from typing import Any, NoReturn, Protocol, get_args
 import aiohttp
 import orjson
 
+from engine.chat.template import ChatTemplate
 from engine.config.endpoints import EndpointSection, Mode
 from engine.llm.question import Completed, Prompt
-from engine.policy.template import ChatTemplate
 
 _LADDER: tuple[Mode, ...] = get_args(Mode)
 _ASKED = "Reply with one JSON object and nothing else. It must fit this JSON Schema:\n"

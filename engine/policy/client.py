@@ -39,7 +39,7 @@ _CONTEXT_SPARE_TOKENS = 7
 
 
 class Vocabulary(Protocol):
-    """The part of engine.policy.chat_format.ChatFormat that a client uses."""
+    """The part of engine.chat.chat_format.ChatFormat that a client uses."""
 
     stop_token_ids: tuple[int, ...]
     vocab_size: int

@@ -30,7 +30,7 @@ from engine.errors import RunError
 from engine.policy.capacity import adapter_slots, refuse_small
 from engine.policy.control import SILENT_S, Control, ControlError, GoneError, fatal
 from engine.policy.routing import Routing, Server
-from engine.rundir import adapter_version
+from engine.rundir.layout import adapter_version
 
 _log = structlog.get_logger(__name__)
 _PROBE_S = 0.5

@@ -12,7 +12,7 @@ from typing import Any
 import orjson
 
 from engine.config.tree import Config
-from engine.rundir import RunDir, read_json
+from engine.rundir.layout import RunDir, read_json
 from engine.telemetry import engine_metrics as keys
 
 _TAIL_BYTES = 65_536

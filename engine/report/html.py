@@ -9,7 +9,7 @@ from typing import Any
 from engine.report import charts, simulators
 from engine.report.summary import Summary
 from engine.report.transcript import transcript
-from engine.rundir import RunDir, write_atomic
+from engine.rundir.layout import RunDir, write_atomic
 from engine.types import Episode
 
 _STYLE = """

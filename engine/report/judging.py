@@ -10,11 +10,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from engine.audit import agreement as numbers
-from engine.audit.judging import Asked
 from engine.evals.split import mean_ci95
+from engine.judging import agreement as numbers
+from engine.judging.judging import Asked
 from engine.report.transcript import mark
-from engine.rundir import RunDir
+from engine.rundir.layout import RunDir
 from engine.types import Episode, EventKind, Verdict
 
 _SHOWN = 10

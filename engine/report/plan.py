@@ -11,13 +11,13 @@ from rich.console import Console
 from rich.table import Table
 
 from engine.config.tree import Config
-from engine.rundir import RunDir
+from engine.rundir.layout import RunDir
 from engine.serving.addresses import addresses
 from engine.serving.gpus import Gpu, gpus
 from engine.serving.memory import Need, needs
 from engine.serving.placement import Placement, place
 from engine.serving.shape import ModelShape
-from engine.supervise import commands
+from engine.supervise.supervisor import commands
 
 _FIRST_PORT = 30_000
 _SHOWN = ("CUDA_DEVICE_ORDER", "CUDA_VISIBLE_DEVICES", "SGLANG_USE_CPU_ENGINE", "PYTHONPATH", "OMP_NUM_THREADS")

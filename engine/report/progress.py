@@ -8,8 +8,8 @@ from rich.console import Console
 
 from engine.config.tree import Config
 from engine.report.gauges import Gauges, read_gauges
-from engine.rundir import RunDir
-from engine.supervise import Phase, Status
+from engine.rundir.layout import RunDir
+from engine.supervise.supervisor import Phase, Status
 
 _LINE_S = 10.0
 _SAID_CHARACTERS = 100

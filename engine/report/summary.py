@@ -12,7 +12,7 @@ from engine.audit.run import audit
 from engine.report.curves import Curves, improved, paired_gain
 from engine.report.gauges import phase_s, phase_start_s
 from engine.report.simulators import simulators
-from engine.rundir import RunDir, read_json, read_lines, write_json
+from engine.rundir.layout import RunDir, read_json, read_lines, write_json
 from engine.telemetry import engine_metrics as keys
 from engine.types import Episode
 

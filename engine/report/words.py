@@ -16,7 +16,7 @@ from engine.report import simulators
 from engine.report.html import write_report
 from engine.report.summary import summarize
 from engine.report.transcript import transcript
-from engine.rundir import RunDir
+from engine.rundir.layout import RunDir
 from engine.task import Task
 from engine.types import Episode
 

@@ -13,12 +13,12 @@ from typing import Any, NamedTuple
 
 import orjson
 
+from engine.schema import validate
+from engine.schema.canonical import compact
+from engine.schema.patterns import search
 from engine.task import Task
 from engine.types import Event, EventKind
-from engine.world import schema
-from engine.world.canonical import compact
 from engine.world.effects import RefusedError
-from engine.world.patterns import search
 from engine.world.tools import canonical_arguments
 
 
@@ -93,7 +93,7 @@ def _first(matches: Callable[[Event, Mapping[str, Any]], bool]) -> Evaluator:
 
 def _called(body: Mapping[str, Any]) -> Evaluator:
     tool, ok = body["tool"], body.get("ok")
-    fits = schema.compiled(body.get("arguments", {}))
+    fits = validate.compiled(body.get("arguments", {}))
     return _first(
         lambda event, arguments: (
             event.kind is EventKind.CALLED

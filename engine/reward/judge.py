@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from engine.core.seams import ScoringRecord
 from engine.llm.prompts import INSTRUCTIONS
 from engine.llm.question import Asker, Question, exactly, one_of, subject
 from engine.reward.rubric import OpenItem
-from engine.seams import ScoringRecord
 from engine.types import Event, EventKind, Json, Verdict
 
 _LONGEST = 4_000

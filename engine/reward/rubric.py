@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Literal, NamedTuple, Protocol
 
+from engine.core.seams import ScoringRecord
 from engine.errors import RewardError
 from engine.reward.checks import comparable, evaluate
-from engine.seams import ScoringRecord
 from engine.task import Rubric, RubricItem
 from engine.types import Reward, Verdict
 

@@ -13,9 +13,9 @@ import anyio
 import orjson
 from aiohttp import web
 
+from engine.chat.chat_format import ChatFormat
 from engine.errors import ConfigError, SynthError
-from engine.policy.chat_format import ChatFormat
-from engine.rundir import RunDir
+from engine.rundir.layout import RunDir
 from engine.scripted.cassette import Cassette
 from engine.scripted.endpoint import Endpoint
 from engine.scripted.fault_ledger import FaultLedger

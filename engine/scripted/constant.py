@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from engine.seams import ScoringRecord, Session
+from engine.core.seams import ScoringRecord, Session
 from engine.task import Task
 from engine.types import Json, Observation, Reply, Reward, ToolCall
 

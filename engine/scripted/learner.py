@@ -21,7 +21,7 @@ import orjson
 
 from engine.config.load import load
 from engine.config.tree import Config
-from engine.rundir import FORMAT, JsonLines, RunDir, read_json, read_lines, write_directory, write_json
+from engine.rundir.layout import FORMAT, JsonLines, RunDir, read_json, read_lines, write_directory, write_json
 from engine.scripted.zero_adapter import MODULES, zero_adapter
 from engine.stream.reader import StreamReader
 from engine.types import TaskGroup

@@ -12,12 +12,12 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from engine.schema.canonical import canonical, canonical_bytes, same
+from engine.schema.draw import drawn
+from engine.schema.validate import compiled
 from engine.task import Fact
 from engine.types import Json
 from engine.world import offline_user
-from engine.world.canonical import canonical, canonical_bytes, same
-from engine.world.draw import drawn
-from engine.world.schema import compiled
 
 _START = re.compile(r'\{"as":"(?:tool|user|judge)"')
 _DECODER = JSONDecoder()

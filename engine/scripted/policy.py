@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 
 import anyio
 
-from engine.policy.chat_format import ChatFormat
+from engine.chat.chat_format import ChatFormat
 from engine.scripted.script import Character, continuation
 from engine.task import Task
 from engine.types import Completion, Turn

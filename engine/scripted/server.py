@@ -14,7 +14,7 @@ import anyio
 import orjson
 from aiohttp import web
 
-from engine.policy.chat_format import ChatFormat
+from engine.chat.chat_format import ChatFormat
 from engine.scripted.faults import Fault, Faults
 from engine.scripted.policy import made_up_logprobs
 from engine.scripted.script import Character, continuation

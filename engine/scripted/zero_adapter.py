@@ -8,7 +8,7 @@ import numpy as np
 import orjson
 from safetensors.numpy import save
 
-from engine.policy.template import read_object
+from engine.chat.template import read_object
 
 MODULES = ["down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", "up_proj", "v_proj"]
 

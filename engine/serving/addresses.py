@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 
 from engine.config.tree import Config
-from engine.rundir import RunDir, read_json, write_json
+from engine.rundir.layout import RunDir, read_json, write_json
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

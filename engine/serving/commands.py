@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from engine.config.tree import Config
-from engine.processes import Command, torch_environment
-from engine.rundir import RunDir
+from engine.processes.child import Command, torch_environment
+from engine.rundir.layout import RunDir
 from engine.serving.addresses import Address
 from engine.serving.sglang_commands import endpoint_commands, look_around, policy_commands
 

@@ -14,7 +14,7 @@ import orjson
 
 from engine.config.environment import child_environment
 from engine.errors import RunError
-from engine.rundir import read_json, write_json
+from engine.rundir.layout import read_json, write_json
 from engine.serving.sglang import STAND_INS, VERSION, interpreter, server_environment
 
 _REQUIREMENTS = STAND_INS / "requirements.txt"

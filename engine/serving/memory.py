@@ -69,7 +69,7 @@ class Need:
 def check_placement(config: Config) -> None:
     """Raise ConfigError if this machine lacks GPUs that the configuration wants, or their memory is too small.
 
-    The models of `config` are directories (engine.models.find_models)."""
+    The models of `config` are directories (engine.serving.models.find_models)."""
     if not config.learner.gpus and config.policy.launch != "sglang" and not config.started_endpoints:
         return
     here = all_gpus()

@@ -12,11 +12,11 @@ import orjson
 
 from engine.config.tree import Config
 from engine.errors import ConfigError, RunError
-from engine.models import find_models
-from engine.processes import Child
-from engine.rundir import RunDir, new_run_id, write_json
+from engine.processes.child import Child
+from engine.rundir.layout import RunDir, new_run_id, write_json
 from engine.serving.addresses import free_addresses, write_addresses
 from engine.serving.commands import server_commands
+from engine.serving.models import find_models
 from engine.serving.probe import server_is_ready
 
 READY_S = 30.0

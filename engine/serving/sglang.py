@@ -15,7 +15,7 @@ from engine.config.endpoints import SglangSection
 from engine.config.environment import child_environment, environment
 from engine.config.load import ASSETS
 from engine.errors import ConfigError
-from engine.processes import torch_environment
+from engine.processes.child import torch_environment
 
 VERSION = "0.5.23"
 """The release whose HTTP contract the client speaks, and which the conformance tests run against."""

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from engine.config.endpoints import SglangSection
 from engine.config.tree import Config
-from engine.processes import Command
-from engine.rundir import RunDir
+from engine.processes.child import Command
+from engine.rundir.layout import RunDir
 from engine.serving.gpus import Gpu, gpus
 from engine.serving.memory import memory_share, needs
 from engine.serving.placement import Placement, place, without_gpu

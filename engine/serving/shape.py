@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from engine.chat.template import read_object
 from engine.errors import ConfigError
-from engine.policy.template import read_object
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,7 +6,7 @@ import os
 import shutil
 from pathlib import Path
 
-from engine.rundir import fsync_directory
+from engine.rundir.layout import fsync_directory
 from engine.stream.frame import StreamError
 from engine.stream.segment import IndexRow, SegmentHeader, footer_bytes, header_bytes, segment_path
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from engine.rundir import read_json
+from engine.rundir.layout import read_json
 from engine.stream.frame import Header, StreamError, decode_payload, header_payload
 from engine.stream.segment import CLOSED, Cursor, RawFrame, Segment, SegmentHeader, segment_numbers
 from engine.types import TaskGroup

@@ -20,7 +20,7 @@ import anyio
 import anyio.to_thread
 from anyio.abc import TaskStatus
 
-from engine.rundir import write_json
+from engine.rundir.layout import write_json
 from engine.stream import frame
 from engine.stream.append import SegmentFile
 from engine.stream.frame import StreamError

@@ -12,11 +12,11 @@ from __future__ import annotations
 import random
 import sys
 
+from engine.packs.pack import FORMAT, PackHeader
 from engine.synthesis.errand_words import DETAILS, ERRANDS
 from engine.synthesis.pack import object_schema, write_family
 from engine.task import Fact, Rubric, RubricItem, Split, Task, Tool, UserContext, WorldSpec
 from engine.types import Json
-from engine.world.tasks import FORMAT, PackHeader
 
 SEED = 20261
 COUNTS = {Split.TRAIN: 600, Split.VALIDATION: 60, Split.HELDOUT: 120}

@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from engine.packs.pack import PackHeader, write_pack
 from engine.task import Split, Task
-from engine.world.tasks import PackHeader, write_pack
 
 
 def object_schema(properties: Mapping[str, Any]) -> dict[str, Any]:

@@ -16,10 +16,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from engine.packs.pack import FORMAT, PackHeader
 from engine.synthesis.pack import object_schema, write_family
 from engine.synthesis.tiny_words import DISTRACTORS, KEYS, LOOKUPS, SIBLINGS, goals, values
 from engine.task import Fact, Rubric, RubricItem, Split, Task, Tool, UserContext, WorldSpec
-from engine.world.tasks import FORMAT, PackHeader
 
 SEED = 20260
 COUNTS = {Split.TRAIN: 4096, Split.VALIDATION: 256, Split.HELDOUT: 480}

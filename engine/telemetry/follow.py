@@ -16,7 +16,7 @@ from typing import Any
 import orjson
 
 from engine.errors import RunError
-from engine.rundir import RunDir, read_json
+from engine.rundir.layout import RunDir, read_json
 from engine.telemetry import engine_metrics, learner_metrics
 from engine.telemetry.names import meant
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from engine.errors import RunError
-from engine.rundir import JsonLines
+from engine.rundir.layout import JsonLines
 
 Kind = Literal["gauge", "counter", "total"]
 """gauge: goes up and down; counter: grows from zero in every process; total: grows over the life of the run."""

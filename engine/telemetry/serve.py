@@ -17,7 +17,7 @@ from pathlib import Path
 from types import FrameType
 
 from engine.errors import ConfigError, SynthError
-from engine.rundir import RunDir
+from engine.rundir.layout import RunDir
 from engine.telemetry.follow import Follower
 from engine.telemetry.prometheus import Exposition
 from engine.telemetry.writers import WRITERS, Writer, open_writer

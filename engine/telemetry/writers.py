@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, Protocol
 
 from engine.config.environment import environment
 from engine.errors import ConfigError
-from engine.rundir import RunDir
+from engine.rundir.layout import RunDir
 from engine.telemetry.follow import Sample
 
 PROJECT = "synth-engine"

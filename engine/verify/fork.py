@@ -19,11 +19,11 @@ import anyio
 import numpy as np
 from anyio import to_thread
 
+from engine.chat.chat_format import ChatFormat
 from engine.config.tree import Config
 from engine.errors import ConfigError, RunError
-from engine.parts import open_policy, watched
-from engine.policy.chat_format import ChatFormat
-from engine.rundir import RunDir
+from engine.run.compose import open_policy, watched
+from engine.rundir.layout import RunDir
 from engine.serving.served import READY_S
 from engine.task import Task
 from engine.types import Episode, Span, TaskGroup, Tokens

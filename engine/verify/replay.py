@@ -16,14 +16,14 @@ from pathlib import Path
 
 from anyio import to_thread
 
+from engine.chat.chat_format import ChatFormat
 from engine.config.tree import Config
 from engine.core.episode import run_episode
+from engine.core.seams import Plan, Policy, Scorer, Seams, User, World
 from engine.errors import ConfigError, PolicyError
 from engine.llm.journal import Journal, read_journal
-from engine.policy.chat_format import ChatFormat
-from engine.rundir import RunDir
-from engine.seams import Plan, Policy, Scorer, Seams, User, World
-from engine.simulators import Models, mapped_world, open_models, plugin, recorded_models, scorer_of, user_of
+from engine.run.simulators import Models, mapped_world, open_models, plugin, recorded_models, scorer_of, user_of
+from engine.rundir.layout import RunDir
 from engine.stream.reader import read_group_ids
 from engine.task import Task
 from engine.types import Completion, Episode, TaskGroup, Turn

@@ -10,19 +10,19 @@ from typing import Any
 
 from anyio import to_thread
 
+from engine.chat.chat_format import ChatFormat
 from engine.config.load import load
 from engine.config.tree import Config
 from engine.errors import ConfigError
 from engine.llm.journal import Counts
-from engine.models import sha256
-from engine.policy.chat_format import ChatFormat
-from engine.rundir import RunDir, read_json
+from engine.packs.pack import load_pack
+from engine.rundir.layout import RunDir, read_json
+from engine.serving.models import sha256
 from engine.stream.digest import transcript_sha256
 from engine.stream.reader import iter_groups, read_group, read_group_ids
 from engine.types import Episode, Outcome, TaskGroup
 from engine.verify.compare import Difference, difference
 from engine.verify.replay import open_replayer
-from engine.world.tasks import load_pack
 
 Progress = Callable[[int, int], None]
 """Hears how many groups are done, and of how many."""

@@ -10,10 +10,10 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
+from engine.schema import pointer
+from engine.schema.canonical import compact, same
 from engine.task import Tool
 from engine.types import Json
-from engine.world import pointer
-from engine.world.canonical import compact, same
 
 PLACEHOLDER = re.compile(r"\{([^{}]*)\}")
 

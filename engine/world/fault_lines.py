@@ -13,7 +13,7 @@ from typing import Any
 
 import anyio
 
-from engine.rundir import JsonLines
+from engine.rundir.layout import JsonLines
 from engine.task import Task
 from engine.world.faults import Fault
 

@@ -18,12 +18,12 @@ from typing import Literal
 
 import anyio
 
+from engine.core.seams import Session, World
 from engine.errors import ConfigError, ToolError
-from engine.seams import Session, World
+from engine.schema.canonical import canonical
 from engine.task import Task
 from engine.types import Json, Observation, ToolCall
 from engine.world import tools
-from engine.world.canonical import canonical
 from engine.world.states import Key, key_of
 
 Fault = Literal["timeout", "error", "garbage", "flaky"]

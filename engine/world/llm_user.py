@@ -16,13 +16,13 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
+from engine.core.seams import Session
 from engine.errors import UserError
 from engine.llm.prompts import INSTRUCTIONS
 from engine.llm.question import Asker, Question, RefusedReplyError, exactly, one_of, subject
-from engine.seams import Session
+from engine.schema.canonical import same
 from engine.task import Fact, Task
 from engine.types import Json, Reply
-from engine.world.canonical import same
 from engine.world.offline_user import AT_MOST, asked
 from engine.world.profiles import Profile, profile
 

@@ -6,9 +6,9 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from engine.schema.canonical import canonical_bytes, same
 from engine.task import Tool
 from engine.types import Json
-from engine.world.canonical import canonical_bytes, same
 
 _EXACT = {"enum", "const", "pattern", "format"}
 """Keywords of parameters that are no free text."""

@@ -7,8 +7,8 @@ import unicodedata
 from collections.abc import Mapping
 from functools import lru_cache
 
+from engine.core.seams import Session
 from engine.errors import UserError
-from engine.seams import Session
 from engine.task import Fact, Task, UserContext
 from engine.types import Json, Reply
 

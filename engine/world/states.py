@@ -15,10 +15,10 @@ from typing import Any, NamedTuple
 
 import orjson
 
+from engine.schema.canonical import canonical_bytes
 from engine.task import SeededResponse, Task
 from engine.types import Json, Observation, ToolCall
 from engine.world import effects
-from engine.world.canonical import canonical_bytes
 from engine.world.store import Origin, Row
 from engine.world.tools import canonical_arguments
 

@@ -1,4 +1,4 @@
-"""world.sqlite: the mapping entries of a run, so that a resumed run lives in the same world (engine.rowstore).
+"""world.sqlite: the mapping entries of a run, so that a resumed run lives in the same world (engine.rundir.rows).
 
 An entry stays as it is until a person vetoes a merge (engine.world.vetoes): then it is withdrawn, and kept beside.
 """
@@ -11,7 +11,7 @@ from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from engine.rowstore import Kind, RowStore, open_rows, read_rows
+from engine.rundir.rows import Kind, RowStore, open_rows, read_rows
 
 FORMAT = 2
 
@@ -55,7 +55,7 @@ CREATE TABLE withdrawn (          -- entries that a veto withdrew
 """
 
 Origin = Literal["seeded", "simulated", "equivalent", "imported"]
-"""Where an answer came from; an imported one was there when the run began (engine.world.exported)."""
+"""Where an answer came from; an imported one was there when the run began (engine.packs.exported)."""
 
 
 class Row(NamedTuple):

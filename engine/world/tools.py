@@ -10,12 +10,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from engine.schema import validate
+from engine.schema.canonical import canonical, canonical_bytes, compact, with_defaults
+from engine.schema.draw import drawn
+from engine.schema.plain import Defect
 from engine.task import Task, Tool
 from engine.types import Json, Observation, ToolCall
-from engine.world import effects, schema
-from engine.world.canonical import canonical, canonical_bytes, compact, with_defaults
-from engine.world.draw import drawn
-from engine.world.plain_schema import Defect
+from engine.world import effects
 
 
 class Applied(NamedTuple):
@@ -53,7 +54,7 @@ def admit(task: Task, call: ToolCall) -> ToolCall:
     if tool is None:
         raise effects.RefusedError(f"unknown tool {call.name}")
     arguments = canonical_arguments(tool, call.arguments)
-    defect = schema.compiled(tool.parameters)(arguments)
+    defect = validate.compiled(tool.parameters)(arguments)
     if defect is not None:
         raise effects.RefusedError(_argument_error(defect))
     return ToolCall(name=call.name, arguments=arguments)

@@ -8,7 +8,7 @@ import aiohttp
 import pytest
 from tokenizers import Tokenizer
 
-from engine.policy.chat_format import ChatFormat
+from engine.chat.chat_format import ChatFormat
 from tests.conformance.calls import client
 from tests.conformance.differences import Differences
 from tests.conformance.servers import Files, Subject, embedded, make_files, sglang

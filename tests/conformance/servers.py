@@ -19,7 +19,7 @@ import orjson
 from safetensors.torch import load_file, save_file
 
 from engine.config.load import validate
-from engine.rundir import RunDir
+from engine.rundir.layout import RunDir
 from engine.serving.served import served
 from engine.serving.sglang_commands import SPARE_TOKENS
 from tests.conformance.differences import EMBEDDED, SGLANG, Differences

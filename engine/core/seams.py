@@ -1,0 +1,170 @@
+"""The seams of an episode: what the core asks of a policy, a world, a user and a scorer.
+
+At most three methods each, all async. The real implementations live in engine.policy, engine.world and
+engine.reward; the scripted ones, for tests, benches and dry runs, in engine.scripted. A
+configuration names others as `package:Object`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
+
+from engine.core.live import LiveEpisodes
+from engine.task import Task
+from engine.types import (
+    Completion,
+    Event,
+    Json,
+    Limits,
+    Observation,
+    Reply,
+    Reward,
+    Sampling,
+    StopReason,
+    ToolCall,
+    Turn,
+    Verdict,
+)
+
+_T = TypeVar("_T", Observation, Reply, Reward)
+
+
+class Policy(Protocol):
+    """Continues a turn."""
+
+    async def complete(self, turn: Turn) -> Completion:
+        """Sample one completion.
+
+        Raises PolicyError after its own retries."""
+        ...
+
+
+class Session(Protocol):
+    """One episode's view of a world."""
+
+    async def call(self, call: ToolCall) -> Observation:
+        """Answer one call; a wrong call is an observation with ok false, never an exception.
+
+        Raises ToolError if the simulator failed."""
+        ...
+
+    async def close(self) -> Json:
+        """End the session; returns the final state (JSON)."""
+        ...
+
+
+class World(Protocol):
+    """Opens sessions on a task's mock tools."""
+
+    async def open(self, task: Task, seed: int) -> Session:
+        """A fresh session in the task's initial state."""
+        ...
+
+
+class UserSession(Protocol):
+    """One episode's user."""
+
+    async def reply(self, message: str) -> Reply:
+        """Answer the agent.
+
+        Raises UserError if the simulator failed."""
+        ...
+
+
+class User(Protocol):
+    """Opens user sessions."""
+
+    async def open(self, task: Task, seed: int, session: Session) -> UserSession:
+        """A user with the task's private context; ``session`` lets a user see or change the world."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScoringRecord:
+    """What a scorer sees of an episode."""
+
+    task: Task
+    messages: Sequence[Mapping[str, Any]]
+    events: Sequence[Event]
+    final_state: Any
+    stop: StopReason
+
+
+class Scorer(Protocol):
+    """Turns what the agent did into a reward."""
+
+    async def score(self, record: ScoringRecord) -> Reward:
+        """Score one finished episode.
+
+        Raises RewardError if the judge failed: the episode is then unscored."""
+        ...
+
+
+class Chat(Protocol):
+    """The part of engine.chat.chat_format.ChatFormat that an episode uses."""
+
+    def opening(self, task: Task) -> tuple[Sequence[Mapping[str, Any]], Sequence[int], Sequence[Mapping[str, Any]]]:
+        """Messages, ids and tools of the first turn."""
+        ...
+
+    def observation(self, messages: Sequence[Mapping[str, Any]], stop_sampled: bool) -> Sequence[int]:  # noqa: FBT001
+        """The ids that these messages add after a completion."""
+        ...
+
+    def ended(self, ids: Sequence[int]) -> bool:
+        """Whether the last sampled id ends a turn."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seams:
+    """What every episode of a run shares."""
+
+    policy: Policy
+    world: World
+    user: User
+    scorer: Scorer
+    chat: Chat
+    clock: Callable[[], float]
+    """Seconds on the run's clock."""
+    live: LiveEpisodes[Any] | None = None
+    """Where episodes are seen (as engine.core.ledger.Ledger) while they are played; None where nobody can look."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """One episode to run."""
+
+    id: str
+    group_id: str
+    task: Task
+    seed: int
+    version: int
+    adapter: str | None
+    limits: Limits
+    sampling: Sampling
+    queued_s: float
+    """When its group was admitted, on the run's clock."""
+
+
+def returned(value: object, kind: type[_T]) -> _T:
+    """What a session, a user or a scorer returned; somebody's own may return anything.
+
+    Raises TypeError or ValueError for what no record could hold."""
+    if not isinstance(value, kind):
+        raise TypeError(f"returned {type(value).__name__}, not engine.types.{kind.__name__}")
+    if isinstance(value, Reward):
+        _check_reward(value)
+    elif not isinstance(text := value.text if isinstance(value, Reply) else value.content, str):
+        raise TypeError(f"the text of the {kind.__name__} is {type(text).__name__}, not str")
+    return value
+
+
+def _check_reward(reward: Reward) -> None:
+    if not all(map(math.isfinite, (reward.value, reward.F, reward.N, reward.I))):
+        raise ValueError(f"the Reward is not finite: {reward}")
+    if not all(isinstance(item, Verdict) for item in reward.items):
+        raise TypeError("the items of the Reward are not all engine.types.Verdict")

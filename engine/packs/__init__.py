@@ -1,0 +1,1 @@
+"""Task packs: files loaded and validated, problems named with their remedy, mappings exported into packs."""

@@ -1,0 +1,1 @@
+"""What is looked at before a run starts: its directory made, the machine examined, plug-ins tried."""

@@ -1,0 +1,233 @@
+"""From a configuration to the seams of an episode: policy and servers, chat format, world, user, scorer."""
+
+from __future__ import annotations
+
+import importlib.util
+import resource
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import anyio
+
+from engine.chat.chat_format import ChatFormat
+from engine.config.environment import api_key
+from engine.config.plugins import load_object
+from engine.config.tree import Config
+from engine.core.seams import Policy, Seams, World
+from engine.errors import ConfigError, RunError
+from engine.policy.client import HttpPolicy
+from engine.policy.servers import Loads, Servers
+from engine.run.costs import Row, account
+from engine.run.simulators import Models, mapped_world, open_models, plugin, scorer_of, user_of
+from engine.run.swap import AdapterServers
+from engine.rundir.layout import RunDir, adapter_name, read_json
+from engine.world.fault_lines import open_fault_lines
+from engine.world.faults import FaultyWorld, profiles_of
+from engine.world.mapping import TaskMapping
+from engine.world.store import open_store
+
+UVLOOP = importlib.util.find_spec("uvloop") is not None
+"""Whether the event loop can be uvloop's."""
+
+OnEvent = Callable[[dict[str, Any]], None]
+"""Hears what happens to adapters on the servers, for swaps.jsonl."""
+
+Act = Callable[[], Coroutine[Any, Any, None]]
+
+_READY_S = 180.0
+_LEAVE_S = 3.0
+"""How long a process that ends waits for its adapters to be unloaded; less than the supervisor's patience."""
+_SPARE_DESCRIPTORS = 256
+
+
+class NoServers:
+    """The control plane where there is no server: a scripted policy holds every adapter at once."""
+
+    async def load(self, name: str, path: Path) -> None:
+        """Nothing to load."""
+
+    async def unload(self, name: str) -> None:
+        """Nothing to unload."""
+
+    async def watch(self) -> None:
+        """Nothing to watch."""
+
+    async def loads(self) -> Loads:
+        """Nothing waits."""
+        return Loads(running=0, queued=0, kv_used=0.0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Served:
+    """A policy and the control plane of what serves it."""
+
+    policy: Policy
+    servers: AdapterServers
+    adapter_slots: int
+    """Adapters that every server can hold."""
+    watch: Act
+    """Keeps an eye on the servers until cancelled."""
+    loads: Callable[[], Coroutine[Any, Any, Loads]]
+    """What the servers report."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """What a run is composed of."""
+
+    config: Config
+    seams: Seams
+    served: Served
+    flush: Act
+    """Commits the world's mapping, what was asked of language models, and the faults that were injected."""
+    account: Callable[[], Row]
+    """What language models were asked and how tool calls were answered, since the start."""
+
+
+@asynccontextmanager
+async def build_parts(
+    run: RunDir, config: Config, clock: Callable[[], float], on_event: OnEvent, *, ready_s: float = _READY_S
+) -> AsyncIterator[Parts]:
+    """Everything that an episode needs, ready to use (servers within `ready_s`), and closed at the end.
+
+    Raises ConfigError for a plug-in that cannot be loaded, a model without a usable chat template or a server too small
+    for an episode, RunError for servers that do not get ready."""
+    chat = await anyio.to_thread.run_sync(ChatFormat.load, Path(config.model.path), config.policy.system)
+    served_by = open_policy(run, config, chat, clock, on_event, ready_s)
+    async with open_models(run, config) as models, _world(run, config, models, clock) as made, served_by as served:
+        user, scorer = user_of(config, models), scorer_of(config, models)
+        seams = Seams(policy=served.policy, world=made.world, user=user, scorer=scorer, chat=chat, clock=clock)
+
+        async def flush() -> None:
+            await made.flush()
+            await models.flush()
+
+        def counted() -> Row:
+            return account(models, made.mapping.counts if made.mapping is not None else None)
+
+        yield Parts(config=config, seams=seams, served=served, flush=flush, account=counted)
+
+
+def open_policy(
+    run: RunDir,
+    config: Config,
+    chat: ChatFormat,
+    clock: Callable[[], float],
+    on_event: OnEvent,
+    ready_s: float = _READY_S,
+) -> AbstractAsyncContextManager[Served]:
+    """The policy of a configuration, on the servers that servers.json of `run` names, until the end of the block.
+
+    Raises as `build_parts` does."""
+    raise_descriptor_limit(descriptors_needed(config))
+    if config.policy.launch == "scripted":
+        return _scripted(config, chat)
+    return _http(run, config, chat, clock, on_event, ready_s)
+
+
+@asynccontextmanager
+async def watched(served: Served, run_id: str, adapter: Path | None) -> AsyncIterator[str | None]:
+    """Keep an eye on the servers, with one adapter loaded, until the end of the block; gives its name there.
+
+    Without an adapter that is the base, which has none. What is loaded here is unloaded when the policy is closed."""
+    async with anyio.create_task_group() as tg:
+        tg.start_soon(served.watch)
+        name = None
+        if adapter is not None:
+            name = adapter_name(run_id, 0)
+            await served.servers.load(name, adapter)
+        yield name
+        tg.cancel_scope.cancel()
+
+
+@asynccontextmanager
+async def _scripted(config: Config, chat: ChatFormat) -> AsyncIterator[Served]:
+    policy: Policy = load_object(config.policy.script, "policy.script")(chat=chat, seed=config.run.seed)
+    none, slots = NoServers(), config.most_adapters
+    yield Served(policy=policy, servers=none, adapter_slots=slots, watch=none.watch, loads=none.loads)
+
+
+@asynccontextmanager
+async def _http(
+    run: RunDir, config: Config, chat: ChatFormat, clock: Callable[[], float], on_event: OnEvent, ready_s: float
+) -> AsyncIterator[Served]:
+    listed = await anyio.to_thread.run_sync(read_json, run.path / "servers.json") or {"urls": []}
+    run_id = await anyio.to_thread.run_sync(lambda: run.run_id)
+    secret = api_key(config.policy.api_key_env, "policy.api_key_env")
+    async with (
+        Servers(listed["urls"], run_id=run_id, clock=clock, on_event=on_event, api_key=secret) as servers,
+        HttpPolicy(servers, chat, connections=_connections(config)) as policy,
+    ):
+        await servers.ready(ready_s)
+        # What an engine that was killed left on a server that outlived it would fill its adapter slots.
+        await servers.resync({})
+
+        slots = min(await servers.slots(config.limits.tokens), config.most_adapters)
+        try:
+            yield Served(policy=policy, servers=servers, adapter_slots=slots, watch=servers.watch, loads=servers.loads)
+        finally:
+            # A server that outlives this process has no use for its adapters; one that is gone has none.
+            with anyio.move_on_after(_LEAVE_S, shield=True), suppress(RunError):
+                await servers.resync({})
+
+
+def _connections(config: Config) -> int:
+    wanted = config.schedule.live_slots
+    live = config.max_live if wanted == "auto" else min(wanted, config.max_live)
+    return live + config.eval.live_slots
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Made:
+    """A world and what keeps its answers."""
+
+    world: World
+    flush: Act
+    mapping: TaskMapping | None = None
+
+
+async def _nothing() -> None:
+    """A world of one's own keeps its answers itself."""
+
+
+@asynccontextmanager
+async def _world(run: RunDir, config: Config, models: Models, clock: Callable[[], float]) -> AsyncIterator[_Made]:
+    if config.world.kind not in ("offline", "llm"):
+        yield _Made(world=plugin(config.world.kind, "world.kind"), flush=_nothing)
+        return
+    profiles = profiles_of(config.world.faults)
+    async with open_store(run.world) as store:
+        world = mapped_world(config, models, store)
+        if not profiles:
+            yield _Made(world=world, flush=world.flush, mapping=world.mapping)
+            return
+        async with open_fault_lines(run.faults, clock) as lines:
+
+            async def flush() -> None:
+                await world.flush()
+                await lines.flush()
+
+            faulty = FaultyWorld(world, profiles, config.run.seed, lines.add)
+            yield _Made(world=faulty, flush=flush, mapping=world.mapping)
+
+
+def descriptors_needed(config: Config) -> int:
+    """Open files that the engine has at most: a connection for every live episode and simulator's call, and some."""
+    simulators = sum(endpoint.concurrency for endpoint in config.endpoints.values())
+    return _connections(config) + simulators + _SPARE_DESCRIPTORS
+
+
+def raise_descriptor_limit(needed: int) -> None:
+    """Raise the limit of open files to its hard limit.
+
+    Raises ConfigError with the number needed if that is too low."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    if hard != resource.RLIM_INFINITY and hard < needed:
+        raise ConfigError(
+            f"this run needs {needed} open files, the hard limit is {hard}: raise it (`ulimit -Hn {needed}` as root), "
+            "or lower schedule.groups_per_step, group_size or max_staleness"
+        )

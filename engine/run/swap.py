@@ -1,0 +1,132 @@
+"""Publishing directory -> servers: announce, load everywhere, flip, unload, delete (DESIGN.md section 6).
+
+Polls adapters/ and learner/progress.json (<= 100 ms). What to do is decided by engine.core.versions; this is the I/O. A
+trained group frees its place of the group budget only once the adapter of its step is current on every server that
+gets traffic; one that is away is not waited for, and gets it before its traffic.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import anyio
+
+from engine.core.versions import Versions
+from engine.rundir.layout import RunDir, adapter_name, read_json, remove_directory
+
+_POLL_S = 0.1
+_KEEP_BEHIND = 4
+"""Versions never deleted behind the oldest that a step may train on: its probe reads them, and a step takes a while."""
+
+
+class AdapterServers(Protocol):
+    """What swapping needs of the policy servers; engine.policy.servers.Servers, or scripted."""
+
+    async def load(self, name: str, path: Path) -> None:
+        """Load on every server; returns when all that get traffic have it. Raises RunError if one cannot."""
+        ...
+
+    async def unload(self, name: str) -> None:
+        """Unload on every server."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """The part of learner/progress.json that the engine acts on."""
+
+    step: int = 0
+    version: int = -1
+    trained: int = 0
+    dropped: int = 0
+
+    @classmethod
+    def read(cls, run: RunDir) -> Progress:
+        """What the learner said last."""
+        value: dict[str, Any] | None = read_json(run.progress)
+        if value is None:
+            return cls()
+        return cls(
+            step=value["step"],
+            version=value["version"],
+            trained=value["trained_groups"],
+            dropped=sum(value["dropped"].values()),
+        )
+
+
+@dataclass(slots=True)
+class Adapters:
+    """Keeps the servers at the newest published version."""
+
+    run: RunDir
+    run_id: str
+    versions: Versions
+    servers: AdapterServers
+    on_event: Callable[[dict[str, Any]], None]
+    """Gets every flip, for swaps.jsonl; the servers report their own loads and unloads."""
+    clock: Callable[[], float]
+    keep_every: int
+    max_staleness: int
+    on_change: Callable[[], None] = lambda: None
+    """Called when a version became current, or the learner's counts changed."""
+    progress: Progress = field(default_factory=Progress)
+    _trained_at: dict[int, int] = field(default_factory=dict)
+
+    @property
+    def trained(self) -> int:
+        """Groups trained by steps whose adapter is current."""
+        return max(
+            (count for version, count in self._trained_at.items() if version <= self.versions.current), default=0
+        )
+
+    async def watch(self) -> None:
+        """Follow the learner until cancelled."""
+        while True:
+            await self.step()
+            await anyio.sleep(_POLL_S)
+
+    async def step(self) -> None:
+        """Look once, and do what is due."""
+        published, progress = await anyio.to_thread.run_sync(self._look)
+        if published:
+            self.versions.announced = max(self.versions.announced, published[-1])
+        changed = progress != self.progress
+        self.progress = progress
+        self._trained_at[progress.version] = progress.trained
+        if (version := self.versions.next_load()) is not None:
+            await self.serve(version)
+            changed = True
+        # Places of the group budget are free now: not before, or groups would be born a version behind, and not only
+        # once the old version is unloaded.
+        if changed:
+            self.on_change()
+        for version in self.versions.unloadable():
+            self.versions.forget(version)
+            await self.servers.unload(adapter_name(self.run_id, version))
+        await anyio.to_thread.run_sync(self._collect_garbage, published)
+
+    async def serve(self, version: int) -> None:
+        """Load one version on every server, then make it leasable (and current, if it is the newest)."""
+        name = adapter_name(self.run_id, version)
+        await self.servers.load(name, self.run.adapter(version))
+        before = self.versions.current
+        self.versions.flip(version)
+        if self.versions.current != before:
+            now = self.clock()
+            event = {"event": "flip", "adapter": name, "version": version, "start_s": now, "end_s": now, "ok": True}
+            self.on_event({**event, "server": "*"})
+
+    def _look(self) -> tuple[list[int], Progress]:
+        return self.run.versions(), Progress.read(self.run)
+
+    def _collect_garbage(self, published: list[int]) -> None:
+        best = self.run.adapters / "best"
+        kept = {*published[-(self.max_staleness + _KEEP_BEHIND) :], *self.versions.loaded}
+        if best.is_symlink():
+            kept.add(int(best.readlink().name[1:]))
+        for version in published:
+            if version not in kept and version % self.keep_every:
+                remove_directory(self.run.adapter(version))
