@@ -6,6 +6,7 @@
 import argparse
 import ast
 import re
+import sys
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ STRUCTURE = ROOT / "docs" / "structure.md"
 MOST_LOOSE = 6
 
 _ENTRY_POINTS = frozenset({"command", "main", "log"})
-"""What every command, every process and every module that logs calls its own: never imported from two places at once."""
+"""What every command, every process and every module that logs calls its own."""
 _CITED = re.compile(r"(?<![\w./@-])((?:\.\./)*[A-Za-z_][\w-]*(?:/[\w-]+)*\.md)\b")
 _CITING = ("*.py", "*.md", "*.toml", "*.txt", "*.tcss", "Makefile")
 _ELSEWHERE = frozenset({"AGENTS.md"})
@@ -145,9 +146,9 @@ def structure() -> str:
     lines = [
         "# Structure",
         "",
-        "One sentence a module, taken from its docstring; `python -m tests.bar.house --write` makes this page, and a test "
-        "holds it against the source. Rooms are listed from the ground up: each imports only from those above it on this "
-        "page ([`pyproject.toml`](../pyproject.toml) has the layers that the linter enforces).",
+        "One sentence a module, taken from its docstring; `python -m tests.bar.house --write` makes this page.",
+        "Rooms are listed from the ground up: each imports only from those above it on this page",
+        "([`pyproject.toml`](../pyproject.toml) has the layers that the linter enforces).",
     ]
     rooms: dict[str, list[Module]] = defaultdict(list)
     for module in modules().values():
@@ -158,21 +159,33 @@ def structure() -> str:
         lines += ["", *(module.sentence for module in heads if module.sentence), "", "| module | |", "|---|---|"]
         for module in rooms[room]:
             if module not in heads:
-                lines.append(f"| [`{module.path.name}`](../{module.place}) | {module.sentence.replace('|', chr(92) + '|')} |")
+                sentence = module.sentence.replace("|", "\\|")
+                lines.append(f"| [`{module.path.name}`](../{module.place}) | {sentence} |")
     return "\n".join(lines) + "\n"
 
 
 @cache
-def _floor(room: str) -> int:
+def _floor(folder: str) -> int:
     """One more than the highest floor that a folder imports from; its own sub-folders are not counted."""
-    prefix = room.replace("/", ".")
     below = {
         "/".join(modules()[other].path.relative_to(ROOT).parent.parts)
         for module in modules().values()
-        if module.path.parent == ROOT / room
+        if module.path.parent == ROOT / folder
         for other, _ in imports(module)
     }
-    return 1 + max((_floor(other) for other in below if not f"{other.replace('/', '.')}.".startswith(f"{prefix}.")), default=0)
+    return 1 + max((_floor(other) for other in below if not f"{other}/".startswith(f"{folder}/")), default=0)
+
+
+def report() -> str:
+    """The four findings: a line with a count for each, and what was found below it."""
+    doubles = [f"{name}: {', '.join(places)}" for name, places in double_names().items()]
+    found = {
+        f"loose modules of engine/ (at most {MOST_LOOSE})": loose_modules(),
+        "package cycles": package_cycles(),
+        "names with two meanings": doubles,
+        "dangling citations": dangling_citations(),
+    }
+    return "\n".join("\n  ".join([f"{title}: {len(lines)}", *lines]) for title, lines in found.items()) + "\n"
 
 
 def main() -> None:
@@ -181,11 +194,7 @@ def main() -> None:
     parser.add_argument("--write", action="store_true", help="write docs/structure.md")
     if parser.parse_args().write:
         STRUCTURE.write_text(structure(), encoding="utf-8")
-    loose, cycles, doubles, dead = loose_modules(), package_cycles(), double_names(), dangling_citations()
-    print(f"loose modules of engine/: {len(loose)} (at most {MOST_LOOSE}): {', '.join(loose)}")
-    print(f"package cycles: {len(cycles)}", *cycles, sep="\n  ")
-    print(f"names with two meanings: {len(doubles)}", *(f"{name}: {', '.join(at)}" for name, at in doubles.items()), sep="\n  ")
-    print(f"dangling citations: {len(dead)}", *dead, sep="\n  ")
+    sys.stdout.write(report())
 
 
 if __name__ == "__main__":
