@@ -303,7 +303,7 @@ def _mean_length(episodes: Sequence[TrainedEpisode]) -> float:
 
 
 def _formula_bytes(step: GrpoStep, episodes: Sequence[TrainedEpisode], shape: ModelShape, *, recompute: bool) -> float:
-    """LEARNER.md section 4: base, masters and Adam, activations of the largest pass, head."""
+    """docs/learner.md 4: base, masters and Adam, activations of the largest pass, head."""
     largest = max(batch.ids_T.numel() for batch in micro_batches(list(episodes), step.settings.micro_batch_tokens))
     adapter = 18.0 * shape.lora_parameters(LORA.rank)
     return (
@@ -312,7 +312,7 @@ def _formula_bytes(step: GrpoStep, episodes: Sequence[TrainedEpisode], shape: Mo
 
 
 def _flops(shape: ModelShape, mean_length: float, policy_share: float) -> float:
-    """Per token of a step, forward and backward (LEARNER.md section 4); attention as over whole causal rows."""
+    """Per token of a step, forward and backward (docs/learner.md 4); attention as over whole causal rows."""
     layer = shape.hidden * (2 * shape.query + 2 * shape.kv) + 3 * shape.hidden * shape.intermediate
     head = 4.0 * shape.vocabulary * shape.hidden * policy_share
     return 4.0 * shape.layers * layer + 6.0 * shape.layers * shape.query * mean_length + head

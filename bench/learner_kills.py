@@ -17,8 +17,8 @@ from pathlib import Path
 from bench.report import report
 from engine.rundir.layout import RunDir
 from engine.types import TaskGroup
-from tests.learner_kills import check_history, finish, hashes, make_groups
-from tests.learner_runs import make_model, make_policy, make_run, write_stream
+from tests.parts.learner_kills import check_history, finish, hashes, make_groups
+from tests.parts.learner_runs import make_model, make_policy, make_run, write_stream
 
 GROUPS_PER_STEP = 2
 LR = 1e-6

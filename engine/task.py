@@ -1,4 +1,4 @@
-"""One task, as the rest of the engine sees it (the JSON of DESIGN.md section 5).
+"""One task, as the rest of the engine sees it (docs/packs.md has its JSON).
 
 engine.packs.pack validates packs into these values; nothing else builds them from outside data.
 """

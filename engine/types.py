@@ -1,7 +1,7 @@
 """The values that cross seams.
 
 Everything here is a frozen value: no I/O, no behaviour beyond derived properties. Ids render to strings
-and join across frames, request ids, logs and the dashboard (DESIGN.md section 2)::
+and join across frames, request ids, logs and the dashboard (docs/architecture.md)::
 
     run      demo-1f0c2a9b                adapter  demo-1f0c2a9b-v00012   (directory adapters/v00012)
     group    g000178  (sampler position)  episode  g000178.03             turn  g000178.03@09
@@ -226,7 +226,7 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reward:
-    """R = F (N + I) / 2, with its parts (paper section 3.3; DESIGN.md section 5)."""
+    """R = F (N + I) / 2, with its parts (arXiv 2601.22511, section 3.3)."""
 
     value: float
     F: float

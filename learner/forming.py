@@ -106,7 +106,7 @@ class OpenStep:
 
 
 def check_trainable(tg: TaskGroup) -> None:
-    """Refuse a group whose recorded log-probabilities are not those of the policy (LEARNER.md 1.3).
+    """Refuse a group whose recorded log-probabilities are not those of the policy (docs/learner.md 1.3).
 
     Raises RunError that names the group and the setting."""
     if tg.source is not Source.POLICY:

@@ -1,4 +1,4 @@
-"""Warning and stop levels over the rows of learner/metrics.jsonl (LEARNER.md 1.7).
+"""Warning and stop levels over the rows of learner/metrics.jsonl (docs/learner.md 1.7).
 
 A stop needs the level on the last three rows; a warning only says so in the log. The history is the rows themselves,
 so a resumed learner judges as if it had never stopped.

@@ -1,6 +1,6 @@
 """The learner's loop: form a step, train it, save it, publish it.
 
-The order of one step makes every group trained or dropped exactly once, whatever is killed when (LEARNER.md 5.3)::
+The order of one step makes every group trained or dropped exactly once, whatever is killed when (docs/learner.md 5.3)::
 
     gradients and update, all finite ─▶ checkpoint ─▶ steps.jsonl, metrics.jsonl ─▶ adapters/vN ─▶ progress.json
 

@@ -1,4 +1,4 @@
-"""The policy loss: clipped PPO on the behaviour ratio, summed per token (LEARNER.md 1.3-1.5).
+"""The policy loss: clipped PPO on the behaviour ratio, summed per token (docs/learner.md 1.3-1.5).
 
 With ``r = pi_theta / mu`` for each policy token (mu: the log-probability that the server recorded)::
 

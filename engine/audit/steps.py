@@ -86,7 +86,7 @@ class Advantages:
 
 
 def recomputed(rewards: list[float], name: str) -> list[float]:
-    """Advantages by their formula (LEARNER.md section 1.2), written here a second time so that a slip shows."""
+    """Advantages by their formula (docs/learner.md 1.2), written here a second time so that a slip shows."""
     if not rewards:
         return []
     mean = fmean(rewards)

@@ -1,4 +1,4 @@
-"""Conversations as token ids, in the format of the model (DESIGN.md section 6, *token-in, token-out*).
+"""Conversations as token ids, in the format of the model (docs/architecture.md, *token-in, token-out*).
 
 An episode's ledger starts with :meth:`ChatFormat.opening` and grows by what the policy sampled and by
 :meth:`ChatFormat.observation`: the text after the last assistant message in render(history + observation + generation

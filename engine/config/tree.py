@@ -200,7 +200,7 @@ GRPO: Modes = {"learner.kind": "grpo"}
 
 
 class LearnerSection(Section):
-    """The learner (defaults: LEARNER.md sections 1 and 3)."""
+    """The learner (docs/learner.md 1 and 3 has the reasons for its defaults)."""
 
     kind: Literal["grpo", "simulated"] = key(
         "grpo", "grpo: train a LoRA adapter; simulated: consume groups at a set pace and publish copies"
@@ -331,7 +331,7 @@ class Config(Section):
 
     @property
     def group_budget(self) -> int:
-        """Groups that may be admitted and not yet trained or dropped (DESIGN.md section 4)."""
+        """Groups that may be admitted and not yet trained or dropped (docs/architecture.md)."""
         return (self.schedule.max_staleness + 1) * self.schedule.groups_per_step
 
     @property
@@ -341,7 +341,7 @@ class Config(Section):
 
     @property
     def most_adapters(self) -> int:
-        """Versions loaded at once: max_staleness, the current, the next, one evaluated, one draining (DESIGN.md 6)."""
+        """Versions loaded at once: max_staleness of them, the current, the next, one evaluated, one draining."""
         return self.schedule.max_staleness + 4
 
     @property

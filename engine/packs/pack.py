@@ -148,7 +148,7 @@ class _Reader:
         try:
             task = _TASKS.validate_python([_unnested(value)])[0]
         except pydantic.ValidationError as error:
-            remedy = "see DESIGN.md section 5 for the fields of a task"
+            remedy = "see docs/packs.md for the fields of a task"
             yield from (self._problem(number, name, where, why, remedy) for where, why in _located(error))
             return
         first = self._lines.setdefault(task.id, number)

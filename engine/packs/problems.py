@@ -223,4 +223,4 @@ def _rubric(task: Task) -> Iterator[Found]:
                 continue
             for where, reason in check_problems(item.check, tools, facts):
                 field = f"rubric.{part}[{index}].check{where}"
-                yield Found(field, reason, "see DESIGN.md section 5 for the checks")
+                yield Found(field, reason, "see docs/packs.md for the checks")

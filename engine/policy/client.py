@@ -1,4 +1,4 @@
-"""The policy over HTTP: SGLang's native `/generate`, token ids in and out (DESIGN.md section 6).
+"""The policy over HTTP: SGLang's native `/generate`, token ids in and out (docs/architecture.md).
 
 Every attempt has a request id of its own, of fixed width for a turn's id, so that none is a prefix of another (SGLang
 aborts by prefix). `lora_path` goes with every request: without it a server would silently sample from the base.

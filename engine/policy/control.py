@@ -1,4 +1,4 @@
-"""Control requests to one policy server, in SGLang's words (SGLANG_API.md sections 3 and 6); nothing is decided here.
+"""Control requests to one policy server, in SGLang's words (docs/sglang.md); nothing is decided here.
 
 Whatever goes wrong is a ControlError that names the server. A request ends at once when its server is cut off.
 """

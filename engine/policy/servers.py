@@ -7,7 +7,7 @@ Which versions to hold is engine.core.versions' decision, where a group goes eng
        └─ it answers, what nobody wants is aborted and unloaded, what it lacks is loaded
 
 So a healthy server holds every adapter that may be asked for. A load or unload waits for the healthy servers only; one
-that is away is brought up to date before its traffic. The protocol is SGLang's (SGLANG_API.md sections 3 and 6): a name
+that is away is brought up to date before its traffic. The protocol is SGLang's (docs/sglang.md): a name
 is never reused, a load of a loaded name is refused, an unload waits for its users.
 """
 

@@ -57,7 +57,7 @@ _PR_SET_PDEATHSIG = 1
 _LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 
 # glibc returns freed tensors to the kernel and takes them back page by page: up to 40 times slower for torch on a small
-# machine (LEARNER.md, demo pitfall 1). These keep the memory in the process.
+# machine (docs/learner.md 4). These keep the memory in the process.
 TORCH_ALLOCATOR = {
     "MALLOC_MMAP_MAX_": "0",
     "MALLOC_TRIM_THRESHOLD_": "20000000000",
@@ -81,7 +81,7 @@ class Command:
 
 def torch_environment(threads: int) -> dict[str, str]:
     """The environment of a child that computes with torch on `threads` threads."""
-    # A second OpenMP thread collapses when another process takes its core (LEARNER.md, demo pitfall 2).
+    # A second OpenMP thread collapses when another process takes its core (docs/learner.md 4).
     count = str(threads)
     return child_environment(
         OMP_NUM_THREADS=count, MKL_NUM_THREADS=count, TOKENIZERS_PARALLELISM="false", **TORCH_ALLOCATOR

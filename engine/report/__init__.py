@@ -1,4 +1,4 @@
 """What a run says about itself: progress while it works, then summary, charts and report.
 
-Reads files only (DESIGN.md section 3), so every part of it also works on a run of another machine.
+Reads files only (docs/architecture.md), so every part of it also works on a run of another machine.
 """

@@ -1,4 +1,4 @@
-"""Publishing directory -> servers: announce, load everywhere, flip, unload, delete (DESIGN.md section 6).
+"""Publishing directory -> servers: announce, load everywhere, flip, unload, delete (docs/architecture.md).
 
 Polls adapters/ and learner/progress.json (<= 100 ms). What to do is decided by engine.core.versions; this is the I/O. A
 trained group frees its place of the group budget only once the adapter of its step is current on every server that

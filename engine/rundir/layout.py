@@ -1,4 +1,4 @@
-"""The run directory: what lies where, how JSON is replaced atomically, and who holds the lock (DESIGN.md section 3).
+"""The run directory: what lies where, how JSON is replaced atomically, and who holds the lock (docs/architecture.md).
 
 Every JSON file carries an integer `format`; an unknown one is refused with the remedy.
 """

@@ -2,7 +2,7 @@
 
 Schemas come from packs, values from completions: patterns run on RE2, `$ref` leads to another part of the schema that
 is a schema too, nothing is fetched. The subset that nearly all tools use is decided by plain closures in about a
-microsecond; anything else goes to jsonschema. Both give the same verdict (tests/test_tools.py compares them).
+microsecond; anything else goes to jsonschema. Both give the same verdict, which a test compares.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """A learner that trains nothing: takes groups in arrival order, at a set pace, and publishes zero adapters.
 
-It keeps the file contracts of the real one (LEARNER.md section 5): order of a step is checkpoint, publish, steps.jsonl,
+It keeps the file contracts of the real one (docs/learner.md 5): order of a step is checkpoint, publish, steps.jsonl,
 progress.json; a restart goes on at the checkpoint's cursor, so no group is trained twice. It drops only groups that
 are too stale or have no scored episode.
 """

@@ -1,6 +1,6 @@
 """The GPU memory that each process of a run will need, checked before anything starts.
 
-Sizes come from config.json (engine.serving.shape); the formulas are those of LEARNER.md section 4, for the learner as
+Sizes come from config.json (engine.serving.shape); the formulas are those of docs/learner.md 4, for the learner as
 it is built (base in bfloat16). Only check_placement asks what this machine has. SGLang takes its share of what is free
 when it starts: beside another process it fills less than is told here, never more.
 """

@@ -22,7 +22,7 @@ LORA_MODULES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", 
 SPARE_TOKENS = 16
 """Context beyond an episode's limit, or a call's: SGLang keeps the last seven tokens for itself."""
 _CPU_TOKENS = 200_000
-"""KV cache without a GPU; SGLang's own choice takes most of the memory and a minute to allocate (SGLANG_CPU.md)."""
+"""KV cache without a GPU; SGLang's own choice takes most of the memory and a minute to allocate (docs/sglang.md)."""
 _ON_CPU = (
     *("--device", "cpu", "--dtype", "float32", "--attention-backend", "torch_native"),
     *("--disable-overlap-schedule", "--sleep-on-idle"),

@@ -12,7 +12,7 @@ from engine.errors import ConfigError
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelShape:
-    """A Llama, Qwen2 or Qwen3 decoder; LEARNER.md section 4 has the letters h, q, kv, f, L, V."""
+    """A Llama, Qwen2 or Qwen3 decoder; docs/learner.md 4 has the letters h, q, kv, f, L, V."""
 
     layers: int
     hidden: int

@@ -13,7 +13,7 @@ Every number is little-endian::
     spans    = i32 rows (start, length, version): loss mask and versions, run-length coded
 
 One group is one zstd frame because siblings share their prompt: about half the size of one frame per episode
-(LEARNER.md section 6). The prefix has its own checksum, so a damaged length is told from a torn tail, and
+(docs/learner.md 6). The prefix has its own checksum, so a damaged length is told from a torn tail, and
 carries the position, so a resume lists a segment without decompressing it.
 """
 

@@ -1,6 +1,6 @@
 """Planted trajectories: what a task's gold script becomes when one thing is left out, done wrong, forbidden or guessed.
 
-They prove a rubric (WORLDS.md, task admission): each flips exactly its own item, and doing nothing earns 0. A task
+They prove a rubric (docs/packs.md): each flips exactly its own item, and doing nothing earns 0. A task
 carries its script in ``meta``, which no agent sees::
 
     gold      the completions of a perfect episode, in order

@@ -1,4 +1,4 @@
-"""The keys of learner/metrics.jsonl, one row a step (LEARNER.md section 1.7).
+"""The keys of learner/metrics.jsonl, one row a step (docs/learner.md 1.7).
 
 x = log pi_theta - log mu, over all policy tokens of the step, before clipping. They are declared here and filled in
 learner.metrics: what exports or draws them cannot import the learner.

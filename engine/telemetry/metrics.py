@@ -1,7 +1,7 @@
 """Metric keys, declared once; rows that use an undeclared key are an error.
 
 A key is `area/name_unit`. Areas: time, episodes, outcome, groups, turns, tokens, stage, reward, wait, loop, process,
-policy, adapter, stream in engine_metrics; learner (LEARNER.md section 1.7) in learner_metrics; language models in
+policy, adapter, stream in engine_metrics; learner (docs/learner.md 1.7) in learner_metrics; language models in
 simulator_metrics.
 """
 

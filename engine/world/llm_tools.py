@@ -28,7 +28,7 @@ _MOST_ANSWERS = 160
 
 
 class LlmSimulator:
-    """A ToolSimulator that asks a language model (paper section 3.2; DESIGN.md section 5)."""
+    """A ToolSimulator that asks a language model (arXiv 2601.22511, section 3.2)."""
 
     def __init__(self, asker: Asker) -> None:
         self._asker = asker

@@ -1,7 +1,7 @@
 """A user played by a language model: it answers from the private context alone, when it is asked, a little at a time.
 
 A reply is a few sentences, each with the fact that it is about and the agent's words that asked for it. It is checked
-before the agent sees it (WORLDS.md, user contract): it states facts word for word, those that the agent's words ask
+before the agent sees it (docs/simulators.md): it states facts word for word, those that the agent's words ask
 for, at most two, and at least one where the task foresaw the words; it makes up no number; it names no tool and recites
 nothing; it does not leave while it is asked something. What it revealed is what its words state, not what it claims.
 """
@@ -40,7 +40,7 @@ _RECITED = 12
 
 
 class LlmUser:
-    """Opens users that a language model plays (paper section 3.2; DESIGN.md section 5)."""
+    """Opens users that a language model plays (arXiv 2601.22511, section 3.2)."""
 
     def __init__(self, asker: Asker, profile: str) -> None:
         self._asker, self._profile = asker, profile

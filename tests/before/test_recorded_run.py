@@ -1,7 +1,7 @@
 """A run that an earlier version recorded: every command that reads runs still does, and it resumes.
 
-tests/data/recorded_run.tar.zst is `synth-engine run --config tiny` of three steps, made before the modules had rooms, with a
-pack of 60 tasks, LoRA rank 2 and small segments; its two pictures are left out.
+tests/data/recorded_run.tar.zst is `synth-engine run --config tiny` of three steps, made by commit e37543f with a pack of 60
+tasks, LoRA rank 2 and small segments; its two pictures are left out.
 """
 
 import subprocess
@@ -15,8 +15,9 @@ import pytest
 import zstandard
 
 import engine
+from tests.parts.places import ROOT
 
-RECORDED = Path(__file__).resolve().parents[1] / "data" / "recorded_run.tar.zst"
+RECORDED = ROOT / "tests" / "data" / "recorded_run.tar.zst"
 MODEL = Path(engine.__file__).parent / "assets" / "tiny-model"
 
 
@@ -24,9 +25,12 @@ MODEL = Path(engine.__file__).parent / "assets" / "tiny-model"
 def run(tmp_path: Path) -> Path:
     """The recorded run in a directory of its own, with the paths of this machine in it."""
     runs = tmp_path / "runs"
-    with RECORDED.open("rb") as packed, zstandard.ZstdDecompressor().stream_reader(packed) as tar:
-        with tarfile.open(fileobj=tar, mode="r|") as archive:
-            archive.extractall(runs, filter="data")
+    with (
+        RECORDED.open("rb") as packed,
+        zstandard.ZstdDecompressor().stream_reader(packed) as tar,
+        tarfile.open(fileobj=tar, mode="r|") as archive,
+    ):
+        archive.extractall(runs, filter="data")
     path = runs / "recorded"
     for name in ("run.toml", "manifest.json"):
         text = (path / name).read_text(encoding="utf-8")

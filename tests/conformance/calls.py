@@ -13,7 +13,7 @@ import pytest
 from anyio.to_thread import run_sync
 
 from tests.conformance.servers import Files
-from tests.embedded_models import reference_logprobs
+from tests.parts.embedded_models import reference_logprobs
 
 LONG = {"max_new_tokens": 1500}
 GREEDY = {"temperature": 0, "max_new_tokens": 32}

@@ -12,7 +12,7 @@ from engine.chat.chat_format import ChatFormat
 from tests.conformance.calls import client
 from tests.conformance.differences import Differences
 from tests.conformance.servers import Files, Subject, embedded, make_files, sglang
-from tests.sglang_environment import needs_sglang
+from tests.parts.sglang_environment import needs_sglang
 
 
 @pytest.fixture(scope="package")

@@ -23,7 +23,7 @@ from engine.rundir.layout import RunDir
 from engine.serving.served import served
 from engine.serving.sglang_commands import SPARE_TOKENS
 from tests.conformance.differences import EMBEDDED, SGLANG, Differences
-from tests.embedded_models import make_adapter, make_model
+from tests.parts.embedded_models import make_adapter, make_model
 
 ROOT = Path(__file__).resolve().parents[2]
 CONTEXT, KV_TOKENS, RUNNING, SLOTS, RANK = 2048, 60_000, 16, 4, 8

@@ -22,7 +22,7 @@ from tests.conformance.calls import (
     until_running,
 )
 from tests.conformance.servers import ANSWER_END, CONTEXT, KV_TOKENS, RUNNING, SLOTS
-from tests.policy_parts import LIMITS, RUN_ID, policy_of, turn
+from tests.parts.policy_parts import LIMITS, RUN_ID, policy_of, turn
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")
 

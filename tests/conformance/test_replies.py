@@ -21,7 +21,7 @@ from tests.conformance.calls import (
     until_running,
 )
 from tests.conformance.servers import ANSWER_END, CONTEXT, END, START
-from tests.embedded_models import reference_logprobs
+from tests.parts.embedded_models import reference_logprobs
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")
 

@@ -1,0 +1,161 @@
+"""Rubric checks over numbered events."""
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from engine.packs.check_problems import check_problems
+from engine.reward.checks import comparable, evaluate
+from engine.types import Event, EventKind
+from tests.parts.worlds import shop
+
+TASK = shop()
+
+
+def called(number: int, tool: str, ok: bool = True, **arguments: Any) -> Event:
+    """A tool call event."""
+    return Event(number=number, turn=number, kind=EventKind.CALLED, text="{}", tool=tool, arguments=arguments, ok=ok)
+
+
+def said(number: int, text: str, *revealed: str) -> Event:
+    """A message to the user."""
+    return Event(number=number, turn=number, kind=EventKind.SAID, text=text, revealed=revealed)
+
+
+def answered(number: int, text: str) -> Event:
+    """The final answer."""
+    return Event(number=number, turn=number, kind=EventKind.ANSWERED, text=text)
+
+
+EVENTS = [
+    said(0, "How many?", "quantity"),
+    called(1, "place_order", ok=False, item="pear", quantity=5),
+    called(2, "get_order", id="old"),
+    called(3, "place_order", item=" apple", quantity=5.0),
+    answered(4, "Your code is 47."),
+]
+PLACED = {"called": {"tool": "place_order", "ok": True}}
+ASKED = {"revealed": "quantity"}
+LOOKED = {"called": {"tool": "get_order"}}
+NEVER = {"called": {"tool": "rush_order"}}
+
+
+def exact(**values: Any) -> dict[str, Any]:
+    """An arguments schema that fixes some properties."""
+    return {"properties": {name: {"const": value} for name, value in values.items()}, "required": list(values)}
+
+
+def order(**values: Any) -> dict[str, Any]:
+    """A check for an order with these arguments."""
+    return {"called": {"tool": "place_order", "arguments": exact(**values)}}
+
+
+@pytest.mark.parametrize(
+    ("check", "met", "evidence"),
+    [
+        (PLACED, True, 3),
+        ({"called": {"tool": "place_order"}}, True, 1),
+        ({"called": {"tool": "place_order", "ok": False}}, True, 1),
+        (order(item="apple", quantity=5), True, 3),
+        (order(item="apple", quantity=5.0), True, 3),
+        (order(item="apple", gift=False), True, 3),
+        (order(item="apple", quantity="5"), False, None),
+        (order(quantity=True), False, None),
+        (NEVER, False, None),
+        (ASKED, True, 0),
+        ({"revealed": "item"}, False, None),
+        ({"said": {"matches": "(?i)how MANY"}}, True, 0),
+        ({"said": {"matches": "code"}}, False, None),
+        ({"answered": {"matches": r"\b47\b"}}, True, 4),
+        ({"before": [ASKED, PLACED]}, True, 3),
+        ({"before": [PLACED, ASKED]}, False, 0),
+        ({"before": [LOOKED, {"called": {"tool": "place_order"}}]}, False, 1),
+        ({"before": [LOOKED, PLACED]}, True, 3),
+        ({"before": [LOOKED, LOOKED]}, False, 2),
+        ({"before": [NEVER, PLACED]}, False, None),
+        ({"before": [PLACED, NEVER]}, False, None),
+        ({"before": [{"all": [ASKED, LOOKED]}, PLACED]}, True, 3),
+        ({"before": [{"before": [ASKED, LOOKED]}, PLACED]}, True, 3),
+        ({"before": [{"before": [PLACED, ASKED]}, LOOKED]}, False, None),
+        ({"before": [ASKED, {"before": [PLACED, LOOKED]}]}, False, None),
+        ({"before": [{"any": [NEVER, PLACED]}, {"answered": {"matches": "."}}]}, True, 4),
+        ({"all": [ASKED, PLACED]}, True, 3),
+        ({"all": [ASKED, NEVER]}, False, None),
+        ({"any": [NEVER, PLACED, ASKED]}, True, 0),
+        ({"any": [NEVER]}, False, None),
+        ({"not": NEVER}, True, None),
+        ({"not": PLACED}, False, 3),
+        ({"all": [{"not": NEVER}, PLACED]}, True, 3),
+    ],
+)
+def test_a_check_says_whether_and_where(check: Any, met: bool, evidence: int | None) -> None:
+    """Each kind of check, true and false, with the event that decided it."""
+    assert evaluate(check, comparable(TASK, EVENTS)) == (met, evidence)
+
+
+@given(st.permutations(EVENTS), st.sampled_from([PLACED, ASKED, {"before": [ASKED, PLACED]}, {"not": NEVER}]))
+def test_numbers_decide_the_order(events: list[Event], check: Any) -> None:
+    """Events may be recorded in any order: their numbers count."""
+    assert evaluate(check, comparable(TASK, events)) == evaluate(check, comparable(TASK, EVENTS))
+
+
+def test_a_call_that_the_world_refused_still_counts_as_tried() -> None:
+    """Arguments of unknown tools and impossible values are compared as they are."""
+    events = comparable(TASK, [called(0, "nope", ok=False, a=1), called(1, "place_order", ok=False, item=float("nan"))])
+    assert evaluate({"called": {"tool": "place_order"}}, events) == (True, 1)
+
+
+@pytest.mark.parametrize(
+    ("check", "reason"),
+    [
+        ({"called": {"tool": "nope"}}, "no tool 'nope'"),
+        ({"called": {"tool": []}}, "no tool []"),
+        ({"called": {"tool": "get_order", "argument": {}}}, "takes {tool"),
+        ({"called": {"tool": "get_order", "ok": 1}}, "true or false"),
+        ({"called": {"tool": "get_order", "arguments": {"type": "objekt"}}}, "objekt"),
+        ({"called": {"tool": "get_order", "arguments": {"$ref": "http://x"}}}, "local"),
+        ({"revealed": "colour"}, "no fact 'colour'"),
+        ({"revealed": ["item"]}, "no fact"),
+        ({"said": {"matches": "(?=x)"}}, "RE2"),
+        ({"said": "x"}, "takes"),
+        ({"before": [ASKED]}, "2 checks"),
+        ({"before": [ASKED, {"not": PLACED}]}, "no place in an order"),
+        ({"before": [ASKED, {"all": [LOOKED, {"not": PLACED}]}]}, "no place in an order"),
+        ({"before": [{"before": [{"any": [{"all": [{"not": ASKED}]}]}, LOOKED]}, ASKED]}, "no place in an order"),
+        ({"called": {"tool": "get_order", "arguments": exact(id="cafe\u0301")}}, r"write 'caf\xe9'"),
+        ({"called": {"tool": "get_order", "arguments": {"required": ["cafe\u0301"]}}}, r"write {'caf\xe9': None}"),
+        ({"called": {"tool": "get_order", "arguments": {"properties": {"id": {"enum": ["a", "b "]}}}}}, "write 'b'"),
+        ({"all": []}, "at least one"),
+        ({"any": {}}, "at least one"),
+        ({"not": []}, "one key"),
+        ({"all": [{"any": [{"sayd": 1}]}]}, "unknown check 'sayd'"),
+        ({}, "one key"),
+        ([], "one key"),
+    ],
+)
+def test_a_wrong_check_is_found_at_load(check: Any, reason: str) -> None:
+    """Every way in which a check of a pack can be wrong has a reason."""
+    problems = list(check_problems(check, frozenset({"get_order"}), frozenset({"item", "quantity"})))
+    assert any(reason in problem.reason for problem in problems)
+
+
+@pytest.mark.parametrize(
+    "check",
+    [
+        {"all": [{"before": [ASKED, LOOKED]}, {"not": LOOKED}]},
+        {"not": {"before": [ASKED, LOOKED]}},
+        {"before": [ASKED, {"called": {"tool": "get_order", "arguments": {"not": exact(id="old")}}}]},
+        {"called": {"tool": "get_order", "arguments": exact(id="caf\u00e9", n=5.0, flags=[None, True, {" ": 1}])}},
+    ],
+)
+def test_a_sound_check_is_not_refused(check: Any) -> None:
+    """`not` around or beside an order, and inside a schema of arguments; literals in canonical form."""
+    assert list(check_problems(check, frozenset({"get_order"}), frozenset({"item", "quantity"}))) == []
+
+
+def test_an_unknown_check_is_never_guessed() -> None:
+    """Evaluating what is not a check raises, it does not count as false."""
+    with pytest.raises(ValueError, match="unknown check 'sayd'"):
+        evaluate({"sayd": {}}, [])

@@ -1,0 +1,66 @@
+"""engine.run.costs: what is counted of language models becomes declared rows of metrics.jsonl."""
+
+import anyio
+import orjson
+import pytest
+
+from engine.llm.question import Question, subject
+from engine.run.costs import account
+from engine.run.simulators import Models
+from engine.scripted.endpoint import Endpoint as Scripted
+from engine.telemetry import METRICS, MetricsFile
+from engine.world.mapping import MappingCounts
+from tests.parts.llm_parts import asking
+
+pytestmark = pytest.mark.anyio
+COUNTS = MappingCounts(exact=5, seeded=0, equivalent=1, simulated=2)
+
+
+def question(number):
+    """A question to the user, who knows nothing."""
+    document = {"as": "user", "facts": [], "agent": f"{number}?"}
+    return Question(
+        role="user",
+        task="t",
+        owner="t",
+        subject=subject("user", number),
+        instructions="Answer.",
+        document=document,
+        schema={"type": "object"},
+    )
+
+
+async def test_a_run_without_endpoints_has_none_of_it():
+    """Its rows are what they are without."""
+    assert account(Models(), COUNTS) == {}
+
+
+async def test_rows_have_what_endpoints_and_parts_counted(tmp_path):
+    """Each key is declared; parts that are not played have none, and neither has money without prices."""
+    async with asking(tmp_path, Scripted(), output_price=2.0) as asker:
+        models = Models(askers={"sim": asker}, endpoints={"sim": asker._reachable.endpoint})
+        for number in (1, 2, 1):
+            await asker.ask(question(number), lambda reply, _: reply)
+        asker._reachable.endpoint.account.faults["busy"] += 3
+        asker.tallies["user"].refused["leak"] += 1
+        row = account(models, COUNTS)
+    assert row["endpoint.sim/requests_count"] == row["endpoint.sim/calls_count"] == 2
+    assert row["endpoint.sim/fault_busy_count"] == 3
+    assert row["user/asked_count"] == 3
+    assert (row["user/recorded_count"], row["user/replies_count"], row["user/refused_leak_count"]) == (1, 2, 1)
+    assert row["user/completion_tokens_count"] > 0
+    assert row["user/cost_money"] == pytest.approx(2e-6 * row["user/completion_tokens_count"])
+    assert row["mapping/exact_count"] == 5
+    assert not any(key.startswith(("tool/", "judge/")) for key in row)
+    assert row.keys() <= METRICS.keys()
+    await anyio.to_thread.run_sync(written, tmp_path / "metrics.jsonl", row)
+    async with asking(tmp_path, Scripted(), api="sglang") as asker:
+        models = Models(askers={"sim": asker}, endpoints={"sim": asker._reachable.endpoint})
+        assert not any("cost" in key for key in account(models, None))
+
+
+def written(path, row):
+    """The row can be written, and is what was read."""
+    with MetricsFile(path) as metrics:
+        metrics.append(row)
+    assert orjson.loads(path.read_bytes()) == row

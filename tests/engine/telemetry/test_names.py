@@ -1,0 +1,66 @@
+"""engine.telemetry.names: the table has every key, says what one in a row means, and the documentation has it."""
+
+import re
+import subprocess
+import sys
+
+import pytest
+
+from engine.llm.asking import FAULTS
+from engine.telemetry import METRICS, learner_metrics, simulator_metrics
+from engine.telemetry.names import meant, prometheus_name
+from learner.forming import DropReason
+from tests.parts.places import ROOT
+
+MARK = "<!-- synth-engine metrics names -->\n"
+
+
+def printed():
+    """What a fresh process prints: this one may have declared the keys of other tests."""
+    argv = [sys.executable, "-c", "from engine.commands.metrics import command; command(['names'])"]
+    return subprocess.run(argv, capture_output=True, text=True, check=True, cwd=ROOT).stdout
+
+
+def test_the_documentation_has_the_table_as_it_is():
+    """`synth-engine metrics names` prints what follows the mark."""
+    assert (ROOT / "docs" / "metrics.md").read_text().partition(MARK)[2] == printed()
+
+
+def test_no_two_keys_share_a_name_in_prometheus():
+    """And every name is one that Prometheus takes."""
+    table = printed()
+    names = re.findall(r"`(synth_engine_\w+)(?:{[\w,]+})?` \|\n", table)
+    assert len(names) == table.count("\n| `") > 100
+    assert len(set(names)) == len(names)
+
+
+@pytest.mark.parametrize(
+    ("key", "name", "parts"),
+    [
+        ("time/run_s", "synth_engine_time_run_s", {}),
+        ("tokens/total_count", "synth_engine_tokens_total", {}),
+        ("process/cpu_s", "synth_engine_process_cpu_s_total", {}),
+        ("learner/reward_N_mean", "synth_engine_learner_reward_N_mean", {}),
+        ("endpoint.a-b/requests_count", "synth_engine_endpoint_requests_total", {"endpoint": "a-b"}),
+        ("judge/refused_no_json_count", "synth_engine_judge_refused_total", {"kind": "no_json"}),
+        ("learner/ratio_staleness_12_max", "synth_engine_learner_ratio_staleness_max", {"versions": "12"}),
+        ("learner/staleness_0_tokens", "synth_engine_learner_staleness_tokens", {"versions": "0"}),
+    ],
+)
+def test_a_key_of_a_row_is_found(key, name, parts):
+    """Whether it stands in the table as it is, or with placeholders."""
+    metric, found = meant(key)
+    assert (prometheus_name(metric), found) == (name, parts)
+
+
+def test_a_key_of_another_version_is_unknown():
+    """And so is one that only looks alike."""
+    assert meant("nothing/like_it_count") is None
+    assert meant("endpoint.a/b/requests_count") is None
+
+
+def test_what_is_repeated_here_is_what_its_owners_have():
+    """The engine cannot import the learner, nor the data seam the engine's parts."""
+    assert list(learner_metrics.DROPPED) == list(DropReason)
+    assert set(simulator_metrics.PARTS) == set(FAULTS)
+    assert all(metric.unit for metric in METRICS.values())

@@ -1,0 +1,1 @@
+"""What several tests share: worlds, runs, servers and screens to test against."""
