@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from engine.packs.check_problems import check_problems
+from engine.reward.check_kinds import Names, check_problems
 from engine.schema import pointer
 from engine.schema.canonical import deeper_than, odd
 from engine.schema.draw import undrawable
@@ -216,11 +216,11 @@ def _rubric(task: Task) -> Iterator[Found]:
         yield Found("rubric", "has neither subgoals nor interactions: doing nothing would pass", "add at least one")
     yield from _duplicates("rubric", [item.id for items in parts.values() for item in items])
     facts = frozenset(task.user.facts) if task.user else frozenset[str]()
-    tools = frozenset(tool.name for tool in task.tools)
+    names = Names(frozenset(tool.name for tool in task.tools), facts)
     for part, items in parts.items():
         for index, item in enumerate(items):
             if item.check is None:
                 continue
-            for where, reason in check_problems(item.check, tools, facts):
+            for where, reason in check_problems(item.check, names):
                 field = f"rubric.{part}[{index}].check{where}"
                 yield Found(field, reason, "see docs/packs.md for the checks")

@@ -1,17 +1,30 @@
 """Rubric checks over numbered events."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.packs.check_problems import check_problems
+from engine.errors import ConfigError
+from engine.reward.check_kinds import (
+    CHECKS,
+    CheckKind,
+    CheckProblem,
+    Decision,
+    Evaluator,
+    Names,
+    check_problems,
+    check_schema,
+)
 from engine.reward.checks import comparable, evaluate
+from engine.schema.validate import compiled
 from engine.types import Event, EventKind
 from tests.parts.worlds import shop
 
 TASK = shop()
+NAMES = Names(tools=frozenset({"get_order"}), facts=frozenset({"item", "quantity"}))
 
 
 def called(number: int, tool: str, ok: bool = True, **arguments: Any) -> Event:
@@ -107,55 +120,118 @@ def test_a_call_that_the_world_refused_still_counts_as_tried() -> None:
     assert evaluate({"called": {"tool": "place_order"}}, events) == (True, 1)
 
 
-@pytest.mark.parametrize(
-    ("check", "reason"),
-    [
-        ({"called": {"tool": "nope"}}, "no tool 'nope'"),
-        ({"called": {"tool": []}}, "no tool []"),
-        ({"called": {"tool": "get_order", "argument": {}}}, "takes {tool"),
-        ({"called": {"tool": "get_order", "ok": 1}}, "true or false"),
-        ({"called": {"tool": "get_order", "arguments": {"type": "objekt"}}}, "objekt"),
-        ({"called": {"tool": "get_order", "arguments": {"$ref": "http://x"}}}, "local"),
-        ({"revealed": "colour"}, "no fact 'colour'"),
-        ({"revealed": ["item"]}, "no fact"),
-        ({"said": {"matches": "(?=x)"}}, "RE2"),
-        ({"said": "x"}, "takes"),
-        ({"before": [ASKED]}, "2 checks"),
-        ({"before": [ASKED, {"not": PLACED}]}, "no place in an order"),
-        ({"before": [ASKED, {"all": [LOOKED, {"not": PLACED}]}]}, "no place in an order"),
-        ({"before": [{"before": [{"any": [{"all": [{"not": ASKED}]}]}, LOOKED]}, ASKED]}, "no place in an order"),
-        ({"called": {"tool": "get_order", "arguments": exact(id="cafe\u0301")}}, r"write 'caf\xe9'"),
-        ({"called": {"tool": "get_order", "arguments": {"required": ["cafe\u0301"]}}}, r"write {'caf\xe9': None}"),
-        ({"called": {"tool": "get_order", "arguments": {"properties": {"id": {"enum": ["a", "b "]}}}}}, "write 'b'"),
-        ({"all": []}, "at least one"),
-        ({"any": {}}, "at least one"),
-        ({"not": []}, "one key"),
-        ({"all": [{"any": [{"sayd": 1}]}]}, "unknown check 'sayd'"),
-        ({}, "one key"),
-        ([], "one key"),
-    ],
+WRONG = (
+    ({"called": {"tool": "nope"}}, "no tool 'nope'"),
+    ({"called": {"tool": []}}, "no tool []"),
+    ({"called": {"tool": "get_order", "argument": {}}}, "takes {tool"),
+    ({"called": {"tool": "get_order", "ok": 1}}, "true or false"),
+    ({"called": {"tool": "get_order", "arguments": {"type": "objekt"}}}, "objekt"),
+    ({"called": {"tool": "get_order", "arguments": {"$ref": "http://x"}}}, "local"),
+    ({"revealed": "colour"}, "no fact 'colour'"),
+    ({"revealed": ["item"]}, "no fact"),
+    ({"said": {"matches": "(?=x)"}}, "RE2"),
+    ({"said": "x"}, "takes"),
+    ({"before": [ASKED]}, "2 checks"),
+    ({"before": [ASKED, {"not": PLACED}]}, "no place in an order"),
+    ({"before": [ASKED, {"all": [LOOKED, {"not": PLACED}]}]}, "no place in an order"),
+    ({"before": [{"before": [{"any": [{"all": [{"not": ASKED}]}]}, LOOKED]}, ASKED]}, "no place in an order"),
+    ({"called": {"tool": "get_order", "arguments": exact(id="cafe\u0301")}}, r"write 'caf\xe9'"),
+    ({"called": {"tool": "get_order", "arguments": {"required": ["cafe\u0301"]}}}, r"write {'caf\xe9': None}"),
+    ({"called": {"tool": "get_order", "arguments": {"properties": {"id": {"enum": ["a", "b "]}}}}}, "write 'b'"),
+    ({"all": []}, "at least one"),
+    ({"any": {}}, "at least one"),
+    ({"not": []}, "one key"),
+    ({"all": [{"any": [{"sayd": 1}]}]}, "unknown check 'sayd'"),
+    ({}, "one key"),
+    ([], "one key"),
 )
+
+
+@pytest.mark.parametrize(("check", "reason"), WRONG)
 def test_a_wrong_check_is_found_at_load(check: Any, reason: str) -> None:
     """Every way in which a check of a pack can be wrong has a reason."""
-    problems = list(check_problems(check, frozenset({"get_order"}), frozenset({"item", "quantity"})))
+    problems = list(check_problems(check, NAMES))
     assert any(reason in problem.reason for problem in problems)
 
 
-@pytest.mark.parametrize(
-    "check",
-    [
-        {"all": [{"before": [ASKED, LOOKED]}, {"not": LOOKED}]},
-        {"not": {"before": [ASKED, LOOKED]}},
-        {"before": [ASKED, {"called": {"tool": "get_order", "arguments": {"not": exact(id="old")}}}]},
-        {"called": {"tool": "get_order", "arguments": exact(id="caf\u00e9", n=5.0, flags=[None, True, {" ": 1}])}},
-    ],
+SOUND = (
+    {"all": [{"before": [ASKED, LOOKED]}, {"not": LOOKED}]},
+    {"not": {"before": [ASKED, LOOKED]}},
+    {"before": [ASKED, {"called": {"tool": "get_order", "arguments": {"not": exact(id="old")}}}]},
+    {"called": {"tool": "get_order", "arguments": exact(id="caf\u00e9", n=5.0, flags=[None, True, {" ": 1}])}},
 )
+
+
+@pytest.mark.parametrize("check", SOUND)
 def test_a_sound_check_is_not_refused(check: Any) -> None:
     """`not` around or beside an order, and inside a schema of arguments; literals in canonical form."""
-    assert list(check_problems(check, frozenset({"get_order"}), frozenset({"item", "quantity"}))) == []
+    assert list(check_problems(check, NAMES)) == []
 
 
 def test_an_unknown_check_is_never_guessed() -> None:
     """Evaluating what is not a check raises, it does not count as false."""
     with pytest.raises(ValueError, match="unknown check 'sayd'"):
         evaluate({"sayd": {}}, [])
+
+
+# --- the table of kinds ---------------------------------------------------------------------------------------------
+
+SCHEMA = compiled(check_schema())
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(0, 3) | st.sampled_from(["get_order", "quantity", "a+"]),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(["tool", "ok", "arguments", "matches", *CHECKS]), inner, max_size=2)
+    ),
+    max_leaves=6,
+)
+
+
+@pytest.mark.parametrize("name", CHECKS)
+def test_every_kind_shows_an_example_of_itself(name: str) -> None:
+    """It fits the JSON Schema, is sound for a task that has what it names, and can be evaluated."""
+    check = {name: CHECKS[name].example}
+    assert SCHEMA(check) is None
+    assert (
+        list(check_problems(check, Names(frozenset(tool.name for tool in TASK.tools), frozenset({"quantity"})))) == []
+    )
+    assert evaluate(check, comparable(TASK, EVENTS)).met
+    assert CHECKS[name].says.endswith(".")
+
+
+@given(st.sampled_from(list(CHECKS)), JSON)
+def test_what_the_json_schema_refuses_is_refused_at_load(name: str, body: Any) -> None:
+    """An editor that holds a pack against the schema never calls a sound check wrong."""
+    check = {name: body}
+    if list(check_problems(check, NAMES)) == []:
+        assert SCHEMA(check) is None
+
+
+@pytest.mark.parametrize(
+    "check", [*SOUND, *(check for check, reason in WRONG if "takes" in reason or "one key" in reason)]
+)
+def test_the_json_schema_tells_shapes_apart(check: Any) -> None:
+    """Of checks whose mistake is their shape it accepts none."""
+    assert (SCHEMA(check) is None) == (check in SOUND)
+
+
+def test_a_kind_is_one_entry(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With it a pack may use the kind, a mistake in it is found at load, and the JSON Schema has it."""
+
+    def build(count: int) -> Evaluator:
+        return lambda events: Decision(met=len(events) >= count, evidence=None)
+
+    def problems(body: Any, _names: Names, path: str) -> Iterator[CheckProblem]:
+        if not isinstance(body, int):
+            yield CheckProblem(path, "takes a number")
+
+    schema = {"type": "integer"}
+    kind = CheckKind(says="So many events happened.", example=2, schema=schema, build=build, problems=problems)
+    monkeypatch.setitem(CHECKS, "happened", kind)
+    rubric = {"subgoals": [{"id": "busy", "text": "", "check": {"not": {"happened": 6}}}]}
+    (item,) = shop(rubric=rubric).rubric.subgoals
+    assert evaluate(item.check, comparable(TASK, EVENTS)).met
+    with pytest.raises(ConfigError, match=r"rubric\.subgoals\[0\]\.check\.not\.happened: takes a number"):
+        shop(rubric={"subgoals": [{"id": "busy", "text": "", "check": {"not": {"happened": "x"}}}]})
+    assert compiled(check_schema())({"happened": 2}) is None
+    assert SCHEMA({"happened": 2}) is not None
