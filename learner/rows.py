@@ -22,7 +22,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from engine.errors import RunError
-from engine.types import Episode, Tokens
+from engine.stream.frame import checked_ledger
+from engine.types import Episode
 
 BLOCK_TOKENS = 32
 """Fixed cost of one block, in padded tokens it may save: keeps the partition from making many small ones."""
@@ -108,7 +109,8 @@ def trained_episode(episode: Episode, group_id: str, *, advantage: float, temper
     tokens = episode.tokens
     if tokens is None:
         raise RunError(f"{episode.id}: a policy episode without token ids cannot be trained on")
-    _check_ledger(episode.id, tokens)
+    # What predicts a token is the hidden state before it, which the first has not.
+    checked_ledger(episode.id, tokens, first=1)
     if not tokens.spans:
         return None
     target_P = np.concatenate([np.arange(span.start, span.start + span.length) for span in tokens.spans])
@@ -123,19 +125,6 @@ def trained_episode(episode: Episode, group_id: str, *, advantage: float, temper
         advantage=advantage,
         temperature=temperature,
     )
-
-
-def _check_ledger(episode_id: str, tokens: Tokens) -> None:
-    end = 1
-    for span in tokens.spans:
-        if span.start < end or span.length < 1:
-            raise RunError(f"{episode_id}: policy spans overlap or start before token {end}")
-        end = span.start + span.length
-    if tokens.spans and end > len(tokens.ids):
-        raise RunError(f"{episode_id}: a policy span ends at {end}, after the last of {len(tokens.ids)} ids")
-    sampled = sum(span.length for span in tokens.spans)
-    if sampled != len(tokens.logprobs):
-        raise RunError(f"{episode_id}: {sampled} policy tokens but {len(tokens.logprobs)} log-probabilities")
 
 
 def micro_batches(episodes: Sequence[TrainedEpisode], budget_tokens: int) -> list[MicroBatch]:

@@ -101,7 +101,7 @@ def encode(tg: TaskGroup, written_s: float = 0.0) -> bytes:
     """The frame of a finished group; CPU work of milliseconds, so call it in a worker thread.
 
     Raises StreamError for a group that is no JSON, whose ledger contradicts itself, or that is over MAX_BODY_BYTES."""
-    ledgers = [_checked(episode.id, episode.tokens) for episode in tg.episodes if episode.tokens is not None]
+    ledgers = [checked_ledger(episode.id, episode.tokens) for episode in tg.episodes if episode.tokens is not None]
     ids = np.concatenate([np.empty(0, np.uint32), *(tokens.ids for tokens in ledgers)])
     narrow = not ids.size or int(ids.max()) <= np.iinfo(np.uint16).max
     logprobs = np.concatenate([np.empty(0, np.float32), *(tokens.logprobs for tokens in ledgers)])
@@ -122,15 +122,17 @@ def encode(tg: TaskGroup, written_s: float = 0.0) -> bytes:
     return wrap(MAGIC, zstandard.ZstdCompressor(level=3, write_checksum=True).compress(body), tg.position)
 
 
-def _checked(episode_id: str, tokens: Tokens) -> Tokens:
-    """The ledger of an episode, once spans, ids and log-probabilities agree."""
-    end = policy_tokens = 0
+def checked_ledger(episode_id: str, tokens: Tokens, first: int = 0) -> Tokens:
+    """Returns the ledger of an episode, once spans, ids and log-probabilities agree.
+
+    `first` is the earliest place at which a span may start. Raises StreamError that names the episode."""
+    end, policy_tokens = first, 0
     for span in tokens.spans:
         if span.start < end or span.length < 1:
-            raise StreamError(f"episode {episode_id}: spans overlap or are empty")
+            raise StreamError(f"episode {episode_id}: spans overlap, are empty, or start before token {end}")
         end = span.start + span.length
         policy_tokens += span.length
-    if end > len(tokens.ids) or policy_tokens != len(tokens.logprobs):
+    if (tokens.spans and end > len(tokens.ids)) or policy_tokens != len(tokens.logprobs):
         raise StreamError(
             f"episode {episode_id}: spans cover {policy_tokens} tokens up to {end}, but there are {len(tokens.ids)}"
             f" ids and {len(tokens.logprobs)} log-probabilities"

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 
 from engine.errors import ConfigError, RunError
+from engine.stream.frame import decode, encode
 from engine.types import Outcome, Sampling, Source
 from learner.advantage import find_advantage, group_mean, group_std
 from learner.forming import DropReason, FormingRules, OpenStep, usable_group
@@ -101,6 +102,18 @@ def test_a_contradicting_ledger_is_refused():
     short = replace(first, tokens=replace(first.tokens, logprobs=first.tokens.logprobs[:-1]))
     with pytest.raises(RunError, match=r"g000003\.00: .* log-probabilities"):
         take(replace(tg, episodes=(short, *tg.episodes[1:])))
+
+
+def test_the_first_token_of_an_episode_cannot_be_trained():
+    """The stream holds such a ledger; here nothing comes before the token that would predict it."""
+    tg = make_group(3)
+    (span, *rest), first = tg.episodes[0].tokens.spans, tg.episodes[0]
+    spans = (replace(span, start=0), *rest)
+    early = replace(first, tokens=replace(first.tokens, spans=spans))
+    group = replace(tg, episodes=(early, *tg.episodes[1:]))
+    assert decode(encode(group)).episodes[0].tokens.spans == spans
+    with pytest.raises(RunError, match=r"g000003\.00: spans .* start before token 1"):
+        take(group)
 
 
 def test_an_advantage_is_found_by_name_or_refused_by_name():
