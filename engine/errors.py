@@ -46,8 +46,12 @@ class RunError(SynthError):
 class EpisodeError(SynthError):
     """Ends one episode; `outcome` and `stop` say how it is recorded."""
 
-    outcome = Outcome.INFRA_ERROR
     stop = StopReason.POLICY_ERROR
+
+    @property
+    def outcome(self) -> Outcome:
+        """Whose doing the end was; outside of a conversation nothing ends well."""
+        return self.stop.masked or Outcome.INFRA_ERROR
 
 
 class PolicyError(EpisodeError):
@@ -75,29 +79,29 @@ class CancelError(EpisodeError):
 class ToolError(EpisodeError):
     """The tool simulator failed after its retries; never shown to the policy as tool text."""
 
-    outcome = Outcome.TOOL_FAULT
     stop = StopReason.TOOL_ERROR
 
 
 class UserError(EpisodeError):
     """The user simulator failed after its retries."""
 
-    outcome = Outcome.USER_FAULT
     stop = StopReason.USER_ERROR
 
 
 class RewardError(EpisodeError):
-    """The scorer failed after its retries: the episode is unscored."""
+    """The scorer failed after its retries: the episode is unscored, and stopped for the reason that it had before."""
 
-    outcome = Outcome.JUDGE_FAULT
-    stop = StopReason.ANSWER
+    @property
+    def outcome(self) -> Outcome:
+        """The judge's."""
+        return Outcome.JUDGE_FAULT
 
 
-class LimitReached(EpisodeError):  # noqa: N818 - flow control, not a failure
-    """A turn or token limit: flow control, scored on what was done."""
+class Ended(EpisodeError):  # noqa: N818 - flow control, not a failure
+    """The conversation is over, for a reason with which it is scored on what was done."""
 
     def __init__(self, stop: StopReason) -> None:
-        super().__init__(f"limit reached: {stop}")
+        super().__init__(f"the conversation ended: {stop}")
         self.stop = stop
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 if TYPE_CHECKING:
     import numpy as np
@@ -55,30 +55,43 @@ class Outcome(StrEnum):
 
 
 class StopReason(StrEnum):
-    """What ended an episode."""
+    """What ended an episode, and the outcome of one that is masked for it; without an outcome it is scored.
+
+    To add one, write its entry here, and raise an errors.EpisodeError that has it as its `stop` where it is detected
+    (errors.Ended for one that is scored)."""
+
+    def __new__(cls, value: str, masked: Outcome | None = None) -> Self:
+        """Returns the member of that value."""
+        member = str.__new__(cls, value)
+        member._value_ = value
+        member.masked = masked
+        return member
+
+    masked: Outcome | None
+    """Whose doing the end was; None where the episode is scored on what the agent did."""
 
     ANSWER = "answer"
     """The agent gave its final answer."""
     USER_LEFT = "user_left"
     """The user ended the conversation."""
     TURNS = "turns"
-    """The turn limit was reached; scored."""
+    """The turn limit was reached."""
     TOKENS = "tokens"
-    """The token limit (or the model's context) was reached; scored."""
+    """The token limit (or the model's context) was reached."""
     MALFORMED = "malformed"
-    """Two completions without an action where there is no user; scored."""
-    WALL_CLOCK = "wall_clock"
-    """The episode's deadline passed; masked."""
-    STALE = "stale"
-    """The pinned adapter fell behind current - max_staleness; masked."""
-    CANCELLED = "cancelled"
-    """An operator cancelled it; masked."""
-    POLICY_ERROR = "policy_error"
-    """The policy server failed after retries; masked."""
-    TOOL_ERROR = "tool_error"
-    """The tool simulator failed after retries; masked."""
-    USER_ERROR = "user_error"
-    """The user simulator failed after retries; masked."""
+    """Two completions without an action where there is no user."""
+    WALL_CLOCK = "wall_clock", Outcome.INFRA_ERROR
+    """The episode's deadline passed."""
+    STALE = "stale", Outcome.INFRA_ERROR
+    """The pinned adapter fell behind current - max_staleness."""
+    CANCELLED = "cancelled", Outcome.INFRA_ERROR
+    """An operator cancelled it."""
+    POLICY_ERROR = "policy_error", Outcome.INFRA_ERROR
+    """The policy server failed after retries."""
+    TOOL_ERROR = "tool_error", Outcome.TOOL_FAULT
+    """The tool simulator failed after retries."""
+    USER_ERROR = "user_error", Outcome.USER_FAULT
+    """The user simulator failed after retries."""
 
 
 class Source(StrEnum):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import NoReturn
 
 import anyio
 
@@ -50,16 +51,18 @@ async def _play(live: Ledger) -> StopReason:
             user = await live.seams.user.open(task, live.plan.seed, session) if task.user else None
         async with boundary(errors.PolicyError, f"{task.id}: opening"):
             await live.opened()
-        return await _converse(live, session, user)
-    except errors.LimitReached as limit:
-        return limit.stop
+        await _converse(live, session, user)
+    except errors.EpisodeError as end:
+        if end.stop.masked is not None:
+            raise
+        return end.stop
     finally:
         async with boundary(errors.ToolError, f"{task.id}: close world"):
             with anyio.fail_after(live.plan.limits.turn_s, shield=True):
                 live.ended_in(await session.close())
 
 
-async def _converse(live: Ledger, session: Session, user: UserSession | None) -> StopReason:
+async def _converse(live: Ledger, session: Session, user: UserSession | None) -> NoReturn:
     aimless = False
     while True:
         if live.stale(live.plan.version):
@@ -68,17 +71,17 @@ async def _converse(live: Ledger, session: Session, user: UserSession | None) ->
         action = parse(completion.text)
         if isinstance(action, Answer):
             live.happened(EventKind.ANSWERED, action.text)
-            return StopReason.ANSWER
+            raise errors.Ended(StopReason.ANSWER)
         if isinstance(action, Calls):
             contents = [await _call(live, session, call) for call in action.calls]
             observations = [{"role": "tool", "content": content} for content in contents]
         elif user is not None:
             text, done = await _ask(live, user, action.text)
             if done:
-                return StopReason.USER_LEFT
+                raise errors.Ended(StopReason.USER_LEFT)
             observations = [{"role": "user", "content": text}]
         elif aimless:
-            return StopReason.MALFORMED
+            raise errors.Ended(StopReason.MALFORMED)
         else:
             aimless = True
             observations = [{"role": "tool", "content": _NO_USER}]
@@ -92,18 +95,16 @@ async def _complete(live: Ledger) -> Completion:
     plan, limits = live.plan, live.plan.limits
     room = limits.tokens - len(live.ids)
     if live.turn >= limits.turns:
-        raise errors.LimitReached(StopReason.TURNS)
+        raise errors.Ended(StopReason.TURNS)
     if room < 1:
-        raise errors.LimitReached(StopReason.TOKENS)
+        raise errors.Ended(StopReason.TOKENS)
     if room < limits.completion_tokens:
         limits = replace(limits, completion_tokens=room)
     turn = live.asked(limits)
     async with live.step(errors.PolicyError, turn.id, "policy"):
         completion = await live.seams.policy.complete(turn)
     if completion.adapter != plan.adapter:
-        raise errors.PolicyError(
-            f"{completion.server} sampled {turn.id} with {completion.adapter}, not with {plan.adapter}"
-        )
+        raise errors.PolicyError(f"{completion.server} sampled {turn.id} with {completion.adapter}, not {plan.adapter}")
     live.sampled(completion)
     return completion
 

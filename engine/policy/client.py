@@ -25,7 +25,7 @@ import numpy as np
 import orjson
 from yarl import URL
 
-from engine.errors import LimitReached, PolicyError
+from engine.errors import Ended, PolicyError
 from engine.policy.control import TRANSPORT
 from engine.policy.routing import Server
 from engine.policy.servers import Servers
@@ -95,9 +95,9 @@ class HttpPolicy:
         """Sample one completion; what a hiccup explains is tried again as long as the turn's time allows.
 
         A request under way has all of that time: whoever cancels it (the turn's deadline) frees the server too. Raises
-        PolicyError that names the server and the last reason, LimitReached if the model's context is full."""
+        PolicyError that names the server and the last reason, Ended if the model's context is full."""
         if self._room(turn) < 1:
-            raise LimitReached(StopReason.TOKENS)
+            raise Ended(StopReason.TOKENS)
         last_start = time.monotonic() + turn.limits.turn_s
         for attempt in count():
             server = await self._servers.place(turn.group_id)

@@ -8,7 +8,7 @@ from typing import Any
 import anyio
 import pytest
 
-from engine.errors import ConfigError, LimitReached, PolicyError, RunError
+from engine.errors import ConfigError, Ended, PolicyError, RunError
 from engine.types import Sampling
 from tests.conformance.calls import (
     LONG,
@@ -158,7 +158,7 @@ class TestClient:
                 asked = turn(chat, ids=[7] * (CONTEXT - left), adapter=None, sampling=Sampling(temperature=0))
                 try:
                     completion = await policy.complete(asked)
-                except LimitReached:
+                except Ended:
                     lengths.append(0)
                 else:
                     lengths.append(len(completion.ids))

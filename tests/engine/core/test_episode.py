@@ -13,7 +13,7 @@ import pytest
 
 from engine.core.episode import run_episode
 from engine.core.seams import Plan, ScoringRecord, Seams
-from engine.errors import PolicyError, RewardError, ToolError, UserError
+from engine.errors import Ended, EpisodeError, PolicyError, RewardError, ToolError, UserError
 from engine.packs.pack import parse_task
 from engine.reward.rubric import RubricScorer
 from engine.scripted.constant import (
@@ -205,6 +205,25 @@ async def test_limits_are_scored_on_what_was_done(limits: dict[str, int], stop: 
     assert (episode.stop, episode.scored) == (stop, True)
     assert episode.tokens is not None
     assert len(episode.tokens.ids) <= 2000
+
+
+class StoppedError(EpisodeError):
+    """Whatever ends an episode for that reason."""
+
+    def __init__(self, stop: StopReason) -> None:
+        super().__init__("it happened")
+        self.stop = stop
+
+
+@pytest.mark.parametrize("stop", StopReason)
+@pytest.mark.parametrize("kind", [StoppedError, Ended])
+async def test_the_table_of_stop_reasons_says_what_is_scored(kind: Callable[..., Exception], stop: StopReason) -> None:
+    """Whoever detects the end names the reason alone; it is read back as it was written."""
+    episode = await play(broken(Lines, "complete", kind(stop)))
+    assert episode.stop is stop is StopReason(str(stop))
+    assert episode.scored == episode.outcome.scored == (stop.masked is None)
+    assert stop.masked in (None, episode.outcome)
+    assert bool(episode.error) == (stop.masked is not None)
 
 
 @pytest.mark.parametrize(

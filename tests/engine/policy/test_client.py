@@ -8,7 +8,7 @@ import orjson
 import pytest
 from aiohttp import web
 
-from engine.errors import Deadline, LimitReached, PolicyError, boundary
+from engine.errors import Deadline, Ended, PolicyError, boundary
 from engine.scripted.faults import Fault, Faults
 from engine.scripted.server import MockServer
 from engine.types import Sampling, StopReason
@@ -216,7 +216,7 @@ async def test_the_context_bounds_a_completion():
     server = recording()
     async with serving(server) as url, policy_of(CHAT, url) as (policy, _):
         await policy.complete(turn(CHAT, ids=[5] * (CHAT.context_length - 27)))
-        with pytest.raises(LimitReached) as limit:
+        with pytest.raises(Ended) as limit:
             await policy.complete(turn(CHAT, ids=[5] * (CHAT.context_length - 7)))
     assert server.bodies[0]["sampling_params"]["max_new_tokens"] == 20
     assert limit.value.stop is StopReason.TOKENS
