@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,16 +10,24 @@ import click
 import orjson
 from rich.table import Table
 
-from engine.importing.agenticqwen import Imported, ImportRefusedError, load
-from engine.importing.build import Options
+from engine.importing.form import ImportFormat, ImportOptions
+from engine.importing.formats import FORMATS
+from engine.importing.load import Imported, ImportRefusedError, import_file
 from engine.importing.report import Report
 from engine.packs.pack import PackHeader, write_pack
 from engine.report.console import wide_console
 from engine.task import Split
 
 _EXAMPLES = """\b
-synth-engine pack import agenticqwen tasks.json                        the report alone
-synth-engine pack import agenticqwen tasks.json --output tasks.jsonl   and the pack
+synth-engine pack import {name} tasks.json                        the report alone
+synth-engine pack import {name} tasks.json --output tasks.jsonl   and the pack
+"""
+_HELP = """Import FILE, {file} in the format of {title}.
+
+{rules} Prints what was and was not representable, per field.
+
+With anything wrong in FILE nothing is written: every problem is listed with task, field, reason and remedy, and the
+exit code is 1.
 """
 _SHOWN = 3
 
@@ -28,32 +37,40 @@ def command() -> None:
     """Import tasks of another format as a pack."""
 
 
-@command.command(short_help="Import tasks in the format of AgenticQwen.", epilog=_EXAMPLES)
-@click.argument("file", type=Path)
-@click.option(
-    "--output", metavar="PACK", type=Path, help="Write the pack here (.jsonl or .jsonl.zst); without: report only."
-)
-@click.option(
-    "--split", type=click.Choice([str(split) for split in Split]), default=str(Split.TRAIN), show_default=True,
-    help="The split that the tasks belong to.",
-)  # fmt: skip
-@click.option("--no-judge", is_flag=True, help="Leave out rubric items that only a judge can decide.")
-@click.option("--report", "saved", metavar="JSON", type=Path, help="Write the report with all task ids here.")
-def agenticqwen(**options: Any) -> None:
-    """Import FILE, a JSON array of tasks in the format of AgenticQwen.
+def command_of(name: str, of: ImportFormat) -> click.Command:
+    """Returns the command that imports one format."""
+    said = _HELP.format(file=of.file, title=of.title, rules=of.rules)
 
-    Policies become rules, the user's trick an escape strategy, expected calls fixed answers and executable subgoals,
-    the hack path fixed answers and forbidden calls, transfer to a human a tool. Every tool is a read or {write: true},
-    by the verb of its name. Prints what was and was not representable, per field.
+    @click.command(
+        name, short_help=f"Import tasks in the format of {of.title}.", help=said, epilog=_EXAMPLES.format(name=name)
+    )
+    @click.argument("file", type=Path)
+    @click.option(
+        "--output", metavar="PACK", type=Path, help="Write the pack here (.jsonl or .jsonl.zst); without: report only."
+    )
+    @click.option(
+        "--split", type=click.Choice([str(split) for split in Split]), default=str(Split.TRAIN), show_default=True,
+        help="The split that the tasks belong to.",
+    )  # fmt: skip
+    @click.option("--no-judge", is_flag=True, help="Leave out rubric items that only a judge can decide.")
+    @click.option("--report", "saved", metavar="JSON", type=Path, help="Write the report with all task ids here.")
+    def of_format(**options: Any) -> None:
+        _import(of, options)
 
-    With anything wrong in FILE nothing is written: every problem is listed with task, field, reason and remedy, and the
-    exit code is 1.
-    """
+    return of_format
+
+
+for _name, _format in FORMATS.items():
+    command.add_command(command_of(_name, _format))
+
+
+def _import(of: ImportFormat, options: Mapping[str, Any]) -> None:
     output, saved = options["output"], options["saved"]
     if output is not None and not output.name.endswith((".jsonl", ".jsonl.zst")):
         raise click.UsageError(f"--output {output}: a pack is a .jsonl or .jsonl.zst file")
+    wanted = ImportOptions(split=Split(options["split"]), judge=not options["no_judge"])
     try:
-        made = load(options["file"], Options(split=Split(options["split"]), judge=not options["no_judge"]))
+        made = import_file(of, options["file"], wanted)
     except ImportRefusedError as refused:
         for problem in refused.problems:
             click.secho(str(problem), fg="red")
@@ -64,7 +81,7 @@ def agenticqwen(**options: Any) -> None:
         saved.write_bytes(orjson.dumps(made.report.json(), option=orjson.OPT_INDENT_2))
         click.echo(f"{saved}: the report")
     if output is not None:
-        _write(output, made)
+        _write(output, of, made)
 
 
 def _print(report: Report) -> None:
@@ -90,8 +107,8 @@ def _few(tasks: tuple[str, ...]) -> str:
     return f"{shown}, …" if len(tasks) > _SHOWN else shown
 
 
-def _write(output: Path, made: Imported) -> None:
+def _write(output: Path, of: ImportFormat, made: Imported) -> None:
     name = output.name.removesuffix(".zst").removesuffix(".jsonl")
-    description = "Imported from the AgenticQwen task format by `synth-engine pack import`."
+    description = f"Imported from the {of.title} task format by `synth-engine pack import`."
     write_pack(output, PackHeader(format=1, pack=name, description=description), made.tasks)
     click.echo(f"{output}: {len(made.tasks)} tasks; next: synth-engine pack check {output}")

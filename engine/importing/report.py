@@ -21,7 +21,7 @@ class Note:
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class ReportLine:
     """One row of a report."""
 
     field: str
@@ -38,7 +38,7 @@ class Report:
     """The rows of an import, fields in the order of ``fields``, what was kept first."""
 
     tasks: int
-    lines: tuple[Line, ...]
+    lines: tuple[ReportLine, ...]
 
     def json(self) -> dict[str, Any]:
         """The report with all task ids."""
@@ -65,7 +65,7 @@ def _lines(
     counts: Mapping[tuple[int, bool, str], int],
     tasks: Mapping[tuple[int, bool, str], Iterable[str]],
     fields: tuple[str, ...],
-) -> Iterator[Line]:
+) -> Iterator[ReportLine]:
     for key in sorted(counts, key=lambda key: (key[0], key[1], -counts[key], key[2])):
         field, lost, became = key
-        yield Line(fields[field], became, not lost, counts[key], tuple(tasks[key]))
+        yield ReportLine(fields[field], became, not lost, counts[key], tuple(tasks[key]))

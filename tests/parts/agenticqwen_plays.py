@@ -10,8 +10,9 @@ import pytest
 from engine.chat.chat_format import ChatFormat
 from engine.core.episode import run_episode
 from engine.core.seams import Plan, ScoringRecord, Seams
-from engine.importing.agenticqwen import Imported, load
-from engine.importing.build import Options
+from engine.importing.agenticqwen.format import AGENTICQWEN
+from engine.importing.form import ImportOptions
+from engine.importing.load import Imported, import_file
 from engine.reward.rubric import OpenItem, RubricScorer
 from engine.scripted.policy import GoldPolicy
 from engine.serving.models import find_model
@@ -21,8 +22,8 @@ from engine.world.offline import OfflineUser, OfflineWorld
 from tests.parts.places import ROOT
 
 OURS = ROOT / "tests" / "data/agenticqwen_ours.json"
-IMPORTED = load(OURS, Options())
-DECIDED = load(OURS, Options(judge=False))
+IMPORTED = import_file(AGENTICQWEN, OURS, ImportOptions())
+DECIDED = import_file(AGENTICQWEN, OURS, ImportOptions(judge=False))
 CHAT = ChatFormat.load(find_model("tiny").path, "auto")
 NOTHING = ("<answer>Done.</answer>",)
 _LIMITS = Limits(turns=40, tokens=1 << 20, completion_tokens=4096, wall_s=15, turn_s=10)
@@ -93,7 +94,7 @@ async def proves(task: Task, seams: Seams = OFFLINE) -> Reward:
 def theirs_of(request: pytest.FixtureRequest) -> tuple[Imported, Imported]:
     """The file that was given: with a judge's items and without them."""
     path = file_of_theirs(request)
-    return load(path, Options()), load(path, Options(judge=False))
+    return import_file(AGENTICQWEN, path, ImportOptions()), import_file(AGENTICQWEN, path, ImportOptions(judge=False))
 
 
 def file_of_theirs(request: pytest.FixtureRequest) -> Path:

@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from engine.cli import cli
-from engine.importing.agenticqwen import Imported
+from engine.importing.load import Imported
 from engine.packs.pack import PackHeader, load_pack, pack_problems, write_pack
 from engine.task import Split
 from engine.types import EventKind

@@ -17,7 +17,7 @@ import pytest
 
 from engine.config.load import load
 from engine.config.tree import Config
-from engine.importing.agenticqwen import Imported
+from engine.importing.load import Imported
 from engine.llm.question import Admit, Question
 from engine.reward.judge import LlmJudge
 from engine.reward.rubric import RubricScorer

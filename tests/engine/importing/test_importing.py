@@ -1,6 +1,7 @@
 """The rules of an import, one by one, and what is refused."""
 
 import copy
+from pathlib import Path
 
 import orjson
 import pytest
@@ -9,15 +10,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.cli import cli
+from engine.commands import pack_import
 from engine.errors import ConfigError
-from engine.importing.agenticqwen import ImportRefusedError, imported, load
-from engine.importing.build import Options, reads
-from engine.importing.calls import Call, counting, responses, spoiling
-from engine.importing.literal import is_identifier, leaves, names_one_thing, occurs, words
-from engine.importing.prohibitions import Stance, stance
+from engine.importing.agenticqwen.build import reads
+from engine.importing.agenticqwen.calls import ExpectedCall, counting, responses, spoiling
+from engine.importing.agenticqwen.format import AGENTICQWEN
+from engine.importing.agenticqwen.literal import is_identifier, leaves, names_one_thing, occurs, words
+from engine.importing.agenticqwen.prohibitions import Stance, stance
+from engine.importing.form import ImportedTask, ImportFormat, ImportOptions
+from engine.importing.formats import FORMATS
+from engine.importing.load import ImportRefusedError, import_file, import_tasks
 from engine.importing.report import Note, report
+from engine.packs.pack import load_pack
 from engine.schema.validate import compiled
-from engine.task import Tool
+from engine.task import Rubric, RubricItem, Task, Tool
 from tests.parts.places import ROOT
 
 OURS = ROOT / "tests" / "data/agenticqwen_ours.json"
@@ -141,7 +147,7 @@ def made(name="set_state", answer=None, *, ok=True, required=("item",), writes=T
     """A call of a tool that takes anything."""
     parameters = {"type": "object", "properties": {}, "required": list(required)}
     tool = Tool(name=name, description="", parameters=parameters, effect={"write": True} if writes else None)
-    return Call(tool=tool, arguments=arguments, answer=answer, ok=ok)
+    return ExpectedCall(tool=tool, arguments=arguments, answer=answer, ok=ok)
 
 
 def fits(schema, arguments):
@@ -275,7 +281,7 @@ def system(task, old, new):
 def test_a_broken_task_is_refused_by_task_field_and_reason(change, said):
     """And with it the file."""
     with pytest.raises(ImportRefusedError) as refused:
-        imported(broken(change), Options(), "tasks.json")
+        import_tasks(AGENTICQWEN, orjson.dumps(broken(change)), ImportOptions(), Path("tasks.json"))
     (problem,) = {str(found) for found in refused.value.problems}
     assert problem.startswith("tasks.json: task ")
     assert said in problem
@@ -288,7 +294,7 @@ def test_every_broken_task_is_listed():
     del tasks[0]["id"], tasks[2]["rubrics"]
     tasks.append("no task")
     with pytest.raises(ConfigError) as refused:
-        imported(tasks, Options())
+        import_tasks(AGENTICQWEN, orjson.dumps(tasks), ImportOptions())
     lines = str(refused.value).splitlines()
     assert len(lines) == 3
     assert [line.split(": ")[1] for line in lines] == ["task [0]", f"task {TASKS[2]['id']}", "task [6]"]
@@ -297,10 +303,9 @@ def test_every_broken_task_is_listed():
 def test_a_task_that_nests_too_deeply_is_refused():
     """Before anything walks it."""
     deep = orjson.loads("[" * 200 + "]" * 200)
+    tasks = broken(lambda task: task["tool_return_expected"]["normal_path"][0].update(expected_output=deep))
     with pytest.raises(ConfigError, match="nests deeper"):
-        imported(
-            broken(lambda task: task["tool_return_expected"]["normal_path"][0].update(expected_output=deep)), Options()
-        )
+        import_tasks(AGENTICQWEN, orjson.dumps(tasks), ImportOptions())
 
 
 @pytest.mark.parametrize(
@@ -313,7 +318,7 @@ def test_a_file_that_is_none_is_refused(tmp_path, content, said):
     if content is not None:
         file.write_text(content)
     with pytest.raises(ConfigError, match=said):
-        load(file, Options())
+        import_file(AGENTICQWEN, file, ImportOptions())
     done = CliRunner().invoke(cli, ["pack", "import", "agenticqwen", str(file), "--output", str(pack)])
     assert done.exit_code == 1
     assert f"{file}: " in done.output
@@ -327,3 +332,45 @@ def test_a_pack_has_a_packs_name(tmp_path):
     done = CliRunner().invoke(cli, ["pack", "import", "agenticqwen", str(OURS), "--output", str(tmp_path / "a.json")])
     assert done.exit_code == 2
     assert "a pack is a .jsonl or .jsonl.zst file" in done.output
+
+
+def test_a_format_is_one_entry(tmp_path, monkeypatch):
+    """With it the command imports its files, says what a file is, and writes a pack that is sound."""
+
+    def build(value, options):
+        rubric = Rubric(subgoals=(RubricItem(id="said", text="", check={"answered": {"matches": value["answer"]}}),))
+        task = Task(id=value["id"], instruction=value["asks"], rubric=rubric, split=options.split)
+        return ImportedTask(task, (Note("asks", "instruction"),))
+
+    quiz = ImportFormat(
+        title="Quiz",
+        file="one JSON object a line",
+        rules="Questions become instructions.",
+        fields=("asks",),
+        read=lambda content: list(map(orjson.loads, content.splitlines())),
+        build=build,
+    )
+    monkeypatch.setitem(pack_import.command.commands, "quiz", pack_import.command_of("quiz", quiz))
+    file, pack = tmp_path / "quiz.jsonl", tmp_path / "pack.jsonl"
+    file.write_bytes(b'{"id": "q1", "asks": "Four and three?", "answer": "7"}')
+    run = CliRunner().invoke
+    done = run(cli, ["pack", "import", "quiz", str(file), "--output", str(pack), "--split", "heldout"])
+    assert (done.exit_code, load_pack(pack).tasks[0].split) == (0, "heldout")
+    assert "Imported from the Quiz task format" in load_pack(pack).header.description
+    assert (
+        "Import FILE, one JSON object a line in the format of Quiz."
+        in run(cli, ["pack", "import", "quiz", "-h"]).output
+    )
+    file.write_bytes(b'{"id": "q1", "asks": "", "answer": "7"}')
+    refused = run(cli, ["pack", "import", "quiz", str(file)])
+    assert (refused.exit_code, "task q1: instruction: is empty" in refused.output) == (1, True)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_every_format_has_its_command(name):
+    """Under its name, with what becomes of its fields; nothing is no file of any."""
+    help_ = CliRunner().invoke(cli, ["pack", "import", name, "--help"]).output
+    assert FORMATS[name].title in help_
+    assert " ".join(FORMATS[name].rules.split()[:4]) in " ".join(help_.split())
+    with pytest.raises(ImportRefusedError):
+        import_tasks(FORMATS[name], b"", ImportOptions())

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
-from engine.importing.calls import Call, Known, counting, is_open, shown_answer, spoiling
-from engine.importing.literal import occurs, words
-from engine.importing.prohibitions import Stance, stance
+from engine.importing.agenticqwen.calls import ExpectedCall, Known, counting, is_open, shown_answer, spoiling
+from engine.importing.agenticqwen.literal import occurs, words
+from engine.importing.agenticqwen.prohibitions import Stance, stance
 from engine.importing.report import Note
 from engine.schema.canonical import compact
 from engine.task import Fact, Rubric, RubricItem, Task
@@ -27,7 +27,7 @@ class Texts(NamedTuple):
     anything: str
     numbers: str
 
-    def known(self, rubric: str, before: Sequence[Call]) -> Known:
+    def known(self, rubric: str, before: Sequence[ExpectedCall]) -> Known:
         """Whether a value is said in these texts, by the rubric, or by the answers of the calls before."""
         more = "\n".join((rubric, *map(shown_answer, before)))
 
@@ -70,7 +70,9 @@ class Items:
         ]
         return Rubric(forbidden=tuple(self.forbidden), subgoals=tuple(self.subgoals), interactions=tuple(interactions))
 
-    def scripts(self, normal: Sequence[Call], asked: Sequence[str], known: Mapping[str, Fact]) -> dict[str, Any]:
+    def scripts(
+        self, normal: Sequence[ExpectedCall], asked: Sequence[str], known: Mapping[str, Fact]
+    ) -> dict[str, Any]:
         """``gold``, the completions of an episode that meets all that code decides, and ``violations``, forbidden
         item -> a completion that breaks it: for meta, which no agent sees."""
         questions = [f"<question>What is the {_spoken(name)}?</question>" for name in asked if name in known]
@@ -89,7 +91,9 @@ def _spelled(name: str, arguments: Mapping[str, Any]) -> str:
     return f"<tool_call>{compact({'name': name, 'arguments': arguments})}</tool_call>"
 
 
-def items(task: Task, rubrics: str, normal: Sequence[Call], hack: Sequence[Call], texts: Texts) -> Items:
+def items(
+    task: Task, rubrics: str, normal: Sequence[ExpectedCall], hack: Sequence[ExpectedCall], texts: Texts
+) -> Items:
     """The items of a task whose rubric is prose.
 
     Subgoals are the calls of the normal path; forbidden are the tools that the prose prohibits by name, and the writes
@@ -110,7 +114,7 @@ def items(task: Task, rubrics: str, normal: Sequence[Call], hack: Sequence[Call]
     return made
 
 
-def _subgoals(made: Items, rubrics: str, normal: Sequence[Call], texts: Texts) -> None:
+def _subgoals(made: Items, rubrics: str, normal: Sequence[ExpectedCall], texts: Texts) -> None:
     for number, call in enumerate(normal):
         schema = counting(call, texts.known(rubrics, normal[:number]))
         check = {"called": _called(call, schema) | ({"ok": True} if call.ok else {})}
@@ -124,7 +128,9 @@ def _subgoals(made: Items, rubrics: str, normal: Sequence[Call], texts: Texts) -
         made.notes.append(Note("normal_path", f"rubric.subgoals, executable, {how}"))
 
 
-def _spoilers(made: Items, rubrics: str, normal: Sequence[Call], hack: Sequence[Call], texts: Texts) -> None:
+def _spoilers(
+    made: Items, rubrics: str, normal: Sequence[ExpectedCall], hack: Sequence[ExpectedCall], texts: Texts
+) -> None:
     """The calls of the hack path that the normal path does not make."""
     judged: dict[str, None] = {}
     covered = {item.check["called"]["tool"] for item in made.forbidden if item.check}
@@ -145,7 +151,9 @@ def _spoilers(made: Items, rubrics: str, normal: Sequence[Call], hack: Sequence[
         made.notes.append(Note("rubrics", _RULED_OUT))
 
 
-def _spoiler(made: Items, rubrics: str, call: Call, normal: Sequence[Call], known: Known) -> tuple[str, bool]:
+def _spoiler(
+    made: Items, rubrics: str, call: ExpectedCall, normal: Sequence[ExpectedCall], known: Known
+) -> tuple[str, bool]:
     name, said = call.tool.name, stance(call.tool.name, rubrics)
     if said is Stance.PERMITTED:
         return "the rubric permits it: no item", False
@@ -162,7 +170,7 @@ def _spoiler(made: Items, rubrics: str, call: Call, normal: Sequence[Call], know
     return "rubric.forbidden, executable: a write that the normal path does not make", True
 
 
-def _called(call: Call, schema: Mapping[str, Any]) -> dict[str, Any]:
+def _called(call: ExpectedCall, schema: Mapping[str, Any]) -> dict[str, Any]:
     return {"tool": call.tool.name} | ({"arguments": schema} if schema else {})
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from engine.importing.calls import Call, shown_answer
-from engine.importing.literal import leaves, occurs, words
+from engine.importing.agenticqwen.calls import ExpectedCall, shown_answer
+from engine.importing.agenticqwen.literal import leaves, occurs, words
 from engine.task import Fact
 from engine.types import Json
 
@@ -17,7 +17,7 @@ _GENERIC = frozenset(
 """Words of names that alone ask for nothing in particular; so do all words of two letters."""
 
 
-def facts(calls: Sequence[Call], background: str) -> dict[str, Fact]:
+def facts(calls: Sequence[ExpectedCall], background: str) -> dict[str, Fact]:
     """Facts by argument name; several values of one name are one fact, a list.
 
     Its keywords are the name's words together, its spelling, and each of its words that is not generic and not part of
@@ -52,7 +52,7 @@ def sayable(value: Json, text: str) -> bool:
     return not digit and occurs(value, text)
 
 
-def private(calls: Sequence[Call], known: dict[str, Fact], shown: str) -> Iterator[str]:
+def private(calls: Sequence[ExpectedCall], known: dict[str, Fact], shown: str) -> Iterator[str]:
     """Names of the facts without which these calls cannot be made: neither what the agent is shown says the value, nor
     the answer to an earlier one of the calls."""
     told = shown

@@ -18,6 +18,7 @@ from typing import Any
 import orjson
 import pydantic
 
+from engine.importing.form import UnreadableError
 from engine.packs.problems import Found, nesting_problems
 from engine.types import Json
 
@@ -27,7 +28,7 @@ TRANSFER = "###TRANSFER_TO_HUMAN"
 _STRICT = pydantic.ConfigDict(strict=True, frozen=True, extra="forbid")
 
 
-class Message(pydantic.BaseModel):
+class PromptMessage(pydantic.BaseModel):
     """One message of the prompt."""
 
     model_config = _STRICT
@@ -35,7 +36,7 @@ class Message(pydantic.BaseModel):
     content: str
 
 
-class Step(pydantic.BaseModel):
+class ExpectedStep(pydantic.BaseModel):
     """One expected call."""
 
     model_config = _STRICT
@@ -44,29 +45,29 @@ class Step(pydantic.BaseModel):
     expected_output: Any
 
 
-class Paths(pydantic.BaseModel):
+class ExpectedPaths(pydantic.BaseModel):
     """What an agent does that keeps the policy, and what one does that falls for the user's trick."""
 
     model_config = _STRICT
-    normal_path: list[Step]
-    hack_path: list[Step]
+    normal_path: list[ExpectedStep]
+    hack_path: list[ExpectedStep]
 
 
-class Source(pydantic.BaseModel):
+class SourceTask(pydantic.BaseModel):
     """One task as the file holds it."""
 
     model_config = _STRICT
     id: str
-    prompt: list[Message]
+    prompt: list[PromptMessage]
     task_background: str
     rubrics: str
     test_policy: str
     user_escape_strategy: str
-    tool_return_expected: Paths
+    tool_return_expected: ExpectedPaths
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Prompt:
+class PromptParts:
     """The parts of a prompt."""
 
     policy: str
@@ -80,15 +81,7 @@ class Prompt:
     """Instructions of their harness behind the request."""
 
 
-class UnreadableError(Exception):
-    """A task of the file that cannot be read; ``found`` has field, reason and remedy of everything that is wrong."""
-
-    def __init__(self, found: list[Found]) -> None:
-        super().__init__("; ".join(map(str, found)))
-        self.found = found
-
-
-def source(value: Json) -> Source:
+def source_task(value: Json) -> SourceTask:
     """One task of the file.
 
     Raises UnreadableError for fields that are missing, unknown or ill-typed."""
@@ -96,7 +89,7 @@ def source(value: Json) -> Source:
     if nested:
         raise UnreadableError(nested)
     try:
-        return Source.model_validate(value)
+        return SourceTask.model_validate(value)
     except pydantic.ValidationError as error:
         remedy = "give every field of the AgenticQwen format, and no other (docs/agenticqwen.md)"
         raise UnreadableError(
@@ -108,7 +101,7 @@ def _place(location: tuple[int | str, ...]) -> str:
     return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location).removeprefix(".")
 
 
-def prompt(task: Source) -> Prompt:
+def prompt_parts(task: SourceTask) -> PromptParts:
     """The prompt of a task, taken apart.
 
     Raises UnreadableError where a part is missing, or a line of its tools is no function."""
@@ -127,7 +120,7 @@ def prompt(task: Source) -> Prompt:
         raise UnreadableError([Found("prompt", f"has {len(requests)} user messages", "give the opening request alone")])
     residue, tag, kept = policy.rpartition("<natural_language_policy>")
     request, _, note = requests[0].partition("\nNote: ")
-    return Prompt(
+    return PromptParts(
         policy=kept.replace("</natural_language_policy>", "").strip(),
         residue=bool(tag and residue.strip()),
         requirements=re.split(r"^# Tools\b|<tools>", between, maxsplit=1, flags=re.MULTILINE)[0].strip(),

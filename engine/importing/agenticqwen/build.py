@@ -4,34 +4,20 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from dataclasses import replace
+from typing import Any
 
 import orjson
 
-from engine.importing.calls import UNANSWERED, Call, expected, responses
-from engine.importing.facts import facts, private
-from engine.importing.items import Texts, items
+from engine.importing.agenticqwen.calls import UNANSWERED, ExpectedCall, expected, responses
+from engine.importing.agenticqwen.facts import facts, private
+from engine.importing.agenticqwen.items import Texts, items
+from engine.importing.agenticqwen.source import TRANSFER, ExpectedStep, PromptParts, SourceTask, prompt_parts
+from engine.importing.form import ImportedTask, ImportOptions, UnreadableError
 from engine.importing.report import Note
-from engine.importing.source import TRANSFER, Prompt, Source, Step, UnreadableError, prompt
 from engine.packs.problems import task_problems
-from engine.task import Rubric, Split, Task, Tool, UserContext, WorldSpec
+from engine.task import Rubric, Task, Tool, UserContext, WorldSpec
 from engine.world.effects import RefusedError
-
-FIELDS = (
-    "id",
-    "prompt policy",
-    "prompt requirements",
-    "prompt tools",
-    "prompt request",
-    "task_background",
-    "rubrics",
-    "test_policy",
-    "user_escape_strategy",
-    "normal_path",
-    "hack_path",
-)
-"""Of the source, in the order in which a report lists them."""
 
 READS = frozenset(
     {
@@ -63,28 +49,12 @@ _GENERATORS = re.compile(r"^(?:No|All)\b|normal_path|hack_path|user_background|e
 """How the generator's notes to itself begin, or what they name; a user knows nothing of these."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Options:
-    """What the caller of an import decides."""
-
-    split: Split = Split.TRAIN
-    judge: bool = True
-    """Whether rubric items that only a judge can decide are kept."""
-
-
-class Built(NamedTuple):
-    """A task and what became of its source."""
-
-    task: Task
-    notes: tuple[Note, ...]
-
-
-def build(source: Source, options: Options) -> Built:
+def build_task(source: SourceTask, options: ImportOptions) -> ImportedTask:
     """One task.
 
     Raises UnreadableError where its prompt cannot be taken apart, or its tools cannot be called. What else is wrong
     with the task that comes out is the caller's to find (engine.packs.problems)."""
-    parts = prompt(source)
+    parts = prompt_parts(source)
     handover = next((tool["name"] for tool in parts.tools if _HANDOVER.match(tool["name"])), "transfer_to_human")
     tools = [_tool(function) for function in parts.tools]
     if TRANSFER in parts.requirements and all(tool.name != handover for tool in tools):
@@ -119,7 +89,7 @@ def build(source: Source, options: Options) -> Built:
     order = "order of its calls: not required"
     notes.append(Note("normal_path", order, kept=False, count=int(len(normal) > 1)))
     notes += _path_notes("hack_path", paths.hack_path, [normal, hack])
-    return Built(complete, tuple(notes))
+    return ImportedTask(complete, tuple(notes))
 
 
 def _tool(function: Mapping[str, Any]) -> Tool:
@@ -167,7 +137,7 @@ def _context(background: str) -> tuple[str, list[Note]]:
     return f"{before}\n\n{extra}", [kept, Note("task_background", "user.context, additional parameters")]
 
 
-def _path(task: Task, steps: Sequence[Step]) -> list[Call]:
+def _path(task: Task, steps: Sequence[ExpectedStep]) -> list[ExpectedCall]:
     """The calls of a path that the world of the task takes."""
     calls = []
     for step in steps:
@@ -181,7 +151,7 @@ def _path(task: Task, steps: Sequence[Step]) -> list[Call]:
 # --- what became of it ----------------------------------------------------------------------------------------------
 
 
-def _prompt_notes(parts: Prompt, tools: Iterable[Tool]) -> Iterator[Note]:
+def _prompt_notes(parts: PromptParts, tools: Iterable[Tool]) -> Iterator[Note]:
     yield Note("id", "id")
     yield Note("prompt policy", "rules")
     yield Note("prompt policy", "generator's notes before the policy: cut", kept=False, count=int(parts.residue))
@@ -206,12 +176,12 @@ def _background_notes(task: Task, asked: Sequence[str]) -> Iterator[Note]:
     yield Note("task_background", "rubric.interactions, a fact that only the user can tell", count=len(asked))
 
 
-def _text_notes(source: Source) -> Iterator[Note]:
+def _text_notes(source: SourceTask) -> Iterator[Note]:
     yield Note("test_policy", "meta.test_policy, never shown", count=int(bool(source.test_policy)))
     yield Note("user_escape_strategy", "user.escape_strategy", count=int(bool(source.user_escape_strategy)))
 
 
-def _path_notes(field: str, steps: Sequence[Step], paths: Sequence[Sequence[Call]]) -> Iterator[Note]:
+def _path_notes(field: str, steps: Sequence[ExpectedStep], paths: Sequence[Sequence[ExpectedCall]]) -> Iterator[Note]:
     """Of the last path; those before it have fixed their answers already."""
     path = paths[-1]
     seeded, contradictions = responses(paths)

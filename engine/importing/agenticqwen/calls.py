@@ -9,8 +9,8 @@ from typing import Any
 
 import orjson
 
-from engine.importing.literal import is_identifier, names_one_thing
-from engine.importing.source import Step
+from engine.importing.agenticqwen.literal import is_identifier, names_one_thing
+from engine.importing.agenticqwen.source import ExpectedStep
 from engine.schema.canonical import canonical, same
 from engine.schema.validate import compiled
 from engine.task import SeededResponse, Task, Tool
@@ -26,7 +26,7 @@ Known = Callable[[Json], bool]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Call:
+class ExpectedCall:
     """A call of a path that an agent could make in the task's world."""
 
     tool: Tool
@@ -35,7 +35,7 @@ class Call:
     answer: Json
     ok: bool
 
-    def same_call(self, other: Call) -> bool:
+    def same_call(self, other: ExpectedCall) -> bool:
         """Whether the world takes both for one call."""
         return self.tool.name == other.tool.name and same(self.filled, other.filled)
 
@@ -50,7 +50,7 @@ class Call:
         return {"tool": self.tool.name, "arguments": self.arguments}
 
 
-def expected(task: Task, step: Step) -> Call:
+def expected(task: Task, step: ExpectedStep) -> ExpectedCall:
     """A step of a path as a call.
 
     Raises engine.world.effects.RefusedError for what the task's world would not take: an unknown tool, or arguments
@@ -59,7 +59,7 @@ def expected(task: Task, step: Step) -> Call:
     tool = task.tool(step.tool_name)
     assert tool is not None
     answer, ok = _answer(step.expected_output)
-    return Call(tool=tool, arguments=canonical(step.input), answer=answer, ok=ok)
+    return ExpectedCall(tool=tool, arguments=canonical(step.input), answer=answer, ok=ok)
 
 
 def _answer(output: Json) -> tuple[Json, bool]:
@@ -73,16 +73,16 @@ def _answer(output: Json) -> tuple[Json, bool]:
     return output, not failed and str(output.get("status")).lower() not in _FAILED
 
 
-def shown_answer(call: Call) -> str:
+def shown_answer(call: ExpectedCall) -> str:
     """The answer as text, its values apart from one another."""
     return orjson.dumps(call.answer, option=orjson.OPT_INDENT_2).decode()
 
 
-def responses(paths: Sequence[Sequence[Call]]) -> tuple[list[SeededResponse], int]:
+def responses(paths: Sequence[Sequence[ExpectedCall]]) -> tuple[list[SeededResponse], int]:
     """The answers that the paths fix, and how many contradict an earlier path in a world state that both reach.
 
     A call has one answer until a path gives it another: that one holds after the writes before it on that path."""
-    fixed: list[tuple[Call, SeededResponse]] = []
+    fixed: list[tuple[ExpectedCall, SeededResponse]] = []
     contradictions = 0
     for path in paths:
         written: list[dict[str, Any]] = []
@@ -108,7 +108,7 @@ def _alike(left: Sequence[Mapping[str, Any]], right: Sequence[Mapping[str, Any]]
 # --- which calls count as an expected one ---------------------------------------------------------------------------
 
 
-def counting(call: Call, known: Known) -> dict[str, Any]:
+def counting(call: ExpectedCall, known: Known) -> dict[str, Any]:
     """The schema of the arguments with which a call counts as the expected one.
 
     Values that an agent can know must be given; wording, and what the generator made up, is free. An optional argument
@@ -123,7 +123,7 @@ def counting(call: Call, known: Known) -> dict[str, Any]:
     )
 
 
-def spoiling(call: Call, known: Known, wanted: Sequence[Call]) -> dict[str, Any] | None:
+def spoiling(call: ExpectedCall, known: Known, wanted: Sequence[ExpectedCall]) -> dict[str, Any] | None:
     """The schema of the arguments with which a call counts as this one, which must not be made; None where no schema
     tells it from the wanted calls.
 
@@ -163,7 +163,7 @@ def _value(value: Json, known: Known) -> dict[str, Any]:
     return {"const": value}
 
 
-def is_open(schema: Mapping[str, Any], call: Call) -> bool:
+def is_open(schema: Mapping[str, Any], call: ExpectedCall) -> bool:
     """Whether some argument of a call is free, or partly free."""
     return _values(schema) < _values(_object({name: _value(v, lambda _: True) for name, v in call.arguments.items()}))
 

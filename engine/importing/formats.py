@@ -1,0 +1,10 @@
+"""The formats that `synth-engine pack import` reads, by name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from engine.importing.agenticqwen.format import AGENTICQWEN
+from engine.importing.form import ImportFormat
+
+FORMATS: Mapping[str, ImportFormat] = {"agenticqwen": AGENTICQWEN}
