@@ -35,8 +35,8 @@ from engine.errors import RewardError
 from engine.llm.asking import Tally
 from engine.packs.pack import load_pack
 from engine.preflight.manifest import pack_file
-from engine.reward.judge import LlmJudge
-from engine.reward.rubric import RubricScorer, items
+from engine.reward.judges import judge_of
+from engine.reward.rubric import Judge, RubricScorer, items
 from engine.run.simulators import Models, mapped_world, open_models, user_of
 from engine.rundir.layout import RunDir
 from engine.scripted.policy import GoldPolicy
@@ -160,7 +160,7 @@ async def play(task: Task, number: int, seams: Seams) -> Episode:
     return await run_episode(plan, seams, lambda _: False)
 
 
-async def judge(judge: LlmJudge, task: Task, episode: Episode, found: Found) -> None:
+async def judge(judge: Judge, task: Task, episode: Episode, found: Found) -> None:
     """Let the model decide what checks decided."""
     assert episode.reward is not None
     checked = [entry for entry in items(task.rubric) if entry.item.check is not None]
@@ -186,7 +186,7 @@ async def measure(config: Config, models: Models, tasks: Sequence[Task], world: 
     found, scripts = Found(), list(map(other_words, tasks))
     chat = await anyio.to_thread.run_sync(ChatFormat.load, find_model("tiny").path, "auto")
     compared = ComparedWorld(world, {task.id: task for task in tasks}, found)
-    arbiter, begun = LlmJudge(models.askers[config.scorer.judge]), time.monotonic()
+    arbiter, begun = judge_of(config, models.askers[config.scorer.judge]), time.monotonic()
 
     async def one(number: int, task: Task) -> None:
         seams = Seams(

@@ -12,7 +12,7 @@ from engine.audit.rewards import scoring_record, tasks_of
 from engine.errors import RewardError
 from engine.llm.asking import JournaledAsker
 from engine.llm.journal import read_journal
-from engine.reward.judge import LlmJudge
+from engine.reward.judges import judge_of
 from engine.reward.rubric import Judge, open_items
 from engine.types import Episode, TaskGroup, Verdict
 
@@ -50,7 +50,7 @@ class Verdicts:
         path = self._recorded.run.journal
         if path.exists():
             journal = self._opened.enter_context(self._portal.wrap_async_context_manager(read_journal(path)))
-            self._judge = LlmJudge(JournaledAsker(journal, None))
+            self._judge = judge_of(self._recorded.config, JournaledAsker(journal, None))
 
     async def _answered(self, episodes: Sequence[Episode]) -> list[list[Verdict] | None]:
         return [await self._verdicts(episode) for episode in episodes]

@@ -15,7 +15,7 @@ from engine.config.load import load
 from engine.errors import ConfigError
 from engine.judging.agreement import spreads
 from engine.judging.asked_judge import AskedJudge, asked_judge
-from engine.judging.judging import Judged, ask_again, sample
+from engine.judging.repeats import Judged, ask_again, sample
 from engine.packs.pack import load_pack
 from engine.report.console import wide_console
 from engine.report.counting import counting

@@ -194,6 +194,13 @@ class ScorerSection(Section):
         "The endpoint that decides rubric items without a check; empty: such items leave an episode unscored",
         only_if={"scorer.kind": "rubric"},
     )
+    judge_kind: str = key(
+        "llm",
+        "How the judge decides; llm: asked once an episode, a verdict and its evidence for each item",
+        pattern=NAME,
+        only_if={"scorer.kind": "rubric"},
+        unless={"scorer.judge": ""},
+    )
 
 
 GRPO: Modes = {"learner.kind": "grpo"}

@@ -1,1 +1,4 @@
-"""Judges measured (agreement, variance over repeats), and recorded episodes scored again under changed rubrics."""
+"""Judges asked about recorded episodes: several times, against checks and each other; or under changed rubrics.
+
+What a judge is, and which there are, is engine.reward.judges.
+"""

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import orjson
 
-from engine.judging.judging import Judged
+from engine.judging.repeats import Judged
 from engine.reward.rubric import OpenItem, checked, items
 from engine.types import Verdict
 

@@ -34,6 +34,8 @@ HOW = "--set scorer.judge=NAME --set endpoints.NAME.url=URL --set endpoints.NAME
 class AskedJudge:
     """The endpoint that plays the judge."""
 
+    kind: str
+    """Of engine.reward.judges.JUDGES."""
     name: str
     settings: EndpointSection
     url: str
@@ -83,7 +85,9 @@ def asked_judge(config: Config) -> Iterator[AskedJudge]:
     with tempfile.TemporaryDirectory(prefix="synth-judge-") as scratch:
         run = RunDir(Path(scratch))
         with served(run, alone):
-            yield AskedJudge(name=name, settings=settings, url=endpoint_urls(run, alone)[name])
+            yield AskedJudge(
+                kind=config.scorer.judge_kind, name=name, settings=settings, url=endpoint_urls(run, alone)[name]
+            )
 
 
 def _alone(config: Config, name: str, settings: EndpointSection) -> Config:

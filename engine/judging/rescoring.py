@@ -15,13 +15,14 @@ from typing import NamedTuple
 from anyio import create_task_group, to_thread
 
 from engine.audit.rewards import scoring_record
+from engine.config.load import load
 from engine.config.tree import Config
 from engine.core.seams import Scorer
 from engine.errors import RewardError, boundary
 from engine.judging.asked_judge import AskedJudge, Once
 from engine.llm.asking import JournaledAsker
 from engine.llm.journal import Journal, open_journal, read_journal
-from engine.reward.judge import LlmJudge
+from engine.reward.judges import judge_of
 from engine.reward.rubric import RubricScorer
 from engine.run.simulators import Models, scorer_of
 from engine.rundir.layout import RunDir
@@ -52,12 +53,15 @@ async def rescorer(run: RunDir, config: Config, asked: AskedJudge | None) -> Asy
         name = config.scorer.judge
         paths = [run.journal, run.judge] if asked is None else [run.journal]
         journals = [await opened.enter_async_context(read_journal(path)) for path in paths if await _there(path)]
+        began_with = (await to_thread.run_sync(load, run.config)).config
         if asked is not None:
             own: Journal = await opened.enter_async_context(open_journal(run.judge))
             reachable = await opened.enter_async_context(asked.open())
-            yield RubricScorer(LlmJudge(Once(JournaledAsker(own, reachable, journals))))
+            once = Once(JournaledAsker(own, reachable, journals))
+            yield RubricScorer(judge_of(config, once, began_with))
         elif name and journals:
-            yield scorer_of(config, Models(askers={name: JournaledAsker(journals[0], None, journals[1:])}))
+            recorded = JournaledAsker(journals[0], None, journals[1:])
+            yield scorer_of(config, Models(askers={name: recorded}), began_with)
         else:
             alone = config.model_copy(update={"scorer": config.scorer.model_copy(update={"judge": ""})})
             yield scorer_of(alone, Models())

@@ -7,7 +7,7 @@ asked, whatever the wording: the same subject has the same answer for the whole 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Any, Literal, NamedTuple, Protocol, TypeVar
 
@@ -30,7 +30,8 @@ class Question:
     task: str
     owner: str
     """Whose turn it is in the queue: calls of one owner wait for each other, those of several take turns."""
-    subject: str
+    about: tuple[Json, ...]
+    """What is asked, whatever the wording; whoever asks apart from others says so here."""
     instructions: str
     document: Mapping[str, Any]
     """What the model sees; its first key, `as`, names the role."""
@@ -38,6 +39,11 @@ class Question:
     """JSON Schema of the object that answers: the role's contract, by which replies are read, recorded ones too."""
     held_to: Mapping[str, Any] | None = None
     """A narrower schema that servers sample by: the choices that this document leaves. None for `schema` itself."""
+    subject: str = field(init=False)
+    """Hex digest of `about`: the name under which the answer is kept."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "subject", subject(*self.about))
 
     @property
     def messages(self) -> tuple[Message, ...]:

@@ -1,8 +1,8 @@
 """Worlds, users, scorers and advantages of one's own, tried for a moment before a run starts.
 
 What an episode and a learner step ask of them is asked once, about the first task of the pack, in a process of its own
-(`python -m engine.preflight.rehearsal PACK`, the configuration on its standard input): what cannot work says so at
-once, and not as a run without a scored episode.
+(`python -m engine.preflight.rehearsal PACK`, the configuration on its standard input): what cannot work says so at once, and not
+as a run without a scored episode.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from engine.config.tree import Config
 from engine.core.seams import Scorer, ScoringRecord, Session, User, World, returned
 from engine.errors import ConfigError, EpisodeError
 from engine.packs.pack import load_pack
+from engine.reward.judges import require_judge
 from engine.run.simulators import plugin
 from engine.scripted import ConstantScorer, ConstantUser
 from engine.task import Task
@@ -46,9 +47,10 @@ def plugins(config: Config) -> dict[str, str]:
 
 
 def rehearse(config: Config, pack: Path) -> None:
-    """Try what the configuration names as `package:Object`, and look for what its metrics writers need.
+    """Try what the configuration names as `package:Object`, and look for its judge and what its metrics writers need.
 
     Raises ConfigError that names key and object, what was asked of it, and what came of that."""
+    require_judge(config.scorer.judge_kind)
     for writer in config.metrics.writers:
         require_writer(writer)
     if not plugins(config):

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from engine.evals.split import mean_ci95
 from engine.judging import agreement as numbers
-from engine.judging.judging import Asked
+from engine.judging.repeats import Asked
 from engine.report.transcript import mark
 from engine.rundir.layout import RunDir
 from engine.types import Episode, EventKind, Verdict

@@ -11,22 +11,19 @@ from typing import Any
 
 from engine.core.seams import ScoringRecord
 from engine.llm.prompts import INSTRUCTIONS
-from engine.llm.question import Asker, Question, exactly, one_of, subject
+from engine.llm.question import Asker, Question, exactly, one_of
 from engine.reward.rubric import OpenItem
-from engine.types import Event, EventKind, Json, Verdict
+from engine.types import Event, EventKind, Verdict
 
 _LONGEST = 4_000
 """Characters of one event's text that the judge sees."""
 
 
 class LlmJudge:
-    """A Judge that asks a language model (paper section 3.3).
+    """A Judge that asks a language model (paper section 3.3)."""
 
-    `occasion` tells apart questions that are the same otherwise: each is then asked, and answered, on its own."""
-
-    def __init__(self, asker: Asker, occasion: Json = None) -> None:
+    def __init__(self, asker: Asker) -> None:
         self._asker = asker
-        self._occasion = [] if occasion is None else [occasion]
 
     async def decide(self, items: Sequence[OpenItem], record: ScoringRecord) -> Sequence[Verdict]:
         """See engine.reward.rubric.Judge; where nothing happened nobody is asked."""
@@ -44,7 +41,7 @@ class LlmJudge:
             role="judge",
             task=record.task.id,
             owner=record.task.id,
-            subject=subject("judge", document, *self._occasion),
+            about=("judge", document),
             instructions=INSTRUCTIONS["judge"],
             document=document,
             schema=_schema(items, {"type": ["integer", "null"], "minimum": 0, "maximum": len(record.events) - 1}),

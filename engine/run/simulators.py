@@ -16,7 +16,7 @@ from engine.core.seams import Scorer, User
 from engine.llm.asking import JournaledAsker
 from engine.llm.endpoint import Endpoint, open_endpoint
 from engine.llm.journal import Journal, open_journal
-from engine.reward.judge import LlmJudge
+from engine.reward.judges import judge_of
 from engine.reward.rubric import RubricScorer
 from engine.rundir.layout import RunDir
 from engine.serving.addresses import endpoint_urls
@@ -84,14 +84,15 @@ def user_of(config: Config, models: Models) -> User:
     return OfflineUser() if config.user.kind == "offline" else plugin(config.user.kind, "user.kind")
 
 
-def scorer_of(config: Config, models: Models) -> Scorer:
-    """Who makes rewards.
+def scorer_of(config: Config, models: Models, began_with: Config | None = None) -> Scorer:
+    """Who makes rewards; `began_with` is the configuration of the run whose journal is looked up, where it is another.
 
-    Raises ConfigError for a plug-in that cannot be loaded."""
+    Raises ConfigError for a plug-in that cannot be loaded, and a kind of judge that there is not."""
     if config.scorer.kind != "rubric":
         scorer: Scorer = plugin(config.scorer.kind, "scorer.kind")
         return scorer
-    return RubricScorer(LlmJudge(models.askers[config.scorer.judge]) if config.scorer.judge else None)
+    name = config.scorer.judge
+    return RubricScorer(judge_of(config, models.askers[name], began_with) if name else None)
 
 
 def plugin(name: str, key: str) -> Any:

@@ -17,6 +17,7 @@ from pathlib import Path
 from anyio import to_thread
 
 from engine.chat.chat_format import ChatFormat
+from engine.config.load import load
 from engine.config.tree import Config
 from engine.core.episode import run_episode
 from engine.core.seams import Plan, Policy, Scorer, Seams, User, World
@@ -174,13 +175,14 @@ async def open_replayer(
                 models = await opened.enter_async_context(open_models(live, config, [journal]))
         if config.world.kind in ("offline", "llm") and await to_thread.run_sync(run.world.exists):
             answers = await opened.enter_async_context(read_store(run.world))
+        began_with = (await to_thread.run_sync(load, run.config)).config
         yield Replayer(
             config=config,
             tasks=tasks,
             chat=chat,
             models=models,
             user=user_of(config, models),
-            scorer=scorer_of(config, models),
+            scorer=scorer_of(config, models, began_with),
             answers=answers,
             places=await to_thread.run_sync(_places, run),
             live=live is not None,

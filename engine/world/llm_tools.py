@@ -15,7 +15,7 @@ from typing import Any
 import orjson
 
 from engine.llm.prompts import INSTRUCTIONS
-from engine.llm.question import Asker, Question, RefusedReplyError, exactly, one_of, subject
+from engine.llm.question import Asker, Question, RefusedReplyError, exactly, one_of
 from engine.task import Task, Tool
 from engine.types import Json, Observation, ToolCall
 from engine.world import effects, tools
@@ -81,7 +81,7 @@ def _question(state: WorldState, tool: Tool, call: ToolCall) -> Question:
         role="tool",
         task=state.task.id,
         owner=state.world.name,
-        subject=subject("tool", state.world.name, state.hash, key.tool, key.arguments.decode(), *again),
+        about=("tool", state.world.name, state.hash, key.tool, key.arguments.decode(), *again),
         instructions=INSTRUCTIONS["tool"],
         document=document,
         schema=_schema(tool, {"anyOf": [{"type": "integer", "minimum": 1}, {"type": "null"}]}),

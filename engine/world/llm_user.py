@@ -19,7 +19,7 @@ from typing import Any
 from engine.core.seams import Session
 from engine.errors import UserError
 from engine.llm.prompts import INSTRUCTIONS
-from engine.llm.question import Asker, Question, RefusedReplyError, exactly, one_of, subject
+from engine.llm.question import Asker, Question, RefusedReplyError, exactly, one_of
 from engine.schema.canonical import same
 from engine.task import Fact, Task
 from engine.types import Json, Reply
@@ -123,7 +123,7 @@ class LlmUserSession:
             role="user",
             task=self.task.id,
             owner=f"{self.task.id}/{self.seed}",
-            subject=subject("user", self.task.id, self.seed, self.profile.name, self._conversation, message),
+            about=("user", self.task.id, self.seed, self.profile.name, self._conversation, message),
             instructions=INSTRUCTIONS["user"],
             document=document,
             schema=_schema({"enum": [None, *user.facts]}, {"type": "string"}, {"type": "boolean"}),

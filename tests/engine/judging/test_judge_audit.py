@@ -8,7 +8,7 @@ import pytest
 
 from engine.errors import ConfigError
 from engine.judging.agreement import Pair, agreement, by_version, disagreements, spreads, wavering
-from engine.judging.judging import Judged, sample
+from engine.judging.repeats import Judged, sample
 from engine.packs.pack import load_pack
 from engine.scripted.cassette import Cassette
 from engine.scripted.endpoint import Endpoint

@@ -7,7 +7,7 @@ from engine.errors import RewardError, ToolError, UserError
 from engine.llm.asking import JournaledAsker
 from engine.llm.journal import open_journal
 from engine.llm.json_text import parsed
-from engine.llm.question import Question, RefusedReplyError, subject
+from engine.llm.question import Question, RefusedReplyError
 from tests.engine.llm.test_endpoint import answering, completion
 from tests.parts.llm_parts import ECHO, listening, reachable
 
@@ -20,7 +20,7 @@ def question(role="user", about="x"):
         role=role,
         task="t1",
         owner="t1",
-        subject=subject(role, about),
+        about=(role, about),
         instructions="Answer.",
         document={"as": role, "about": about},
         schema=ECHO,

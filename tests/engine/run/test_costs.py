@@ -4,7 +4,7 @@ import anyio
 import orjson
 import pytest
 
-from engine.llm.question import Question, subject
+from engine.llm.question import Question
 from engine.run.costs import account
 from engine.run.simulators import Models
 from engine.scripted.endpoint import Endpoint as Scripted
@@ -23,7 +23,7 @@ def question(number):
         role="user",
         task="t",
         owner="t",
-        subject=subject("user", number),
+        about=("user", number),
         instructions="Answer.",
         document=document,
         schema={"type": "object"},

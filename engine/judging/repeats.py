@@ -22,13 +22,12 @@ from engine.errors import RewardError
 from engine.judging.asked_judge import AskedJudge, Once
 from engine.llm.asking import JournaledAsker, Tally
 from engine.llm.journal import Journal, open_journal
-from engine.llm.prompts import INSTRUCTIONS
-from engine.reward.judge import LlmJudge
+from engine.reward.judges import identity, made_judge
 from engine.reward.rubric import items, reward
 from engine.rundir.layout import RunDir
 from engine.stream.reader import iter_headers
 from engine.task import Task
-from engine.types import Episode, Json, Reward
+from engine.types import Episode, Reward
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,7 +100,7 @@ async def ask_again(
 
         async def ask(one: Judged, repeat: int) -> None:
             nonlocal done
-            judge = LlmJudge(once, _occasion(asked, repeat))
+            judge = made_judge(asked.kind, once, {"repeat": repeat, **identity(asked.kind, asked.settings)})
             async with limiter:
                 try:
                     one.rewards[repeat] = reward(await judge.decide(list(items(one.task.rubric)), one.record))
@@ -115,18 +114,6 @@ async def ask_again(
                 for repeat in range(repeats):
                     tg.start_soon(ask, one, repeat)
         return Asked(judged=judged, cost=await _cost(journal, once.subjects), tally=asker.tallies["judge"])
-
-
-def _occasion(asked: AskedJudge, repeat: int) -> Json:
-    """What an answer depends on beside the question."""
-    settings = asked.settings
-    who = settings.model or settings.url
-    return {
-        "repeat": repeat,
-        "judge": who,
-        "temperature": settings.temperature,
-        "instructions": INSTRUCTIONS["judge"],
-    }
 
 
 async def _cost(journal: Journal, subjects: AbstractSet[str]) -> Cost:
