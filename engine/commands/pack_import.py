@@ -10,7 +10,7 @@ import click
 import orjson
 from rich.table import Table
 
-from engine.importing.form import ImportFormat, ImportOptions
+from engine.importing.format import ImportFormat, ImportOptions
 from engine.importing.formats import FORMATS
 from engine.importing.load import Imported, ImportRefusedError, import_file
 from engine.importing.report import Report

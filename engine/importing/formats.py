@@ -5,6 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from engine.importing.agenticqwen.format import AGENTICQWEN
-from engine.importing.form import ImportFormat
+from engine.importing.format import ImportFormat
 
 FORMATS: Mapping[str, ImportFormat] = {"agenticqwen": AGENTICQWEN}

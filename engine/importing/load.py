@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from engine.errors import ConfigError
-from engine.importing.form import ImportedTask, ImportFormat, ImportOptions, UnreadableError
+from engine.importing.format import ImportedTask, ImportFormat, ImportOptions, UnreadableError
 from engine.importing.report import Report, report
 from engine.packs.pack import MAX_BYTES, task_json
 from engine.packs.problems import Found, Problem, nesting_problems, task_problems

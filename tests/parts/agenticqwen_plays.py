@@ -11,7 +11,7 @@ from engine.chat.chat_format import ChatFormat
 from engine.core.episode import run_episode
 from engine.core.seams import Plan, ScoringRecord, Seams
 from engine.importing.agenticqwen.format import AGENTICQWEN
-from engine.importing.form import ImportOptions
+from engine.importing.format import ImportOptions
 from engine.importing.load import Imported, import_file
 from engine.reward.rubric import OpenItem, RubricScorer
 from engine.scripted.policy import GoldPolicy

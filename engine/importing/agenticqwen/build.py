@@ -13,7 +13,7 @@ from engine.importing.agenticqwen.calls import UNANSWERED, ExpectedCall, expecte
 from engine.importing.agenticqwen.facts import facts, private
 from engine.importing.agenticqwen.items import Texts, items
 from engine.importing.agenticqwen.source import TRANSFER, ExpectedStep, PromptParts, SourceTask, prompt_parts
-from engine.importing.form import ImportedTask, ImportOptions, UnreadableError
+from engine.importing.format import ImportedTask, ImportOptions, UnreadableError
 from engine.importing.report import Note
 from engine.packs.problems import task_problems
 from engine.task import Rubric, Task, Tool, UserContext, WorldSpec

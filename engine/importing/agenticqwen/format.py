@@ -8,7 +8,7 @@ import orjson
 
 from engine.importing.agenticqwen.build import build_task
 from engine.importing.agenticqwen.source import source_task
-from engine.importing.form import ImportedTask, ImportFormat, ImportOptions, UnreadableError
+from engine.importing.format import ImportedTask, ImportFormat, ImportOptions, UnreadableError
 from engine.packs.problems import Found
 from engine.types import Json
 

@@ -18,7 +18,7 @@ from typing import Any
 import orjson
 import pydantic
 
-from engine.importing.form import UnreadableError
+from engine.importing.format import UnreadableError
 from engine.packs.problems import Found, nesting_problems
 from engine.types import Json
 

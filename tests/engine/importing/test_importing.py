@@ -17,7 +17,7 @@ from engine.importing.agenticqwen.calls import ExpectedCall, counting, responses
 from engine.importing.agenticqwen.format import AGENTICQWEN
 from engine.importing.agenticqwen.literal import is_identifier, leaves, names_one_thing, occurs, words
 from engine.importing.agenticqwen.prohibitions import Stance, stance
-from engine.importing.form import ImportedTask, ImportFormat, ImportOptions
+from engine.importing.format import ImportedTask, ImportFormat, ImportOptions
 from engine.importing.formats import FORMATS
 from engine.importing.load import ImportRefusedError, import_file, import_tasks
 from engine.importing.report import Note, report
