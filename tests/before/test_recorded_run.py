@@ -1,7 +1,7 @@
 """A run that an earlier version recorded: every command that reads runs still does, and it resumes.
 
-tests/data/recorded_run.tar.zst is `synth-engine run --config tiny` of three steps, made by commit e37543f with a pack of 60
-tasks, LoRA rank 2 and small segments; its two pictures are left out.
+tests/data/recorded_run.tar.zst is `synth-engine run --config tiny` of three steps, made by commit e37543f with a pack
+of 60 tasks, LoRA rank 2 and small segments; its two pictures are left out.
 """
 
 import subprocess

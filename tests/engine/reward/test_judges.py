@@ -30,8 +30,8 @@ from tests.parts.played_runs import packed, recorded
 
 pytestmark = pytest.mark.anyio
 BEFORE = ROOT / "tests" / "data/judge_of_before.sqlite"
-"""What the scripted judge said of tests.engine.reward.test_judge.record(): once in a run, once more when `judge audit` asked again;
-written by the version before there were judges by name."""
+"""What the scripted judge said of test_judge.record(): once in a run, once more when `judge audit` asked again; written
+by the version before there were judges by name."""
 OWN = ("scorer.judge=sim", "endpoints.sim.url=http://127.0.0.1:1", "endpoints.sim.model=scripted")
 LLM = load("dry", OWN).config
 
