@@ -43,9 +43,10 @@ from engine.scripted.policy import GoldPolicy
 from engine.serving.models import find_model
 from engine.task import Task, Tool, WorldSpec
 from engine.types import Episode, Json, Limits, Observation, Sampling, ToolCall
-from engine.world import tools
+from engine.world import admission
+from engine.world.mapped import MappedWorld
 from engine.world.mapping import MappingCounts
-from engine.world.offline import MappedWorld, OfflineWorld
+from engine.world.offline import OfflineWorld
 from engine.world.offline_user import asked
 
 _LIMITS = Limits(turns=40, tokens=1_000_000, completion_tokens=4_096, wall_s=7_200, turn_s=1_800)
@@ -126,7 +127,7 @@ class ComparedSession:
 
     def _compare(self, tool: Tool, said: Json, true: Json) -> None:
         if tool.effect is not None and "read" in tool.effect:
-            self.found.truth[tools.content(said) == tools.content(true)] += 1
+            self.found.truth[admission.content(said) == admission.content(true)] += 1
 
     async def close(self) -> Json:
         """End both; the declared state counts."""

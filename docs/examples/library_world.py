@@ -10,8 +10,8 @@ import orjson
 
 from engine.task import Task
 from engine.types import Json, Observation, ToolCall
+from engine.world.admission import admit
 from engine.world.effects import RefusedError
-from engine.world.tools import admit
 
 
 class LibraryWorld:

@@ -23,9 +23,10 @@ from engine.errors import ConfigError
 from engine.packs.problems import DEPTH, Problem
 from engine.schema.canonical import deeper_than
 from engine.task import Task
-from engine.types import ToolCall
-from engine.world import effects, tools
-from engine.world.mapping import fixed_entry
+from engine.types import Observation, ToolCall
+from engine.world.admission import Open, admit, canonical_arguments, content
+from engine.world.effects import RefusedError
+from engine.world.mapping import ruled
 from engine.world.meaning import differing
 from engine.world.states import Entry, Key, TaskWorld, WorldState, entries_of, key_of, key_of_row, same_as_text
 from engine.world.store import Origin, Row
@@ -113,9 +114,9 @@ def _row(place: _Place, line: bytes, tasks: Mapping[str, Task]) -> tuple[_Place,
     if tool is None:
         raise place.wrong("tool", f"the task has no tool {entry.tool!r}", "export from a run of this pack")
     try:
-        call = tools.admit(task, ToolCall(name=tool.name, arguments=entry.arguments))
-        same = None if entry.same_as is None else tools.canonical_arguments(tool, entry.same_as)
-    except effects.RefusedError as refusal:
+        call = admit(task, ToolCall(name=tool.name, arguments=entry.arguments))
+        same = None if entry.same_as is None else canonical_arguments(tool, entry.same_as)
+    except RefusedError as refusal:
         raise place.wrong("arguments", str(refusal), "give arguments that fit the tool's parameters") from None
     if same is not None and (name := differing(tool, call.arguments, same)) is not None:
         raise place.wrong(
@@ -127,7 +128,7 @@ def _row(place: _Place, line: bytes, tasks: Mapping[str, Task]) -> tuple[_Place,
         world=entry.world,
         tool=tool.name,
         arguments=key_of(call).arguments.decode(),
-        content=tools.content(entry.answer),
+        content=content(entry.answer),
         ok=int(entry.ok),
         source="imported",
         same_as=None if other is None else same_as_text(other),
@@ -175,9 +176,13 @@ def _check_same(place: _Place, key: Key, entry: Entry, entries: Mapping[Key, Ent
 
 
 def _check_ruled(place: _Place, state: WorldState, key: Key, entry: Entry) -> None:
-    fixed = fixed_entry(state, key, entry.call)
-    said = fixed.observation if fixed else tools.settled(state.task, state.state, entry.call)
-    if said is not None and said != entry.observation:
+    tool = state.world.task.tool(key.tool)
+    assert tool is not None
+    done, _ = ruled(state, tool, key, entry.call)
+    if isinstance(done.answer, Open):
+        return
+    said = Observation(content=content(done.answer), ok=done.ok)
+    if said != entry.observation:
         told = f"the task itself says {said.content} (ok {str(said.ok).lower()})"
         raise place.wrong("answer", told, "correct it, or export from a run of this pack")
 

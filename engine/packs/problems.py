@@ -15,7 +15,7 @@ from engine.schema.validate import SchemaProblem, argument_problems, schema_prob
 from engine.task import Task, Tool
 from engine.types import Json, ToolCall
 from engine.world import effects
-from engine.world.tools import admit
+from engine.world.admission import admit
 
 DEPTH = 64
 """Levels to which a task may nest, and tokens of a pointer: whatever is made of it can be walked and written."""

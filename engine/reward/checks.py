@@ -18,8 +18,8 @@ from engine.reward.check_kinds import Comparable, Decision, Evaluator, build
 from engine.schema.canonical import compact
 from engine.task import Task
 from engine.types import Event, EventKind
+from engine.world.admission import canonical_arguments
 from engine.world.effects import RefusedError
-from engine.world.tools import canonical_arguments
 
 
 def evaluate(check: Mapping[str, Any], events: Sequence[Comparable]) -> Decision:

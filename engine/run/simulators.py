@@ -22,8 +22,9 @@ from engine.rundir.layout import RunDir
 from engine.serving.addresses import endpoint_urls
 from engine.world.llm_tools import FrozenSimulator, LlmSimulator
 from engine.world.llm_user import LlmUser
+from engine.world.mapped import MappedWorld
 from engine.world.mapping import Answers, ToolSimulator
-from engine.world.offline import MappedWorld, OfflineSimulator, OfflineUser
+from engine.world.offline import OfflineSimulator, OfflineUser
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

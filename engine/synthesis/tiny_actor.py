@@ -17,7 +17,7 @@ import orjson
 from engine.synthesis.tiny_words import values
 from engine.task import Split, Task
 from engine.types import Json, ToolCall
-from engine.world import offline_user, tools
+from engine.world import admission, offline_user, tools
 
 Message = dict[str, Any]
 
@@ -107,7 +107,7 @@ class Room:
         applied = tools.apply(self._task, self._state, ToolCall(name=body["name"], arguments=body["arguments"]))
         self._state, self.failed = applied.state, not applied.ok
         self.code = applied.answer.get("code", self.code)
-        return {"role": "tool", "content": tools.content(applied.answer)}
+        return {"role": "tool", "content": admission.content(applied.answer)}
 
 
 class Actor:

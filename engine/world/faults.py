@@ -23,7 +23,7 @@ from engine.errors import ConfigError, ToolError
 from engine.schema.canonical import canonical
 from engine.task import Task
 from engine.types import Json, Observation, ToolCall
-from engine.world import tools
+from engine.world.admission import refused
 from engine.world.states import Key, key_of
 
 Fault = Literal["timeout", "error", "garbage", "flaky"]
@@ -34,7 +34,7 @@ EVERY = "*"
 """In place of a tool's name: every tool that has no profile of its own."""
 GARBAGE = "\ufffd<html>502</html>{"
 """What a garbled answer reads like: no JSON, and not what the tool said."""
-UNAVAILABLE = Observation(content=tools.content(tools.error("temporarily unavailable")), ok=False)
+UNAVAILABLE = refused("temporarily unavailable")
 """What a flaky tool answers."""
 
 

@@ -18,7 +18,8 @@ from engine.llm.prompts import INSTRUCTIONS
 from engine.llm.question import Asker, Question, RefusedReplyError, exactly, one_of
 from engine.task import Task, Tool
 from engine.types import Json, Observation, ToolCall
-from engine.world import effects, tools
+from engine.world.admission import content, outputs, refused
+from engine.world.effects import NOT_FOUND
 from engine.world.mapping import Equivalent
 from engine.world.meaning import differing, may_mean_the_same
 from engine.world.states import Entry, Key, WorldState, key_of
@@ -33,14 +34,10 @@ class LlmSimulator:
     def __init__(self, asker: Asker) -> None:
         self._asker = asker
 
-    async def simulate(self, state: WorldState, call: ToolCall) -> Observation | Equivalent:
+    async def simulate(self, state: WorldState, call: ToolCall, known: Mapping[str, Any]) -> Observation | Equivalent:
         """See engine.world.mapping.ToolSimulator."""
-        tool = state.task.tool(call.name)
+        tool = state.world.task.tool(call.name)
         assert tool is not None
-        settled = tools.settled(state.task, state.state, call)
-        if settled is not None:
-            return settled
-        known = tools.known(tool, state.state, call)
 
         def admit(reply: Json, document: Mapping[str, Any]) -> Observation | Equivalent:
             if reply["same_as"] is not None:
@@ -64,7 +61,7 @@ def _question(state: WorldState, tool: Tool, call: ToolCall) -> Question:
     document = {
         "as": "tool",
         # What stays the same stands first, for the server's prefix cache, and the call last: small models go by that.
-        "background": _background(state.task),
+        "background": _background(state.world.task),
         "elsewhere": [_told(entry) for entry in islice(elsewhere, _MOST_ANSWERS)],
         "answers": [{"number": number, **_told(entry)} for number, entry in enumerate(answers, 1)],
         "writes": [{"tool": write.name, "arguments": write.arguments} for write in state.writes],
@@ -79,7 +76,7 @@ def _question(state: WorldState, tool: Tool, call: ToolCall) -> Question:
     }
     return Question(
         role="tool",
-        task=state.task.id,
+        task=state.world.task.id,
         owner=state.world.name,
         about=("tool", state.world.name, state.hash, key.tool, key.arguments.decode(), *again),
         instructions=INSTRUCTIONS["tool"],
@@ -145,7 +142,7 @@ def _same(tool: Tool, call: ToolCall, shown: Sequence[Mapping[str, Any]], number
         raise RefusedReplyError(
             "contradiction", f"same_as {number}: {name} differs ({mine!r} here, {theirs!r} there); use null"
         )
-    said = Observation(content=tools.content(other["answer"]), ok=other["ok"])
+    said = Observation(content=content(other["answer"]), ok=other["ok"])
     return Equivalent(key_of(ToolCall(name=tool.name, arguments=arguments)), said)
 
 
@@ -154,27 +151,21 @@ def _made(tool: Tool, call: ToolCall, known: Mapping[str, Any], reply: Mapping[s
 
     Raises RefusedReplyError where it contradicts the call."""
     if not reply["answer"]["ok"]:
-        return Observation(content=tools.content(tools.error(reply["answer"]["error"])), ok=False)
+        return refused(reply["answer"]["error"])
     answer = reply["answer"]["outputs"]
     answer = {**answer, **{name: value for name, value in known.items() if name in answer}}
-    for name in answer.keys() & call.arguments.keys() & _declared(tool).keys():
+    for name in answer.keys() & call.arguments.keys() & outputs(tool).keys():
         if not may_mean_the_same(call.arguments[name], answer[name], {}):
             raise RefusedReplyError(
                 "contradiction",
                 f"{name} was {call.arguments[name]!r} in the call, and is {answer[name]!r} in the answer",
             )
-    return Observation(content=tools.content(answer), ok=True)
-
-
-def _declared(tool: Tool) -> Mapping[str, Any]:
-    declared: Mapping[str, Any] = (tool.outputs or {}).get("properties", {})
-    return declared
+    return Observation(content=content(answer), ok=True)
 
 
 class FrozenSimulator:
     """A ToolSimulator for a world in which nothing is made up: what the state does not decide is not found."""
 
-    async def simulate(self, state: WorldState, call: ToolCall) -> Observation:
+    async def simulate(self, state: WorldState, call: ToolCall, known: Mapping[str, Any]) -> Observation:  # noqa: ARG002
         """See engine.world.mapping.ToolSimulator; never fails."""
-        settled = tools.settled(state.task, state.state, call)
-        return settled or Observation(content=tools.content(tools.error(effects.NOT_FOUND)), ok=False)
+        return refused(NOT_FOUND)

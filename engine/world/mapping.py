@@ -1,23 +1,23 @@
 """The state-aware mapping: the same call in the same world state gets the same answer (invariant *stable-world*).
 
-Look-up order: exact entry → response seeded by the task → one simulator call → stored. Concurrent identical calls share
-one simulator call; when the caller that leads it is cancelled, the next one takes over. The in-world error of a
-declared write is decided by the state alone and never asked of a simulator.
+Look-up order: exact entry → response seeded by the task → what the state decides → one simulator call → stored.
+Concurrent identical calls share one simulator call; when the caller that leads it is cancelled, the next one takes
+over. What a call does to the state is worked out once, when its entry is made, and the state that it leads to is kept.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import anyio
 
 from engine.errors import ToolError
-from engine.task import Task
+from engine.task import Task, Tool
 from engine.types import Json, Observation, ToolCall
-from engine.world import effects, tools
+from engine.world.admission import Applied, Open, applied, content
 from engine.world.states import Entry, Key, TaskWorld, WorldState, entries_of, key_of, to_row
 from engine.world.store import Origin, Row, Veto
 from engine.world.vetoes import vetoed
@@ -36,13 +36,13 @@ class Equivalent(NamedTuple):
 
 
 class ToolSimulator(Protocol):
-    """Answers calls that the mapping does not know."""
+    """Answers calls that the mapping does not know, and the state does not decide."""
 
-    async def simulate(self, state: WorldState, call: ToolCall) -> Observation | Equivalent:
-        """Answer an admitted call in a world state.
+    async def simulate(self, state: WorldState, call: ToolCall, known: Mapping[str, Any]) -> Observation | Equivalent:
+        """Answer an admitted call in a world state, which allows it and says the outputs `known`.
 
-        ``state`` has the task, the state object, the writes so far, the entries of this state and, in ``state.world``,
-        those of the others. Raises ToolError after its own retries."""
+        ``state`` has the state object, the writes so far, the entries of this state and, in ``state.world``, the task
+        and the entries of the other states. Raises ToolError after its own retries."""
         ...
 
 
@@ -182,7 +182,7 @@ class TaskMapping:
         key = place[2]
         flight = self._flights[place] = _Flight()
         try:
-            entry = await self._make(state, key, call)
+            entry, written = await self._make(state, key, call)
         except ToolError as error:
             flight.failure = str(error)
             raise
@@ -190,6 +190,8 @@ class TaskMapping:
             # No await between making and keeping it: nobody ever sees an answer that is not an entry.
             state.entries[key] = entry
             self._made[entry.source] += 1
+            if entry.moves:
+                state.lead(key, call, written)
             if self._store is not None and not self._frozen:
                 self._store.put(to_row(state, key, entry))
         finally:
@@ -199,41 +201,30 @@ class TaskMapping:
             await self._store.flush()
         return entry
 
-    async def _make(self, state: WorldState, key: Key, call: ToolCall) -> Entry:
-        fixed = fixed_entry(state, key, call)
-        if fixed is not None:
-            return fixed
-        answer = await self._simulator.simulate(state, call)
-        if isinstance(answer, Observation):
-            return _entry(state, call, answer, "simulated")
-        return _entry(state, call, answer.observation, "equivalent", answer.key)
+    async def _make(self, state: WorldState, key: Key, call: ToolCall) -> tuple[Entry, Json]:
+        """The entry of a call, and the object of the state that it leads to if it moves."""
+        tool = state.world.task.tool(call.name)
+        assert tool is not None
+        done, source = ruled(state, tool, key, call)
+        same_as = None
+        if isinstance(done.answer, Open):
+            said = await self._simulator.simulate(state, call, done.answer.known)
+            if isinstance(said, Equivalent):
+                source, same_as, said = "equivalent", said.key, said.observation
+        else:
+            said = Observation(content=content(done.answer), ok=done.ok)
+        moves = said.ok and tool.writes
+        return Entry(call=call, observation=said, source=source, moves=moves, same_as=same_as), done.state
 
 
-def fixed_entry(state: WorldState, key: Key, call: ToolCall) -> Entry | None:
-    """The answer that the task fixes: a seeded one, or the refusal of a write that the state does not allow."""
+def ruled(state: WorldState, tool: Tool, key: Key, call: ToolCall) -> tuple[Applied, Origin]:
+    """What the task alone says of a call: a response that it fixes, else what its tool declares.
+
+    A response that is ok cannot do what the state does not allow."""
     seeded = state.world.seeded(key, state.writes)
-    if seeded is None or seeded.ok:
-        refusal = _refusal(state, call)
-        if refusal is not None:
-            return _entry(state, call, Observation(content=tools.content(refusal), ok=False), "simulated")
-    if seeded is not None:
-        return _entry(state, call, Observation(content=tools.content(seeded.answer), ok=seeded.ok), "seeded")
-    return None
-
-
-def _entry(state: WorldState, call: ToolCall, said: Observation, source: Origin, same_as: Key | None = None) -> Entry:
-    tool = state.task.tool(call.name)
-    moves = said.ok and tool is not None and tool.writes
-    return Entry(call=call, observation=said, source=source, moves=moves, same_as=same_as)
-
-
-def _refusal(state: WorldState, call: ToolCall) -> Json | None:
-    """The in-world error of a write that the state does not allow."""
-    tool = state.task.tool(call.name)
-    if tool is None or not tool.writes:
-        return None
-    try:
-        effects.write(tool, state.state, call.arguments)
-    except effects.RefusedError as refusal:
-        return tools.error(str(refusal))
-    return None
+    if seeded is not None and not seeded.ok:
+        return Applied(seeded.answer, ok=False, state=state.state), "seeded"
+    done = applied(tool, state.state, call)
+    if seeded is None or (tool.writes and not done.ok):
+        return done, "simulated"
+    return Applied(seeded.answer, ok=True, state=done.state), "seeded"

@@ -1,83 +1,13 @@
-"""The offline world: no model, no network; every answer follows from the task.
-
-call ─▶ admitted by its JSON Schema ─▶ mapping (exact → seeded → simulator) ─▶ observation, next world state
-"""
+"""The offline world: no model, no network; every answer follows from the task."""
 
 from __future__ import annotations
 
-from typing import Literal
-
-from engine.task import Task
-from engine.types import Json, Observation, ToolCall
-from engine.world import effects, tools
-from engine.world.mapping import Answers, TaskMapping, ToolSimulator
+from engine.world.mapped import MappedWorld
 from engine.world.offline_user import OfflineUser
-from engine.world.states import WorldState
 from engine.world.store import EntryStore
+from engine.world.tools import OfflineSimulator
 
-__all__ = ["MappedSession", "MappedWorld", "OfflineSimulator", "OfflineUser", "OfflineWorld"]
-
-
-class OfflineSimulator:
-    """Answers from the state object and the declared outputs (engine.world.tools)."""
-
-    async def simulate(self, state: WorldState, call: ToolCall) -> Observation:
-        """Answer an admitted call; never fails."""
-        applied = tools.simulate(state.task, state.state, call)
-        return Observation(content=tools.content(applied.answer), ok=applied.ok)
-
-
-class MappedSession:
-    """One episode's walk through the world states of its task; calls run one at a time."""
-
-    def __init__(self, mapping: TaskMapping, start: WorldState) -> None:
-        self._mapping = mapping
-        self._state = start
-        self._open = True
-
-    async def call(self, call: ToolCall) -> Observation:
-        """Answer one call; what is wrong with it is an observation with ok false.
-
-        Raises ToolError where the simulator failed."""
-        try:
-            admitted = tools.admit(self._state.task, call)
-        except effects.RefusedError as refusal:
-            return Observation(content=tools.content(tools.error(str(refusal))), ok=False)
-        observation, self._state = await self._mapping.answer(self._state, admitted)
-        return observation
-
-    async def close(self) -> Json:
-        """End the session; returns the final state."""
-        if self._open:
-            self._open = False
-            self._mapping.leave(self._state)
-        return self._state.state
-
-
-class MappedWorld:
-    """A world whose answers come from the mapping, and from a tool simulator where the mapping has none.
-
-    Mode `grow`: the episodes of a task share its answers; `frozen`: what is not known yet is not kept either;
-    `private`: every episode has answers of its own."""
-
-    def __init__(
-        self,
-        simulator: ToolSimulator,
-        store: Answers | None = None,
-        *,
-        mode: Literal["grow", "frozen", "private"] = "grow",
-    ) -> None:
-        self.mapping = TaskMapping(simulator, store, frozen=mode == "frozen")
-        self._private = mode == "private"
-
-    async def open(self, task: Task, seed: int) -> MappedSession:
-        """A session in the task's initial state."""
-        name = f"{task.id}#{seed}" if self._private else task.id
-        return MappedSession(self.mapping, await self.mapping.enter(task, name))
-
-    async def flush(self) -> None:
-        """Commit every answer given so far; await it before writing a frame that used them."""
-        await self.mapping.flush()
+__all__ = ["OfflineSimulator", "OfflineUser", "OfflineWorld"]
 
 
 class OfflineWorld(MappedWorld):

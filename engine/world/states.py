@@ -19,8 +19,8 @@ from engine.schema.canonical import canonical_bytes
 from engine.task import SeededResponse, Task
 from engine.types import Json, Observation, ToolCall
 from engine.world import effects
+from engine.world.admission import canonical_arguments
 from engine.world.store import Origin, Row
-from engine.world.tools import canonical_arguments
 
 
 class Key(NamedTuple):
@@ -70,21 +70,22 @@ class WorldState:
     following: dict[Key, WorldState] = field(default_factory=dict)
     """States that successful writes lead to."""
 
-    @property
-    def task(self) -> Task:
-        """The task whose world this is."""
-        return self.world.task
-
     def after(self, key: Key, call: ToolCall) -> WorldState:
-        """The state that a successful write leads to; the same one for every episode."""
+        """The state that a successful write leads to; the same one for every episode.
+
+        Only a write that was answered in another process is applied here."""
         known = self.following.get(key)
         if known is None:
-            tool = self.task.tool(call.name)
+            tool = self.world.task.tool(call.name)
             assert tool is not None
-            written = effects.write(tool, self.state, call.arguments).state
-            digest = hash_after(self.hash, key)
-            known = self.following[key] = self.world.state(digest, (*self.writes, call), written)
+            known = self.lead(key, call, effects.write(tool, self.state, call.arguments).state)
         return known
+
+    def lead(self, key: Key, call: ToolCall, written: Json) -> WorldState:
+        """Let a successful write lead to a state, of which `written` is the object; returns that state."""
+        made = self.world.state(hash_after(self.hash, key), (*self.writes, call), written)
+        self.following[key] = made
+        return made
 
     def withdrawn(self, key: Key) -> int:
         """How often people withdrew the answer to a call in this state."""

@@ -1,16 +1,18 @@
 """What the tests of worlds, rubrics and packs share: a small task, a shop with reads, writes and drawn values, and the
 reward of scripted completions."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import orjson
+import pytest
 
 from engine.core.seams import ScoringRecord
 from engine.packs.pack import parse_task
 from engine.reward.rubric import RubricScorer
-from engine.task import Task
+from engine.task import Task, Tool
 from engine.types import Event, EventKind, Json, Reward, StopReason, ToolCall
-from engine.world import offline_user, tools
+from engine.world import admission, effects, offline_user, tools
 
 
 def tool(name: str, properties: dict[str, Any], **more: Any) -> dict[str, Any]:
@@ -93,6 +95,19 @@ def call(name: str, **arguments: Json) -> ToolCall:
     return ToolCall(name=name, arguments=arguments)
 
 
+def counted_writes(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The tools whose declared write is applied to a state from now on, in order."""
+    tools: list[str] = []
+    write = effects.write
+
+    def counted(tool: Tool, state: Json, arguments: Mapping[str, Any]) -> effects.Written:
+        tools.append(tool.name)
+        return write(tool, state, arguments)
+
+    monkeypatch.setattr(effects, "write", counted)
+    return tools
+
+
 ORDER = call("place_order", item="apple", quantity=5)
 
 
@@ -116,7 +131,7 @@ def _events(task: Task, completions: list[str]) -> list[Event]:
                 number=number,
                 turn=number,
                 kind=EventKind.CALLED,
-                text=tools.content(applied.answer),
+                text=admission.content(applied.answer),
                 tool=asked.name,
                 arguments=asked.arguments,
                 ok=applied.ok,

@@ -15,7 +15,7 @@ from engine.schema.canonical import canonical, same
 from engine.schema.validate import compiled
 from engine.task import SeededResponse, Task, Tool
 from engine.types import Json, ToolCall
-from engine.world.tools import admit, canonical_arguments
+from engine.world.admission import admit, canonical_arguments
 
 UNANSWERED = "no_return"
 """Their answer of a call that nobody should make."""

@@ -16,9 +16,10 @@ from engine.errors import ConfigError
 from engine.packs.exported import exported, read_exported
 from engine.preflight.manifest import create, reopen
 from engine.rundir.rows import write_rows
+from engine.world.mapped import MappedWorld
 from engine.world.mapping import Equivalent
 from engine.world.meaning import differing, kind_of_call
-from engine.world.offline import MappedWorld, OfflineSimulator
+from engine.world.offline import OfflineSimulator
 from engine.world.states import Key
 from engine.world.store import EntryStore, open_store, read_store
 from tests.engine.world.test_mapping import CALLS, NoSimulator, play, seeded
@@ -33,12 +34,12 @@ SUNDAY, WEEKEND = call("shop_hours", day="Sunday"), call("shop_hours", day="sund
 class Merging(OfflineSimulator):
     """Takes `sunday` for Sunday."""
 
-    async def simulate(self, state, call):
+    async def simulate(self, state, call, known):
         if call == WEEKEND:
             same = Key("shop_hours", b'{"day":"Sunday"}')
             if same in state.entries:
                 return Equivalent(same, state.entries[same].observation)
-        return await super().simulate(state, call)
+        return await super().simulate(state, call, known)
 
 
 async def _grow(path, episodes):

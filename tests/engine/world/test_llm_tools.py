@@ -10,11 +10,12 @@ from engine.llm.journal import open_journal
 from engine.packs.pack import parse_task
 from engine.types import ToolCall
 from engine.world.llm_tools import FrozenSimulator, LlmSimulator
-from engine.world.offline import MappedWorld, OfflineSimulator
+from engine.world.mapped import MappedWorld
+from engine.world.offline import OfflineSimulator
 from engine.world.store import open_store
 from tests.engine.llm.test_endpoint import answering, completion
 from tests.parts.llm_parts import asking, listening, reachable
-from tests.parts.worlds import NUMBER, TEXT, outputs, task_json, tool
+from tests.parts.worlds import NUMBER, TEXT, counted_writes, outputs, task_json, tool
 
 pytestmark = pytest.mark.anyio
 
@@ -218,3 +219,32 @@ async def test_in_private_worlds_every_episode_has_answers_of_its_own(tmp_path):
             await session.call(call("find_book", title="Emma"))
             await session.close()
         assert asker.tallies["tool"].replies == 2
+
+
+BORROWED = {"write": "/borrowed/{title}", "value": {"title": "{title}"}, "requires": {"/hours": "9 to 5"}}
+BORROW = call("borrow", title="Emma")
+
+
+@pytest.mark.parametrize(
+    ("state", "said", "ok"),
+    [
+        ({"hours": "9 to 5", "borrowed": {}}, [reply({"title": "emma", "code": "R1"})], True),
+        ({"hours": "9 to 5", "borrowed": {}}, [reply({"error": "lent to another"}, ok=False)], False),
+        ({"hours": "closed", "borrowed": {}}, [], False),
+    ],
+    ids=["ok", "refused by the model", "refused by the state"],
+)
+async def test_a_write_is_applied_once(tmp_path, monkeypatch, state, said, ok):
+    """However the model answers it, and not at all for those who get its answer."""
+    written = counted_writes(monkeypatch)
+    borrow = tool("borrow", {"title": TEXT}, outputs=outputs(title=TEXT, code=TEXT), effect=BORROWED)
+    rubric = {"subgoals": [{"id": "s", "text": "", "check": {"called": {"tool": "borrow"}}}]}
+    task = library(tools=[borrow], world={"state": state}, rubric=rubric)
+    planted = Planted(tmp_path, *said)
+    [first] = await planted.play(BORROW, task=task)
+    assert (first.ok, written) == (ok, ["borrow"])
+    session = await planted.world.open(task, 1)
+    assert await session.call(BORROW) == first
+    assert written == ["borrow"]
+    assert ((await session.close())["borrowed"] == {"Emma": {"title": "Emma"}}) is ok
+    assert len(planted.bodies) == len(said)

@@ -3,6 +3,7 @@
 import sqlite3
 import tempfile
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +16,18 @@ from engine.errors import ToolError
 from engine.task import Task
 from engine.types import Observation, ToolCall
 from engine.world import mapping as mapping_module
+from engine.world.admission import content
+from engine.world.mapped import MappedWorld
 from engine.world.mapping import Equivalent, ToolSimulator
-from engine.world.offline import MappedWorld, OfflineSimulator, OfflineWorld
+from engine.world.offline import OfflineSimulator, OfflineWorld
 from engine.world.states import Key, WorldState
 from engine.world.store import open_store
-from engine.world.tools import apply, content
-from tests.parts.worlds import ORDER, call, shop
+from engine.world.tools import apply
+from tests.parts.worlds import ORDER, call, counted_writes, shop
 
 LIST = call("list_orders")
 RUSH = call("rush_order", item="apple")
+HOURS = call("shop_hours", day="Monday")
 CALLS = [
     ORDER,
     LIST,
@@ -45,7 +49,7 @@ class CountingSimulator:
         self.wait = wait
         self.failures = failures
 
-    async def simulate(self, state: WorldState, call: ToolCall) -> Observation:
+    async def simulate(self, state: WorldState, call: ToolCall, known: Mapping[str, Any]) -> Observation:
         """Answer like the offline simulator, once it may."""
         self.asked[call.name] += 1
         if self.wait is not None:
@@ -53,13 +57,13 @@ class CountingSimulator:
         if self.failures:
             self.failures -= 1
             raise ToolError("simulator down")
-        return await OfflineSimulator().simulate(state, call)
+        return await OfflineSimulator().simulate(state, call, known)
 
 
 class NoSimulator:
     """Fails the test when it is asked."""
 
-    async def simulate(self, state: WorldState, call: ToolCall) -> Observation:
+    async def simulate(self, state: WorldState, call: ToolCall, known: Mapping[str, Any]) -> Observation:
         """Nothing may be simulated."""
         raise AssertionError(f"{call} was simulated again")
 
@@ -92,10 +96,10 @@ async def test_episodes_with_the_same_writes_share_answers() -> None:
     """The second episode is answered from memory, call by call, its own state written too."""
     simulator, task = CountingSimulator(), shop()
     world = MappedWorld(simulator)
-    first = await play(world, task, [LIST, ORDER, LIST])
+    first = await play(world, task, [HOURS, RUSH, HOURS])
     asked = simulator.asked.copy()
-    assert await play(world, task, [LIST, ORDER, LIST]) == first
-    assert simulator.asked == asked == {"list_orders": 2, "place_order": 1}
+    assert await play(world, task, [HOURS, RUSH, HOURS]) == first
+    assert simulator.asked == asked == {"shop_hours": 2, "rush_order": 1}
     assert world.mapping.counts == (3, 0, 0, 3)
 
 
@@ -105,6 +109,38 @@ async def test_a_failed_write_moves_nothing() -> None:
     observations, state = await play(world, task, [call("place_order", item="pear", quantity=5)])
     assert observations == [Observation(content='{"error":"not possible"}', ok=False)]
     assert state == task.world.state
+
+
+GONE = call("place_order", item="pear", quantity=5)
+FIXED = [{"tool": "rush_order", "arguments": {"item": "pear"}, "answer": {"error": "none left"}, "ok": False}]
+
+
+@pytest.mark.parametrize(
+    ("made", "times"),
+    [(ORDER, 1), (GONE, 1), (RUSH, 1), (call("rush_order", item="pear"), 0), (LIST, 0), (HOURS, 0)],
+    ids=["declared", "not possible", "open", "fixed refusal", "read", "drawn"],
+)
+async def test_a_write_is_applied_once(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, made: ToolCall, times: int
+) -> None:
+    """Once when its answer is made, whether the state allows it or not; never for one that is known already; once more
+    in another process, for the state that it leads to."""
+    task, written = shop(world={"state": shop().world.state, "responses": FIXED}), counted_writes(monkeypatch)
+    async with open_store(tmp_path / "world.sqlite") as store:
+        world = OfflineWorld(store)
+        first = await play(world, task, [made])
+        assert written == [made.name] * times
+        assert await play(world, task, [made]) == first
+        async with anyio.create_task_group() as tg:
+            for _ in range(5):
+                tg.start_soon(play, world, task, [made])
+        assert written == [made.name] * times
+        written.clear()
+        again = MappedWorld(NoSimulator(), store)
+        assert await play(again, task, [made]) == first
+        assert await play(again, task, [made]) == first
+        moved = first[0][0].ok and times
+        assert written == [made.name] * moved
 
 
 @settings(max_examples=15, deadline=None)
@@ -167,12 +203,12 @@ async def test_a_cancelled_leader_does_not_take_the_others_along() -> None:
     async def lead() -> None:
         session = await world.open(task, 0)
         with leader:
-            await session.call(LIST)
+            await session.call(HOURS)
         await session.close()
 
     async def follow() -> None:
         session = await world.open(task, 1)
-        answers.append(await session.call(LIST))
+        answers.append(await session.call(HOURS))
         await session.close()
 
     async with anyio.create_task_group() as tg:
@@ -181,10 +217,10 @@ async def test_a_cancelled_leader_does_not_take_the_others_along() -> None:
         for _ in range(5):
             tg.start_soon(follow)
         await anyio.wait_all_tasks_blocked()
-        assert simulator.asked == {"list_orders": 1}
+        assert simulator.asked == {"shop_hours": 1}
         leader.cancel()
         await anyio.wait_all_tasks_blocked()
-        assert simulator.asked == {"list_orders": 2}
+        assert simulator.asked == {"shop_hours": 2}
         wait.set()
     assert leader.cancelled_caught
     assert len(answers) == 5
@@ -201,7 +237,7 @@ async def test_a_failed_simulation_fails_who_waited_and_is_tried_again() -> None
     async def episode() -> None:
         session = await world.open(task, 0)
         try:
-            await session.call(LIST)
+            await session.call(HOURS)
         except ToolError as error:
             failed.append(str(error))
         await session.close()
@@ -212,8 +248,8 @@ async def test_a_failed_simulation_fails_who_waited_and_is_tried_again() -> None
         await anyio.wait_all_tasks_blocked()
         wait.set()
     assert failed == ["simulator down"] * 3
-    assert (await play(world, task, [LIST]))[0][0].ok
-    assert simulator.asked == {"list_orders": 2}
+    assert (await play(world, task, [HOURS]))[0][0].ok
+    assert simulator.asked == {"shop_hours": 2}
 
 
 # --- seeded responses -----------------------------------------------------------------------------------------------
@@ -266,10 +302,10 @@ MONDAY = Key("shop_hours", b'{"day":"Monday"}')
 class PointingSimulator:
     """Says that every opening hour is Monday's."""
 
-    async def simulate(self, state: WorldState, call: ToolCall) -> Observation | Equivalent:
+    async def simulate(self, state: WorldState, call: ToolCall, known: Mapping[str, Any]) -> Observation | Equivalent:
         """Point at Monday's entry, or make it."""
         if call.name != "shop_hours":
-            return await OfflineSimulator().simulate(state, call)
+            return await OfflineSimulator().simulate(state, call, known)
         if call.arguments.get("day") == "Monday":
             return Observation(content='{"opens":9}', ok=True)
         return Equivalent(MONDAY, state.entries[MONDAY].observation)
@@ -300,10 +336,10 @@ async def test_idle_worlds_leave_the_memory_and_come_back(tmp_path: Path, monkey
     tasks = [shop(id=f"shop-{index}") for index in range(3)]
     async with open_store(tmp_path / "world.sqlite") as store:
         world = MappedWorld(simulator, store)
-        first = [await play(world, task, [LIST, ORDER]) for task in tasks]
+        first = [await play(world, task, [HOURS, RUSH]) for task in tasks]
         assert "1 tasks, 1 idle" in repr(world.mapping)
-        assert [await play(world, task, [LIST, ORDER]) for task in tasks] == first
-    assert simulator.asked == {"list_orders": 3, "place_order": 3}
+        assert [await play(world, task, [HOURS, RUSH]) for task in tasks] == first
+    assert simulator.asked == {"shop_hours": 3, "rush_order": 3}
 
 
 async def test_many_answers_commit_themselves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,13 +12,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.llm.question import exactly
-from engine.schema import plain, pointer
+from engine.schema import plain as plain_schema
+from engine.schema import pointer
 from engine.schema.canonical import canonical, canonical_bytes, same
 from engine.schema.draw import LONGEST, drawn
 from engine.schema.validate import compiled, schema_problems
 from engine.types import ToolCall
 from engine.world import effects
-from engine.world.tools import admit, apply
+from engine.world.admission import admit
+from engine.world.tools import apply
 from tests.parts.worlds import NUMBER, ORDER, TEXT, call, outputs, shop, tool
 
 JSON = st.recursive(
@@ -156,7 +158,7 @@ def test_a_wrong_call_is_an_answer(wrong: Any, error: str) -> None:
 @given(PLAIN, JSON)
 def test_plain_schemas_agree_with_jsonschema(schema: dict[str, Any], value: Any) -> None:
     """The closures give jsonschema's verdict; `pattern` alone runs on RE2."""
-    assert plain.build(schema) is not None
+    assert plain_schema.build(schema) is not None
     expected = jsonschema.Draft202012Validator(schema).is_valid(value)
     assert (compiled(schema)(value) is None) == expected
 
@@ -166,7 +168,7 @@ def test_general_schemas_name_the_argument() -> None:
     either = {"anyOf": [{"type": "string"}, {"type": "integer", "minimum": 3}]}
     schema = {"type": "object", "properties": {"a": either}, "required": ["a"], "additionalProperties": False}
     check = compiled(schema)
-    assert plain.build(schema) is None
+    assert plain_schema.build(schema) is None
     assert check({"a": "x"}) is None
     assert check({}) == (("a",), "required", "missing")
     assert check({"a": "x", "b": 1}) == (("b",), "additionalProperties", "unexpected")
@@ -396,7 +398,8 @@ def test_drawn_values_fit_their_schema(schema: dict[str, Any]) -> None:
 def test_answers_are_the_same_in_another_process() -> None:
     """Byte-identical across processes with another hash seed."""
     script = (
-        "from tests.parts.worlds import shop, call; from engine.world.tools import apply, content\n"
+        "from tests.parts.worlds import shop, call; from engine.world.admission import content\n"
+        "from engine.world.tools import apply\n"
         "print(content(apply(shop(), {}, call('shop_hours', day='Monday')).answer))"
     )
     runs = {

@@ -10,7 +10,7 @@ from engine.errors import ConfigError
 from engine.llm.asking import JournaledAsker
 from engine.llm.journal import open_journal
 from engine.world.llm_tools import LlmSimulator
-from engine.world.offline import MappedWorld
+from engine.world.mapped import MappedWorld
 from engine.world.store import FORMAT, open_store, read_store
 from engine.world.vetoes import Recorded, merge_id, veto
 from tests.engine.llm.test_endpoint import answering
