@@ -15,7 +15,7 @@ import anyio
 
 from engine import errors
 from engine.chat.actions import Answer, Calls, Malformed, parse
-from engine.core.ledger import Ledger
+from engine.core.ledger import Ledger, copied
 from engine.core.seams import Plan, ScoringRecord, Seams, Session, UserSession, returned
 from engine.errors import boundary
 from engine.types import Completion, Episode, EventKind, Observation, Outcome, Reply, Reward, StopReason, ToolCall
@@ -114,7 +114,9 @@ async def _call(live: Ledger, session: Session, call: ToolCall | Malformed) -> s
     if isinstance(call, Malformed):
         return call.observation
     async with live.step(errors.ToolError, call.name, "tool"):
-        observation = returned(await session.call(call), Observation)
+        # A copy: what the world does with its arguments is not what the agent called.
+        given = ToolCall(name=call.name, arguments=copied(call.arguments))
+        observation = returned(await session.call(given), Observation)
     live.called(call, observation)
     return observation.content
 
@@ -123,13 +125,19 @@ async def _ask(live: Ledger, user: UserSession, text: str) -> tuple[str, bool]:
     """Say `text` to the user; returns the reply and whether the user left."""
     async with live.step(errors.UserError, "user", "user"):
         reply = returned(await user.reply(text), Reply)
-    live.happened(EventKind.SAID, text, revealed=reply.revealed)
+        revealed = tuple(reply.revealed)
+    live.happened(EventKind.SAID, text, revealed=revealed)
     return reply.text, reply.done
 
 
 async def _score(live: Ledger, stop: StopReason) -> Reward:
+    # Copies: a scorer can change nothing of what is recorded.
     record = ScoringRecord(
-        task=live.plan.task, messages=live.messages, events=live.events, final_state=live.final_state, stop=stop
+        task=live.plan.task,
+        messages=[dict(message) for message in live.messages],
+        events=[replace(event, arguments=copied(event.arguments)) for event in live.events],
+        final_state=copied(live.final_state),
+        stop=stop,
     )
     async with live.step(errors.RewardError, f"{live.plan.id}: scoring", "scoring"):
         return returned(await live.seams.scorer.score(record), Reward)

@@ -147,11 +147,10 @@ class Ledger:
         self.ids.extend(ids)
 
     def ended_in(self, state: Json) -> None:
-        """Keep the world's final state.
+        """Keep the world's final state, as it is now.
 
         Raises TypeError for what is not JSON: no frame could hold it."""
-        orjson.dumps(state)
-        self.final_state = state
+        self.final_state = copied(state)
 
     def asked(self, limits: Limits) -> Turn:
         """What the policy is asked to continue now."""
@@ -222,6 +221,13 @@ class Ledger:
         self.outcome, self.turn, self.finished = str(outcome), episode.turns, episode
         self.moved("done", self.seams.clock())
         return episode
+
+
+def copied(value: Json) -> Json:
+    """A JSON value that shares nothing with this one.
+
+    Raises TypeError for what is not JSON: no frame could hold it."""
+    return orjson.loads(orjson.dumps(value))
 
 
 async def _tokenized(characters: int, work: Callable[[], _Made]) -> _Made:

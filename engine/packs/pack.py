@@ -16,7 +16,7 @@ import hashlib
 import io
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, BinaryIO
@@ -30,6 +30,7 @@ from engine.packs.problems import Problem, nesting_problems, task_problems
 from engine.schema.canonical import compact
 from engine.task import RubricItem, SeededResponse, Task, Tool
 from engine.types import Json
+from engine.world.frozen import frozen
 
 FORMAT = 1
 MAX_BYTES = 1 << 30
@@ -151,6 +152,7 @@ class _Reader:
             remedy = "see docs/packs.md for the fields of a task"
             yield from (self._problem(number, name, where, why, remedy) for where, why in _located(error))
             return
+        task = replace(task, world=replace(task.world, state=frozen(task.world.state)))
         first = self._lines.setdefault(task.id, number)
         if first != number:
             yield self._problem(number, name, "id", f"already used in line {first}", "ids are unique within a pack")

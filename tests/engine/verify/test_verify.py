@@ -192,7 +192,7 @@ def test_a_changed_check_without_effect_is_found(tmp_path, offline):
 def test_a_broken_canonicalization_is_found(request, monkeypatch, kind):
     """Arguments as they were written: a white space too many is another fruit."""
     run = request.getfixturevalue(kind)
-    monkeypatch.setattr("engine.world.tools.canonical", lambda value: value)
+    monkeypatch.setattr("engine.world.admission.canonical", lambda value: value)
     found = {episode for episode, _ in differences(run)}
     assert {f"g{position:06d}.00" for position in range(3)} <= found
 

@@ -1,0 +1,37 @@
+"""JSON that many share and nobody can change: dicts and lists in every other way, also to orjson and jsonschema."""
+
+from __future__ import annotations
+
+from typing import Any, NoReturn
+
+from engine.types import Json
+
+
+def frozen(value: Json) -> Json:
+    """A copy of a JSON value whose objects and arrays raise TypeError when somebody changes them.
+
+    `copy.deepcopy` of it gives plain ones."""
+    if isinstance(value, dict):
+        return _FrozenDict((name, frozen(inner)) for name, inner in value.items())
+    return _FrozenList(map(frozen, value)) if isinstance(value, list) else value
+
+
+def _refused(*_: object, **__: object) -> NoReturn:
+    raise TypeError("this value is shared by all episodes and cannot be changed; change a copy.deepcopy of it")
+
+
+class _FrozenDict(dict[str, Any]):
+    __slots__ = ()
+    __setitem__ = __delitem__ = __ior__ = clear = pop = popitem = setdefault = update = _refused
+
+    def __reduce__(self) -> tuple[type[dict[str, Any]], tuple[dict[str, Any]]]:
+        return dict, (dict(self),)
+
+
+class _FrozenList(list[Any]):
+    __slots__ = ()
+    __setitem__ = __delitem__ = __iadd__ = __imul__ = _refused
+    append = clear = extend = insert = pop = remove = reverse = sort = _refused
+
+    def __reduce__(self) -> tuple[type[list[Any]], tuple[list[Any]]]:
+        return list, (list(self),)
