@@ -24,7 +24,7 @@ from engine.rundir.layout import RunDir, find_run
 from engine.task import Task
 from engine.world.review import MOST_PAIRS, Merge, Pair, Reviewed, review
 from engine.world.store import Origin, Row, Veto, read_store
-from engine.world.vetoes import merge_id, task_of, vetoed
+from engine.world.vetoes import Vetoes, merge_id, task_of
 
 _TASKS_SHOWN = 40
 _LONGEST = 240
@@ -79,11 +79,11 @@ async def _read(run: RunDir, config: Config) -> _World:
     pack = await to_thread.run_sync(load_pack, run.pack)
     tasks, private, found = {task.id: task for task in pack.tasks}, config.world.mode == "private", []
     async with read_store(run.world) as store:
+        vetoes = Vetoes.of(store)
         for name in sorted(store.tasks):
             task = _task(run, tasks, task_of(name, private=private))
-            said = vetoed(store.vetoes, store.withdrawn, task.id, name)
             gone = [row for _, row in store.withdrawn if row.task == name]
-            found.append(review(task, await store.load(name), gone, said))
+            found.append(review(task, await store.load(name), gone, vetoes.others(task.id)))
         return _World(
             tasks=found, vetoes=list(store.vetoes), withdrawn=Counter(number for number, _ in store.withdrawn)
         )

@@ -23,8 +23,10 @@ from engine.serving.addresses import endpoint_urls
 from engine.world.llm_tools import FrozenSimulator, LlmSimulator
 from engine.world.llm_user import LlmUser
 from engine.world.mapped import MappedWorld
-from engine.world.mapping import Answers, ToolSimulator
+from engine.world.mapping import ToolSimulator
 from engine.world.offline import OfflineSimulator, OfflineUser
+from engine.world.store import EntryStore
+from engine.world.vetoes import AsOf, Vetoes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,13 +68,14 @@ def recorded_models(config: Config, journal: Journal) -> Models:
     return Models(askers={name: JournaledAsker(journal, None) for name in config.endpoints}, journal=journal)
 
 
-def mapped_world(config: Config, models: Models, store: Answers | None) -> MappedWorld:
+def mapped_world(config: Config, models: Models, store: EntryStore | AsOf | None) -> MappedWorld:
     """The world of an offline or llm configuration; without a store its answers live as long as it does."""
     simulator: ToolSimulator = OfflineSimulator()
     if config.world.mode == "frozen":
         simulator = FrozenSimulator()
     elif config.world.kind == "llm":
-        simulator = LlmSimulator(models.askers[config.world.endpoint])
+        vetoes = Vetoes() if store is None else Vetoes.of(store)
+        simulator = LlmSimulator(models.askers[config.world.endpoint], vetoes)
     return MappedWorld(simulator, store, mode=config.world.mode)
 
 

@@ -23,6 +23,7 @@ from engine.world.effects import NOT_FOUND
 from engine.world.mapping import Equivalent
 from engine.world.meaning import differing, may_mean_the_same
 from engine.world.states import Entry, Key, WorldState, key_of
+from engine.world.vetoes import Vetoes
 
 _MOST_ANSWERS = 160
 """Of a state's answers, and of other states', that the model sees (paper: M has at most about as many)."""
@@ -31,8 +32,9 @@ _MOST_ANSWERS = 160
 class LlmSimulator:
     """A ToolSimulator that asks a language model (arXiv 2601.22511, section 3.2)."""
 
-    def __init__(self, asker: Asker) -> None:
+    def __init__(self, asker: Asker, vetoes: Vetoes | None = None) -> None:
         self._asker = asker
+        self._vetoes = vetoes or Vetoes()
 
     async def simulate(self, state: WorldState, call: ToolCall, known: Mapping[str, Any]) -> Observation | Equivalent:
         """See engine.world.mapping.ToolSimulator."""
@@ -44,12 +46,12 @@ class LlmSimulator:
                 return _same(tool, call, document["answers"], reply["same_as"])
             return _made(tool, call, known, reply)
 
-        return await self._asker.ask(_question(state, tool, call), admit)
+        return await self._asker.ask(_question(state, tool, call, self._vetoes), admit)
 
 
-def _question(state: WorldState, tool: Tool, call: ToolCall) -> Question:
+def _question(state: WorldState, tool: Tool, call: ToolCall, vetoes: Vetoes) -> Question:
     key = key_of(call)
-    apart, withdrawn = state.apart(key), state.withdrawn(key)
+    apart, withdrawn = vetoes.apart(state, key), vetoes.withdrawn(state, key)
     # An answer that was withdrawn is not to be found in the journal again.
     again = [withdrawn] if withdrawn else []
     # What it is not the same as cannot be pointed at, and is still to be consistent with.

@@ -8,7 +8,7 @@ over. What a call does to the state is worked out once, when its entry is made, 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
@@ -19,8 +19,7 @@ from engine.task import Task, Tool
 from engine.types import Json, Observation, ToolCall
 from engine.world.admission import Applied, Open, applied, content
 from engine.world.states import Entry, Key, TaskWorld, WorldState, entries_of, key_of, to_row
-from engine.world.store import Origin, Row, Veto
-from engine.world.vetoes import vetoed
+from engine.world.store import Origin, Row
 
 _IDLE_TASKS = 512
 """Tasks without an open session whose entries stay in memory: siblings of a group need not start together."""
@@ -52,16 +51,6 @@ class Answers(Protocol):
     @property
     def pending(self) -> int:
         """Answers that wait for the next commit."""
-        ...
-
-    @property
-    def vetoes(self) -> Sequence[Veto]:
-        """What people said of merges."""
-        ...
-
-    @property
-    def withdrawn(self) -> Sequence[tuple[int, Row]]:
-        """Answers that were withdrawn, each with the number of its veto."""
         ...
 
     async def load(self, task: str) -> list[Row]:
@@ -159,9 +148,7 @@ class TaskMapping:
         if self._store is None:
             world = TaskWorld(task=task, name=name, entries={})
         else:
-            said = vetoed(self._store.vetoes, self._store.withdrawn, task.id, name)
-            entries = entries_of(task, await self._store.load(name))
-            world = TaskWorld(task=task, name=name, entries=entries, vetoed=said)
+            world = TaskWorld(task=task, name=name, entries=entries_of(task, await self._store.load(name)))
         self._worlds[name] = world
         return world
 

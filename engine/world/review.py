@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from heapq import nlargest
 from itertools import combinations
@@ -13,8 +13,10 @@ import orjson
 
 from engine.task import Task, Tool
 from engine.world.meaning import differing, kind_of_call, likeness
-from engine.world.states import Key, Vetoed, hash_after, key_of_row, key_of_same
+from engine.world.states import Key, hash_after, key_of_row, key_of_same
 from engine.world.store import Origin, Row
+
+Apart = Mapping[Key, Collection[Key]]
 
 MOST_PAIRS = 40
 """Pairs of a task that are kept, the most alike ones."""
@@ -52,10 +54,12 @@ class Reviewed:
     all_pairs: int
 
 
-def review(task: Task, rows: Sequence[Row], withdrawn: Iterable[Row], vetoed: Vetoed) -> Reviewed:
-    """Look at the entries of one world of a task, `rows`, and at those that were withdrawn from it."""
+def review(task: Task, rows: Sequence[Row], withdrawn: Iterable[Row], apart: Apart) -> Reviewed:
+    """Look at the entries of one world of a task, `rows`, and at those that were withdrawn from it.
+
+    `apart` are calls that people said do not mean the same."""
     answers = {(row.world, key_of_row(row)): row for row in rows}
-    pairs = list(_pairs(task, rows, vetoed))
+    pairs = list(_pairs(task, rows, apart))
     return Reviewed(
         name=rows[0].task,
         found=Counter(row.source for row in rows),
@@ -95,7 +99,7 @@ def _writes(task: Task, rows: Iterable[Row]) -> dict[str, int]:
     return {state: reached[state] for state in there if state in reached}
 
 
-def _pairs(task: Task, rows: Iterable[Row], vetoed: Vetoed) -> Iterator[Pair]:
+def _pairs(task: Task, rows: Iterable[Row], apart: Apart) -> Iterator[Pair]:
     """Calls that differ in their words alone, and in their answers; not those that people have told apart."""
     alike: dict[tuple[str, str, bytes], dict[Key, Row]] = defaultdict(dict)
     for row in rows:
@@ -106,7 +110,7 @@ def _pairs(task: Task, rows: Iterable[Row], vetoed: Vetoed) -> Iterator[Pair]:
             alike[row.world, row.tool, kind][key_of_row(row)] = row
     for calls in alike.values():
         for (key, one), (other_key, other) in combinations(calls.items(), 2):
-            told_apart = other_key in vetoed.apart.get(key, ()) or one.source == other.source == "seeded"
+            told_apart = other_key in apart.get(key, ()) or one.source == other.source == "seeded"
             if (one.content, one.ok) != (other.content, other.ok) and not told_apart:
                 yield Pair(likeness(orjson.loads(one.arguments), orjson.loads(other.arguments)), one, other)
 

@@ -8,7 +8,7 @@ A state is identified by the chain hash of the write calls that led to it::
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Any, NamedTuple
@@ -48,16 +48,6 @@ class Entry:
     """The entry of the same state that an equivalent one points at."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Vetoed:
-    """What people said against merges of one task's world (engine.world.vetoes)."""
-
-    apart: Mapping[Key, frozenset[Key]] = field(default_factory=dict)
-    """What a call does not mean the same as, in whatever state."""
-    withdrawn: Mapping[tuple[str, Key], int] = field(default_factory=dict)
-    """How often the answer to a call was withdrawn, by the hash of the state."""
-
-
 @dataclass(slots=True, kw_only=True, eq=False)
 class WorldState:
     """One state of a task's world."""
@@ -87,25 +77,6 @@ class WorldState:
         self.following[key] = made
         return made
 
-    def withdrawn(self, key: Key) -> int:
-        """How often people withdrew the answer to a call in this state."""
-        return self.world.vetoed.withdrawn.get((self.hash, key), 0)
-
-    def apart(self, key: Key) -> Collection[Key]:
-        """Entries of this state that a call must not be merged with: those that it does not mean the same as, and what
-        has their answers."""
-        others = self.world.vetoed.apart.get(key)
-        if others is None:
-            return ()
-        roots = {self._root(other) for other in others}
-        return [known for known in self.entries if self._root(known) in roots]
-
-    def _root(self, key: Key) -> Key:
-        """The call whose answer a call was given."""
-        while (entry := self.entries.get(key)) is not None and entry.same_as is not None:
-            key = entry.same_as
-        return key
-
 
 def hash_after(state: str, key: Key) -> str:
     """The hash of the state that a successful write leads to."""
@@ -121,7 +92,6 @@ class TaskWorld:
     """What its answers are kept under: the task's id, and the episode's seed where every episode has its own."""
     entries: dict[str, dict[Key, Entry]]
     """By world hash: the paper's mapping M, also of states that no episode of this process has reached yet."""
-    vetoed: Vetoed = field(default_factory=Vetoed)
     sessions: int = 0
     start: WorldState = field(init=False)
     _seeded: Mapping[Key, list[tuple[frozenset[Key], SeededResponse]]] = field(init=False)

@@ -1,19 +1,20 @@
 """A person's veto of a semantic merge: two calls that a simulator took for the same are different calls from now on.
 
 The answers that came from the merge are withdrawn, so that the next caller asks again, and no state of the task merges
-the two once more. To ask about a call whose answer was withdrawn is a new question (engine.world.llm_tools), for the
-journal would answer the old one as before. Nothing that was recorded changes: earlier episodes are what they were.
+the two once more: whoever asks a model asks here first (engine.world.llm_tools). To ask about a call whose answer was
+withdrawn is a new question, for the journal would answer the old one as before. Nothing that was recorded changes:
+earlier episodes are what they were. The mapping knows nothing of all this: it is loaded without the withdrawn answers.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from hashlib import sha256
 from typing import NamedTuple
 
 from engine.errors import ConfigError
-from engine.world.states import Key, Vetoed, key_of_row, key_of_same
+from engine.world.states import Key, WorldState, key_of_row, key_of_same
 from engine.world.store import EntryStore, Row, Veto
 
 _ID_DIGITS = 10
@@ -37,16 +38,45 @@ def task_of(name: str, *, private: bool) -> str:
     return name.rpartition("#")[0] if private else name
 
 
-def vetoed(vetoes: Iterable[Veto], withdrawn: Iterable[tuple[int, Row]], task: str, name: str) -> Vetoed:
-    """What they say of the world `name` of a task."""
-    apart: dict[Key, frozenset[Key]] = {}
-    for veto in vetoes:
-        if veto.task == task:
+class Vetoes:
+    """What people said against merges, for whoever decides on the next one."""
+
+    def __init__(self, vetoes: Iterable[Veto] = (), withdrawn: Iterable[tuple[int, Row]] = ()) -> None:
+        self._others: dict[str, dict[Key, set[Key]]] = defaultdict(lambda: defaultdict(set))
+        for veto in vetoes:
             one, other = Key(veto.tool, veto.one.encode()), Key(veto.tool, veto.other.encode())
-            apart[one] = apart.get(one, frozenset()) | {other}
-            apart[other] = apart.get(other, frozenset()) | {one}
-    times = Counter((row.world, key_of_row(row)) for _, row in withdrawn if row.task == name)
-    return Vetoed(apart=apart, withdrawn=times)
+            self._others[veto.task][one].add(other)
+            self._others[veto.task][other].add(one)
+        self._withdrawn = Counter((row.task, row.world, key_of_row(row)) for _, row in withdrawn)
+
+    @classmethod
+    def of(cls, store: EntryStore | AsOf) -> Vetoes:
+        """Those that a database has."""
+        return cls(store.vetoes, store.withdrawn)
+
+    def others(self, task: str) -> Mapping[Key, Collection[Key]]:
+        """What calls of a task do not mean the same as, in whatever state."""
+        return self._others.get(task, {})
+
+    def apart(self, state: WorldState, key: Key) -> Collection[Key]:
+        """Entries of a state that a call must not be merged with: those that it does not mean the same as, and what has
+        their answers."""
+        others = self.others(state.world.task.id).get(key)
+        if others is None:
+            return ()
+        roots = {_root(state, other) for other in others}
+        return [known for known in state.entries if _root(state, known) in roots]
+
+    def withdrawn(self, state: WorldState, key: Key) -> int:
+        """How often the answer to a call in a state was withdrawn."""
+        return self._withdrawn[state.world.name, state.hash, key]
+
+
+def _root(state: WorldState, key: Key) -> Key:
+    """The call whose answer a call was given."""
+    while (entry := state.entries.get(key)) is not None and entry.same_as is not None:
+        key = entry.same_as
+    return key
 
 
 async def veto(store: EntryStore, merge: str, recorded: Recorded, *, private: bool) -> list[Row]:

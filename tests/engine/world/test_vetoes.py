@@ -12,7 +12,7 @@ from engine.llm.journal import open_journal
 from engine.world.llm_tools import LlmSimulator
 from engine.world.mapped import MappedWorld
 from engine.world.store import FORMAT, open_store, read_store
-from engine.world.vetoes import Recorded, merge_id, veto
+from engine.world.vetoes import Recorded, Vetoes, merge_id, veto
 from tests.engine.llm.test_endpoint import answering
 from tests.engine.world.test_llm_tools import asked, call, library, reply
 from tests.parts.llm_parts import listening, reachable
@@ -34,7 +34,7 @@ async def played(directory, calls, *replies, mode="grow"):
         open_journal(directory / "journal.sqlite") as journal,
         open_store(directory / "w.sqlite") as store,
     ):
-        world = MappedWorld(LlmSimulator(JournaledAsker(journal, opened)), store, mode=mode)
+        world = MappedWorld(LlmSimulator(JournaledAsker(journal, opened), Vetoes.of(store)), store, mode=mode)
         session = await world.open(library(), 0)
         said = [orjson.loads((await session.call(one)).content).get("shelf") for one in calls]
         await session.close()
