@@ -16,7 +16,7 @@ import anyio
 from engine import errors
 from engine.chat.actions import Answer, Calls, Malformed, parse
 from engine.core.ledger import Ledger, copied
-from engine.core.seams import Plan, ScoringRecord, Seams, Session, UserSession, returned
+from engine.core.seams import Plan, Seams, Session, UserSession, returned
 from engine.errors import boundary
 from engine.types import Completion, Episode, EventKind, Observation, Outcome, Reply, Reward, StopReason, ToolCall
 
@@ -114,9 +114,8 @@ async def _call(live: Ledger, session: Session, call: ToolCall | Malformed) -> s
     if isinstance(call, Malformed):
         return call.observation
     async with live.step(errors.ToolError, call.name, "tool"):
-        # A copy: what the world does with its arguments is not what the agent called.
-        given = ToolCall(name=call.name, arguments=copied(call.arguments))
-        observation = returned(await session.call(given), Observation)
+        # A copy: whatever the world does with its arguments, the agent called these.
+        observation = returned(await session.call(replace(call, arguments=copied(call.arguments))), Observation)
     live.called(call, observation)
     return observation.content
 
@@ -131,13 +130,5 @@ async def _ask(live: Ledger, user: UserSession, text: str) -> tuple[str, bool]:
 
 
 async def _score(live: Ledger, stop: StopReason) -> Reward:
-    # Copies: a scorer can change nothing of what is recorded.
-    record = ScoringRecord(
-        task=live.plan.task,
-        messages=[dict(message) for message in live.messages],
-        events=[replace(event, arguments=copied(event.arguments)) for event in live.events],
-        final_state=copied(live.final_state),
-        stop=stop,
-    )
     async with live.step(errors.RewardError, f"{live.plan.id}: scoring", "scoring"):
-        return returned(await live.seams.scorer.score(record), Reward)
+        return returned(await live.seams.scorer.score(live.to_score(stop)), Reward)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import Any, Literal, Self, TypeVar
 
@@ -16,7 +16,7 @@ import anyio.to_thread
 import numpy as np
 import orjson
 
-from engine.core.seams import Plan, Seams
+from engine.core.seams import Plan, ScoringRecord, Seams
 from engine.errors import CancelError, Deadline, EpisodeError, PolicyError, boundary
 from engine.types import (
     Completion,
@@ -191,6 +191,18 @@ class Ledger:
         chat, stop_sampled = self.seams.chat, self.seams.chat.ended(completion.ids)
         characters = sum(len(message["content"]) for message in messages)
         self.ids.extend(await _tokenized(characters, lambda: chat.observation(messages, stop_sampled)))
+
+    def to_score(self, stop: StopReason) -> ScoringRecord:
+        """What a scorer sees: copies, so that it changes nothing of what is recorded."""
+        return ScoringRecord(
+            task=self.plan.task,
+            messages=[dict(message) for message in self.messages],
+            events=[
+                replace(event, arguments=copied(event.arguments)) if event.arguments else event for event in self.events
+            ],
+            final_state=copied(self.final_state),
+            stop=stop,
+        )
 
     def record(self, stop: StopReason, outcome: Outcome, reward: Reward | None, error: str) -> Episode:
         """The finished episode."""
