@@ -131,4 +131,5 @@ async def _ask(live: Ledger, user: UserSession, text: str) -> tuple[str, bool]:
 
 async def _score(live: Ledger, stop: StopReason) -> Reward:
     async with live.step(errors.RewardError, f"{live.plan.id}: scoring", "scoring"):
-        return returned(await live.seams.scorer.score(live.to_score(stop)), Reward)
+        reward = returned(await live.seams.scorer.score(live.to_score(stop)), Reward)
+        return replace(reward, items=tuple(reward.items))

@@ -164,6 +164,25 @@ async def test_a_scorer_changes_nothing_of_what_is_recorded(again):
     assert spoiled.final_state == honest.final_state == {"orders": {"old": 1}}
 
 
+class Accumulating:
+    """A scorer that goes on with its list of verdicts."""
+
+    def __init__(self):
+        self.items = []
+
+    async def score(self, record):
+        reward = await RubricScorer().score(record)
+        self.items += reward.items
+        return replace(reward, items=self.items)
+
+
+async def test_a_scorer_that_keeps_its_verdicts_changes_no_earlier_reward():
+    """Each episode has those that it was given."""
+    seams = replace(OFFLINE, scorer=Accumulating())
+    episodes = [await play(posting(DONE), POSTED, seams) for _ in range(2)]
+    assert [len(episode.reward.items) for episode in episodes] == [1, 2]
+
+
 class Remembering:
     """A user who goes on with the list of what it revealed."""
 
