@@ -5,8 +5,9 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
-from types import FrameType
+from types import CodeType, FrameType
 
 import orjson
 import pytest
@@ -27,7 +28,7 @@ from tests.parts.worlds import TEXT, outputs, task_json, tool
 pytestmark = pytest.mark.anyio
 
 _ENGINE = Path(engine.__file__).parent
-_OTHER_SIDE = _ENGINE / "scripted"
+_OTHER_SIDE = "scripted/"
 """Policy and endpoint of the test."""
 MOST_OFFLINE, MOST_ASKED = 12, 18
 LIBRARIES = {
@@ -78,37 +79,39 @@ class Walker:
             sys.setprofile(None)
 
     def _heard(self, frame: FrameType, event: str, _: object) -> None:
-        if frame.f_code is GoldPolicy.complete.__code__ and event == "return":
-            self._on = True
-            self.walks.append([_file(next(_callers(frame)))])
-        elif frame.f_code is ChatFormat.observation.__code__ and event == "return":
-            self._on = False
+        # Most of what is heard is of no interest, and every test has to be quick on a busy machine.
+        if event not in ("call", "return") or not (file := _file(frame.f_code)):
+            return
+        if event == "return":
+            if frame.f_code is GoldPolicy.complete.__code__:
+                self._on = True
+                self.walks.append([_file(next(_callers(frame)).f_code)])
+            elif frame.f_code is ChatFormat.observation.__code__:
+                self._on = False
         # A coroutine that goes on is heard of again.
-        elif event == "call" and _ours(frame) and frame not in self._frames:
+        elif frame not in self._frames:
             self._frames.add(frame)
             if self._on:
-                self._called(frame)
+                self._called(frame, file)
 
-    def _called(self, frame: FrameType) -> None:
-        callers = list(_callers(frame))
-        if any(_OTHER_SIDE in Path(caller.f_code.co_filename).parents for caller in (frame, *callers)):
-            return
-        if not callers or callers[0].f_code.co_filename != frame.f_code.co_filename:
-            self.walks[-1].append(_file(frame))
+    def _called(self, frame: FrameType, file: str) -> None:
+        callers = [_file(caller.f_code) for caller in _callers(frame)]
+        if not any(name.startswith(_OTHER_SIDE) for name in (file, *callers)) and callers[:1] != [file]:
+            self.walks[-1].append(file)
 
 
-def _file(frame: FrameType) -> str:
-    return str(Path(frame.f_code.co_filename).relative_to(_ENGINE))
-
-
-def _ours(frame: FrameType) -> bool:
-    return frame.f_code.co_filename.startswith(f"{_ENGINE}/")
+@lru_cache(maxsize=4096)
+def _file(code: CodeType) -> str:
+    """The file of a function, below engine/; empty for one that is not ours."""
+    file = Path(code.co_filename)
+    return str(file.relative_to(_ENGINE)) if file.is_relative_to(_ENGINE) else ""
 
 
 def _callers(frame: FrameType) -> Iterator[FrameType]:
+    """The functions of ours that called one, the nearest first."""
     at = frame.f_back
     while at is not None:
-        if _ours(at):
+        if _file(at.f_code):
             yield at
         at = at.f_back
 
