@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from bench.report import report
-from engine.serving.shape import ModelShape
+from engine.modeldir.shape import DecoderShape
 from engine.stream.append import SegmentFile
 from engine.stream.frame import encode
 from engine.stream.reader import iter_groups
@@ -120,7 +120,9 @@ def main(arguments: Sequence[str] = ()) -> int:
         if options.recompute:
             policy.recompute()
         step = GrpoStep(policy, StepSettings(clip=Clip(), grad_clip=1.0, micro_batch_tokens=options.micro_batch_tokens))
-        rows, figures = _train(step, _read(stream), options.steps, ModelShape.read(model), recompute=options.recompute)
+        rows, figures = _train(
+            step, _read(stream), options.steps, DecoderShape.read(model), recompute=options.recompute
+        )
     figures["packed_alone_abs_max_f32"] = gap
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
     question = f"{(__doc__ or '').splitlines()[0]} ({options.shape}, {name}, torch {torch.__version__})"
@@ -240,7 +242,7 @@ def _read(stream: Path) -> list[TrainedEpisode]:
 
 
 def _train(
-    step: GrpoStep, episodes: Sequence[TrainedEpisode], steps: int, shape: ModelShape, *, recompute: bool
+    step: GrpoStep, episodes: Sequence[TrainedEpisode], steps: int, shape: DecoderShape, *, recompute: bool
 ) -> tuple[list[dict[str, object]], dict[str, float]]:
     """Rows of the table, one a step, and figures: the first step gives the distance, the others the time."""
     cuda = step.policy.device.type == "cuda"
@@ -302,7 +304,9 @@ def _mean_length(episodes: Sequence[TrainedEpisode]) -> float:
     return float(np.square(lengths).sum() / lengths.sum())
 
 
-def _formula_bytes(step: GrpoStep, episodes: Sequence[TrainedEpisode], shape: ModelShape, *, recompute: bool) -> float:
+def _formula_bytes(
+    step: GrpoStep, episodes: Sequence[TrainedEpisode], shape: DecoderShape, *, recompute: bool
+) -> float:
     """docs/learner.md 4: base, masters and Adam, activations of the largest pass, head."""
     largest = max(batch.ids_T.numel() for batch in micro_batches(list(episodes), step.settings.micro_batch_tokens))
     adapter = 18.0 * shape.lora_parameters(LORA.rank)
@@ -311,7 +315,7 @@ def _formula_bytes(step: GrpoStep, episodes: Sequence[TrainedEpisode], shape: Mo
     )
 
 
-def _flops(shape: ModelShape, mean_length: float, policy_share: float) -> float:
+def _flops(shape: DecoderShape, mean_length: float, policy_share: float) -> float:
     """Per token of a step, forward and backward (docs/learner.md 4); attention as over whole causal rows."""
     layer = shape.hidden * (2 * shape.query + 2 * shape.kv) + 3 * shape.hidden * shape.intermediate
     head = 4.0 * shape.vocabulary * shape.hidden * policy_share

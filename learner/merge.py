@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM
 from transformers.utils.logging import disable_progress_bar
 
 from engine.errors import ConfigError
+from engine.modeldir.files import read_config
 
 _WEIGHTS = (".safetensors", ".safetensors.index.json", ".bin", ".bin.index.json", ".pt", ".pth")
 _WRITTEN = {"config.json", "generation_config.json"}
@@ -25,8 +26,7 @@ def merge(base_path: Path, adapter: Path, out: Path) -> None:
     Raises ConfigError if `out` exists, or if base or adapter is no such directory."""
     if out.exists():
         raise ConfigError(f"{out} exists; remove it, or name another directory")
-    if not (base_path / "config.json").exists():
-        raise ConfigError(f"{base_path}: no config.json: not a Hugging Face model directory")
+    read_config(base_path)
     if not (adapter / "adapter_config.json").exists():
         raise ConfigError(f"{adapter}: no adapter_config.json: not an adapter directory")
     disable_progress_bar()

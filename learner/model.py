@@ -28,12 +28,10 @@ from transformers import AutoModelForCausalLM
 from transformers.utils.logging import disable_progress_bar
 
 from engine.errors import ConfigError
+from engine.modeldir.shape import TARGET_MODULES, check_architecture
 from learner import attention
 from learner.lora import ADAPTER, fuse
 
-TARGET_MODULES = ("down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", "up_proj", "v_proj")
-"""All seven, always: servers stack q/k/v and gate/up, and refuse or drop parts of a stack."""
-ARCHITECTURES = ("LlamaForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM")
 WEIGHTS = "adapter_model.safetensors"
 CONFIG = "adapter_config.json"
 
@@ -181,11 +179,9 @@ def load_policy(
 
     `placed` is the device of both, and the dtype of the base alone: the adapter's masters are always float32. Raises
     ConfigError naming the path for a base or adapter that cannot be used."""
-    if not (base_path / "config.json").exists():
-        raise ConfigError(f"{base_path}: no config.json: not a Hugging Face model directory")
+    check_architecture(base_path, "trained")
     disable_progress_bar()
     torch.manual_seed(seed)
-    check_architecture(base_path)
     device, dtype = placed
     base = AutoModelForCausalLM.from_pretrained(base_path, dtype=dtype, attn_implementation=attention.NAME)
     base.config.use_cache = False
@@ -204,18 +200,6 @@ def load_policy(
     if warm_start is not None:
         policy.load(read_adapter(warm_start, lora), str(warm_start))
     return policy
-
-
-def check_architecture(base_path: Path) -> None:
-    """Refuse a decoder for which the learner's attention and head are not exact.
-
-    Raises ConfigError that names the architecture or the setting."""
-    config = orjson.loads((base_path / "config.json").read_bytes())
-    architecture = (config.get("architectures") or ["unnamed"])[0]
-    if architecture not in ARCHITECTURES:
-        raise ConfigError(f"{base_path}: {architecture} cannot be trained; these can: {', '.join(ARCHITECTURES)}")
-    if config.get("use_sliding_window") or set(config.get("layer_types") or ()) - {"full_attention"}:
-        raise ConfigError(f"{base_path}: sliding-window attention cannot be trained; use a full-attention model")
 
 
 def read_adapter(path: Path, lora: LoraSettings) -> dict[str, Tensor]:

@@ -22,8 +22,9 @@ from safetensors.torch import save
 from torch import Tensor
 
 from engine.errors import RunError
+from engine.modeldir.shape import TARGET_MODULES
 from engine.rundir.layout import FORMAT, RunDir, read_json, write_directory
-from learner.model import CONFIG, TARGET_MODULES, WEIGHTS, LoraPolicy
+from learner.model import CONFIG, WEIGHTS, LoraPolicy
 
 
 def publish(run: RunDir, policy: LoraPolicy, tensors: Mapping[str, Tensor], step: Mapping[str, Any]) -> bool:

@@ -30,8 +30,9 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
-from engine.chat.template import ChatTemplate, Message, read_object
+from engine.chat.template import ChatTemplate, Message
 from engine.errors import ConfigError
+from engine.modeldir.files import read_config, stop_token_ids
 from engine.task import Task
 
 _AUTO = "auto"
@@ -120,7 +121,7 @@ class ChatFormat:
 
         Raises ConfigError with the reason if there are none, or the text that an observation adds depends on the
         history."""
-        config = read_object(model_dir / "config.json")
+        config = read_config(model_dir)
         template = ChatTemplate.load(model_dir)
         file = model_dir / "tokenizer.json"
         if not file.is_file():
@@ -130,7 +131,7 @@ class ChatFormat:
         special = {
             token.content: number for number, token in tokenizer.get_added_tokens_decoder().items() if token.special
         }
-        stops = _stop_tokens(model_dir, config, tokenizer, template)
+        stops = _stop_tokens(model_dir, tokenizer)
         special |= stops
         chat = cls(
             template=template,
@@ -307,16 +308,9 @@ def _default_system(tokenizer: Tokenizer) -> str:
     return "{rules}" if made_for_it else _EXPLAINED
 
 
-def _stop_tokens(
-    model: Path, config: Mapping[str, Any], tokenizer: Tokenizer, template: ChatTemplate
-) -> dict[str, int]:
-    """Every token that ends a turn: of generation_config.json, config.json and the tokenizer."""
-    file = model / "generation_config.json"
-    declared = [read_object(file).get("eos_token_id") if file.exists() else None, config.get("eos_token_id")]
-    if (token := template.tokens.get("eos_token")) is not None:
-        declared.append(tokenizer.token_to_id(token))
-    ids = [number for entry in declared for number in (entry if isinstance(entry, list) else [entry])]
-    tokens = {tokenizer.id_to_token(number): number for number in ids if number is not None}
+def _stop_tokens(model: Path, tokenizer: Tokenizer) -> dict[str, int]:
+    """Every token that ends a turn and that the tokenizer knows, with its id."""
+    tokens = {tokenizer.id_to_token(number): number for number in stop_token_ids(model, tokenizer.token_to_id)}
     known = {token: number for token, number in tokens.items() if token is not None}
     if not known:
         raise ConfigError(f"{model}: no end-of-turn token: set eos_token_id in generation_config.json")

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-import orjson
 from jinja2 import Template, TemplateError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from engine.errors import ConfigError
+from engine.modeldir.files import read_object
 
 Message = Mapping[str, Any]
 _TOKENS = ("bos_token", "eos_token", "pad_token", "unk_token")
@@ -73,19 +73,6 @@ class ChatTemplate:
             )
         except TemplateError as error:
             raise ConfigError(f"{self.place}: its chat template refuses the conversation: {error}") from error
-
-
-def read_object(path: Path) -> dict[str, Any]:
-    """The JSON object in `path`.
-
-    Raises ConfigError if it is missing or something else."""
-    try:
-        value = orjson.loads(path.read_bytes())
-    except (OSError, orjson.JSONDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read ({error}); a model is a directory in Hugging Face format") from error
-    if not isinstance(value, dict):
-        raise ConfigError(f"{path}: not a JSON object")
-    return value
 
 
 def _content(token: Any) -> str:

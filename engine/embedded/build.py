@@ -10,6 +10,7 @@ import torch
 
 from engine.embedded.adapters import AdapterLimits, Adapters
 from engine.embedded.decoder import Decoder
+from engine.embedded.kv import token_bytes
 from engine.embedded.scheduler import Limits, Scheduler
 from engine.embedded.server import Parts, PolicyServer, Settings
 from engine.embedded.text import Text
@@ -33,7 +34,7 @@ def build_server(arguments: argparse.Namespace, call_in_loop: CallInLoop) -> Pol
     """Load the model and connect the parts; `call_in_loop` must be safe to call from the model thread."""
     torch.set_num_threads(arguments.threads)
     decoder, text = Decoder(arguments.model), Text(arguments.model)
-    kv_tokens = arguments.max_total_tokens or default_kv_tokens(decoder.shape.kv_bytes_per_token)
+    kv_tokens = arguments.max_total_tokens or default_kv_tokens(token_bytes(decoder.shape))
     limits = Limits(max_running=arguments.max_running, kv_tokens=kv_tokens)
     scheduler = Scheduler(decoder, text, limits, arguments.seed)
     worker = Worker(scheduler, arguments.threads, call_in_loop)

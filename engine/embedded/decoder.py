@@ -11,17 +11,34 @@ from torch.nn.functional import linear, rms_norm, scaled_dot_product_attention, 
 from engine.embedded.kv import KVPool
 from engine.embedded.lora import Adapter
 from engine.embedded.plan import PromptBatch, SlabStep, StepPlan
-from engine.embedded.shape import DecoderShape, read_shape
+from engine.embedded.rope import inverse_frequencies
 from engine.embedded.weights import LayerWeights, load_weights
+from engine.errors import ConfigError
+from engine.modeldir.files import read_config
+from engine.modeldir.shape import DecoderShape, check_architecture
+
+
+def _check_served(model: Path) -> None:
+    """Refuses every decoder that is not computed here: served are full attention, SiLU and plain weights.
+
+    Raises ConfigError that names what is not served."""
+    check_architecture(model, "served here")
+    config = read_config(model)
+    if (activation := config.get("hidden_act", "silu")) != "silu":
+        raise ConfigError(f"{model}: activation {activation} cannot be served here; use a SiLU model")
+    if config.get("quantization_config") is not None:
+        raise ConfigError(f"{model}: quantized weights cannot be served here; use a model in plain weights")
 
 
 class Decoder:
     """A decoder with its adapters; not thread-safe, owned by the model thread."""
 
     def __init__(self, model: Path) -> None:
-        self.shape: DecoderShape = read_shape(model)
+        _check_served(model)
+        self.shape = DecoderShape.read(model)
+        frequencies = inverse_frequencies(model, read_config(model), self.shape.head_dim)
         self.weights = load_weights(model, self.shape)
-        self._frequencies = torch.tensor(self.shape.inverse_frequencies, dtype=torch.float32)
+        self._frequencies = torch.tensor(frequencies, dtype=torch.float32)
         self._scale = self.shape.head_dim**-0.5
 
     def new_pool(self, budget: int) -> KVPool:
@@ -53,7 +70,7 @@ class Decoder:
             h_N = self._attention(index, layer, layer.qkv(h_N, plan.segments), plan, rope)
             x_N = x_N + layer.o(h_N, plan.segments)
             h_N = rms_norm(x_N, hidden, layer.post_norm, eps)
-            gate_N, up_N = layer.gate_up(h_N, plan.segments).split(self.shape.mlp, 1)
+            gate_N, up_N = layer.gate_up(h_N, plan.segments).split(self.shape.intermediate, 1)
             x_N = x_N.add_(layer.down(silu(gate_N).mul_(up_N), plan.segments))
         return rms_norm(x_N.index_select(0, wanted), hidden, self.weights.norm, eps)
 
@@ -65,7 +82,7 @@ class Decoder:
         self, index: int, layer: LayerWeights, qkv_N: Tensor, plan: StepPlan, rope: tuple[Tensor, Tensor]
     ) -> Tensor:
         shape = self.shape
-        roped, query_width = shape.heads + shape.kv_heads, shape.heads * shape.head_dim
+        roped, query_width = shape.heads + shape.kv_heads, shape.query
         qk_N = qkv_N[:, : roped * shape.head_dim].view(-1, roped, shape.head_dim)
         source_N = qk_N
         if layer.query_key_norm is not None:

@@ -16,10 +16,15 @@ from torch import Tensor
 
 from engine.embedded.pages import LARGE_BYTES, zeros
 from engine.embedded.prefix import PrefixTree
-from engine.embedded.shape import DecoderShape
+from engine.modeldir.shape import DecoderShape
 
 _FEW_ROWS = 8
 """Rows of a new slab (fewer if they are large), and how many are quickly copied to give up spare ones."""
+
+
+def token_bytes(shape: DecoderShape) -> int:
+    """Returns the bytes of float32 keys and values that one token holds over all layers."""
+    return shape.kv_values * 4
 
 
 def capacity_for(tokens: int) -> int:
@@ -51,7 +56,7 @@ class Slab:
         self.capacity = capacity
         self.rows: list[Row | None] = []
         self.places = 0
-        row_bytes = capacity * shape.kv_bytes_per_token
+        row_bytes = capacity * token_bytes(shape)
         self.large = row_bytes >= LARGE_BYTES
         self.first = max(1, min(_FEW_ROWS, LARGE_BYTES // row_bytes))
         self.kv = [torch.empty(2, 0, shape.kv_heads, capacity, shape.head_dim) for _ in range(shape.layers)]
@@ -209,7 +214,7 @@ class KVPool:
     def read(self, row: Row, start: int, stop: int) -> Tensor:
         """A copy of a row's keys and values, `[layers, 2, kv_heads, stop - start, head_dim]`."""
         shape = (len(row.slab.kv), 2, self._shape.kv_heads, stop - start, self._shape.head_dim)
-        copy = zeros(shape, large=(stop - start) * self._shape.kv_bytes_per_token >= LARGE_BYTES)
+        copy = zeros(shape, large=(stop - start) * token_bytes(self._shape) >= LARGE_BYTES)
         return torch.stack([kv[:, row.index, :, start:stop] for kv in row.slab.kv], out=copy)
 
     def _make_room(self, tokens: int) -> None:

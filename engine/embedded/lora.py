@@ -17,15 +17,15 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from engine.embedded.projection import LowRank
-from engine.embedded.shape import DecoderShape, read_json
 from engine.embedded.weights import ModelWeights
 from engine.errors import ConfigError
+from engine.modeldir.files import read_object
+from engine.modeldir.shape import TARGET_MODULES, DecoderShape, adapter_tensor
 
 MERGE_LIMIT_BYTES = 64 << 20
 """Adapters are merged into a copy of the weights while one copy is at most this large."""
 
 _FUSED = {"qkv": ("q", "k", "v"), "o": ("o",), "gate_up": ("gate", "up"), "down": ("down",)}
-_MODULES = {module for modules in _FUSED.values() for module in modules}
 _REFUSED = (
     *("use_rslora", "use_dora", "rank_pattern", "alpha_pattern", "modules_to_save", "layers_to_transform"),
     *("exclude_modules", "layer_replication", "lora_bias", "trainable_token_indices", "target_parameters"),
@@ -55,7 +55,7 @@ def read_adapter(path: Path, shape: DecoderShape, weights: ModelWeights, max_ran
         for index, layer in enumerate(weights.layers):
             change: dict[str, Tensor | LowRank] = {}
             for name, projection in layer.projections().items():
-                pair = _fuse(factors, index, name, _widths(shape), scale)
+                pair = _fuse(factors, index, name, shape.projections, scale)
                 if pair is not None:
                     change[name] = projection.merged(pair) if merge else pair
             changes.append(change)
@@ -64,7 +64,7 @@ def read_adapter(path: Path, shape: DecoderShape, weights: ModelWeights, max_ran
 
 def _read_config(path: Path, max_rank: int) -> dict[str, Any]:
     try:
-        config = read_json(path / "adapter_config.json")
+        config = read_object(path / "adapter_config.json")
     except ConfigError as error:
         raise AdapterError(str(error)) from error
     rank, alpha = config.get("r"), config.get("lora_alpha")
@@ -78,25 +78,11 @@ def _read_config(path: Path, max_rank: int) -> dict[str, Any]:
             raise AdapterError(f"{path}: {key} is not served; publish a plain LoRA adapter")
     if config.get("bias", "none") != "none":
         raise AdapterError(f"{path}: trained biases are not served; set bias = none")
-    known = sorted(f"{module}_proj" for module in _MODULES)
+    known = list(TARGET_MODULES)
     targets = known if config.get("target_modules") == "all-linear" else config.get("target_modules")
     if not isinstance(targets, list) or not targets or any(t not in known for t in targets):
         raise AdapterError(f"{path}: target_modules = {targets!r} is not served; list some of {known}")
     return {**config, "target_modules": targets}
-
-
-def _widths(shape: DecoderShape) -> dict[str, tuple[int, int]]:
-    """Output and input width of every adaptable module."""
-    query, key = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
-    return {
-        "q": (query, shape.hidden),
-        "k": (key, shape.hidden),
-        "v": (key, shape.hidden),
-        "o": (shape.hidden, query),
-        "gate": (shape.mlp, shape.hidden),
-        "up": (shape.mlp, shape.hidden),
-        "down": (shape.hidden, shape.mlp),
-    }
 
 
 class Expected(NamedTuple):
@@ -110,15 +96,13 @@ class Expected(NamedTuple):
 
 def _expected(config: dict[str, Any], shape: DecoderShape) -> dict[str, Expected]:
     """The tensors of an adapter by name: A and B of every target module in every layer."""
-    rank, widths = config["r"], _widths(shape)
+    rank, widths = config["r"], shape.projections
     found: dict[str, Expected] = {}
     for layer in range(shape.layers):
         for module in (target.removesuffix("_proj") for target in config["target_modules"]):
             out_width, in_width = widths[module]
-            block = "self_attn" if module in "qkvo" else "mlp"
-            prefix = f"base_model.model.model.layers.{layer}.{block}.{module}_proj.lora_"
-            found[f"{prefix}A.weight"] = Expected(layer, module, "A", (rank, in_width))
-            found[f"{prefix}B.weight"] = Expected(layer, module, "B", (out_width, rank))
+            found[adapter_tensor(layer, module, "A")] = Expected(layer, module, "A", (rank, in_width))
+            found[adapter_tensor(layer, module, "B")] = Expected(layer, module, "B", (out_width, rank))
     return found
 
 

@@ -8,8 +8,8 @@ from tokenizers import Tokenizer
 
 from engine.embedded.sampling import SamplingParams
 from engine.embedded.sequence import Finish, FinishKind
-from engine.embedded.shape import read_json
 from engine.errors import ConfigError
+from engine.modeldir.files import stop_token_ids
 
 
 class Text:
@@ -21,7 +21,7 @@ class Text:
             raise ConfigError(f"{model} has no tokenizer.json; save the model's fast tokenizer there")
         self._tokenizer = Tokenizer.from_file(str(path))
         self._pieces: dict[int, str] = {}
-        self.eos_ids = self._read_eos_ids(model)
+        self.eos_ids = frozenset(stop_token_ids(model, self._tokenizer.token_to_id))
 
     def encode(self, text: str) -> list[int]:
         """Ids of a text prompt, with whatever special tokens the tokenizer adds."""
@@ -57,16 +57,3 @@ class Text:
         if piece is None:
             piece = self._pieces[token] = self._tokenizer.decode([token], skip_special_tokens=False)
         return any(stop[-1] in piece or stop[-1].isspace() or not stop[-1].isascii() for stop in stops)
-
-    def _read_eos_ids(self, model: Path) -> frozenset[int]:
-        """End-of-sequence ids of the generation config, the config and the tokenizer together, as SGLang does."""
-        found: set[int] = set()
-        for name in ("generation_config.json", "config.json"):
-            value = read_json(model / name).get("eos_token_id") if (model / name).exists() else None
-            found.update(value if isinstance(value, list) else [] if value is None else [value])
-        if (model / "tokenizer_config.json").exists():
-            token = read_json(model / "tokenizer_config.json").get("eos_token")
-            content = token.get("content") if isinstance(token, dict) else token
-            id_ = self._tokenizer.token_to_id(content) if content else None
-            found.update([] if id_ is None else [id_])
-        return frozenset(found)

@@ -10,8 +10,9 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from engine.embedded.projection import Projection
-from engine.embedded.shape import DecoderShape, read_json
 from engine.errors import ConfigError
+from engine.modeldir.files import read_object
+from engine.modeldir.shape import DecoderShape
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +54,7 @@ class _Tensors:
     def __init__(self, model: Path) -> None:
         index = model / "model.safetensors.index.json"
         if index.exists():
-            names: dict[str, str] = read_json(index)["weight_map"]
+            names: dict[str, str] = read_object(index)["weight_map"]
             self._files = {name: model / file for name, file in names.items()}
             return
         path = model / "model.safetensors"

@@ -11,12 +11,12 @@ from rich.console import Console
 from rich.table import Table
 
 from engine.config.tree import Config
+from engine.modeldir.shape import DecoderShape
 from engine.rundir.layout import RunDir
 from engine.serving.addresses import addresses
 from engine.serving.gpus import Gpu, gpus
 from engine.serving.memory import Need, needs
 from engine.serving.placement import Placement, place
-from engine.serving.shape import ModelShape
 from engine.supervise.supervisor import commands
 
 _FIRST_PORT = 30_000
@@ -28,7 +28,7 @@ def show_plan(console: Console, config: Config) -> None:
     """Print placement, memory, commands and expected staleness; nothing is started or written.
 
     Raises ConfigError if the configuration cannot be placed on this machine."""
-    shape = ModelShape.read(Path(config.model.path))
+    shape = DecoderShape.read(Path(config.model.path))
     lora = shape.lora_parameters(config.learner.rank)
     console.print(
         f"{Path(config.model.path).name}: {shape.parameters / 1e6:,.1f} M parameters, adapter of rank "

@@ -21,8 +21,9 @@ import orjson
 
 from engine.config.load import load
 from engine.config.tree import Config
+from engine.modeldir.shape import TARGET_MODULES
 from engine.rundir.layout import FORMAT, JsonLines, RunDir, read_json, read_lines, write_directory, write_json
-from engine.scripted.zero_adapter import MODULES, zero_adapter
+from engine.scripted.zero_adapter import zero_adapter
 from engine.stream.reader import StreamReader
 from engine.types import TaskGroup
 
@@ -160,7 +161,7 @@ class SimulatedLearner:
             "dtype": "float32",
             "r": self._config.learner.rank,
             "alpha": self._config.learner.alpha,
-            "target_modules": MODULES,
+            "target_modules": TARGET_MODULES,
             "cursor": list(self._at.cursor),
             "created_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             "simulated": True,

@@ -1,6 +1,6 @@
 """The GPU memory that each process of a run will need, checked before anything starts.
 
-Sizes come from config.json (engine.serving.shape); the formulas are those of docs/learner.md 4, for the learner as
+Sizes come from config.json (engine.modeldir.shape); the formulas are those of docs/learner.md 4, for the learner as
 it is built (base in bfloat16). Only check_placement asks what this machine has. SGLang takes its share of what is free
 when it starts: beside another process it fills less than is told here, never more.
 """
@@ -15,10 +15,10 @@ from pathlib import Path
 from engine.config.endpoints import SglangSection
 from engine.config.tree import Config
 from engine.errors import ConfigError
+from engine.modeldir.shape import DecoderShape
 from engine.serving.gpus import Gpu
 from engine.serving.gpus import gpus as all_gpus
 from engine.serving.placement import Placement, place
-from engine.serving.shape import ModelShape, weight_bytes
 
 _MIB = 2**20
 _HALF = 2
@@ -73,11 +73,11 @@ def check_placement(config: Config) -> None:
     if not config.learner.gpus and config.policy.launch != "sglang" and not config.started_endpoints:
         return
     here = all_gpus()
-    needs(config, place(config, here), ModelShape.read(Path(config.model.path)), here)
+    needs(config, place(config, here), DecoderShape.read(Path(config.model.path)), here)
 
 
 def memory_share(
-    config: Config, section: SglangSection, members: Sequence[int], shape: ModelShape, gpus: Sequence[Gpu]
+    config: Config, section: SglangSection, members: Sequence[int], shape: DecoderShape, gpus: Sequence[Gpu]
 ) -> float | None:
     """--mem-fraction-static of an SGLang on `members`, or None where it may choose: set, or what a learner leaves.
 
@@ -92,7 +92,7 @@ def memory_share(
     return max(0.0, math.floor(100 * left / total) / 100)
 
 
-def needs(config: Config, placement: Placement, shape: ModelShape, gpus: Sequence[Gpu]) -> list[Need]:
+def needs(config: Config, placement: Placement, shape: DecoderShape, gpus: Sequence[Gpu]) -> list[Need]:
     """What every process needs on every GPU; `shape` is that of the policy's model.
 
     Raises ConfigError, with the numbers, if it cannot fit."""
@@ -119,7 +119,7 @@ def needs(config: Config, placement: Placement, shape: ModelShape, gpus: Sequenc
     return found
 
 
-def _learner(config: Config, shape: ModelShape, gpu: int) -> Need:
+def _learner(config: Config, shape: DecoderShape, gpu: int) -> Need:
     lora, kept = shape.lora_parameters(config.learner.rank), shape.activations(recompute=config.learner.recompute)
     parts = {
         "weights": shape.parameters * _HALF / _MIB,
@@ -131,7 +131,7 @@ def _learner(config: Config, shape: ModelShape, gpu: int) -> Need:
     return Need(gpu=gpu, who="learner", parts=parts)
 
 
-def _server(config: Config, shape: ModelShape, gpu: int, number: int, static_mib: float) -> Need:
+def _server(config: Config, shape: DecoderShape, gpu: int, number: int, static_mib: float) -> Need:
     width, slots = config.policy.tensor_parallel, config.adapter_slots
     weights = shape.parameters * _HALF / width / _MIB
     adapters = slots * shape.lora_parameters(config.learner.rank) * _HALF / width / _MIB
@@ -153,8 +153,8 @@ def _server(config: Config, shape: ModelShape, gpu: int, number: int, static_mib
 def _endpoint(config: Config, name: str, gpu: int, static_mib: float) -> Need:
     endpoint = config.endpoints[name]
     model, width = Path(endpoint.model), endpoint.tensor_parallel
-    shape = ModelShape.read(model)
-    weights = weight_bytes(model, shape) / width / _MIB
+    shape = DecoderShape.read(model)
+    weights = _weight_bytes(model, shape) / width / _MIB
     per_token = shape.kv_values * _HALF / width / _MIB
     cache, tokens = static_mib - weights, min(endpoint.context_tokens, shape.context)
     # How many calls it decodes together is a matter of speed; one has to fit.
@@ -166,6 +166,12 @@ def _endpoint(config: Config, name: str, gpu: int, static_mib: float) -> Need:
         )
     parts = {"weights": weights, "KV cache": cache, "CUDA": float(_WORKSPACE_MIB)}
     return Need(gpu=gpu, who=f"endpoint-{name}", parts=parts, endpoint=name, cached_tokens=cache / per_token)
+
+
+def _weight_bytes(model: Path, shape: DecoderShape) -> int:
+    """What the weights of a model directory take as they are served, whatever their type; in bfloat16 if they are in no
+    file that says so."""
+    return sum(path.stat().st_size for path in model.glob("model*.safetensors")) or _HALF * shape.parameters
 
 
 def _told(need: Need) -> str:

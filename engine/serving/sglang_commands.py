@@ -9,16 +9,14 @@ from pathlib import Path
 
 from engine.config.endpoints import SglangSection
 from engine.config.tree import Config
+from engine.modeldir.shape import TARGET_MODULES, DecoderShape
 from engine.processes.child import Command
 from engine.rundir.layout import RunDir
 from engine.serving.gpus import Gpu, gpus
 from engine.serving.memory import memory_share, needs
 from engine.serving.placement import Placement, place, without_gpu
 from engine.serving.sglang import launcher, server_environment
-from engine.serving.shape import ModelShape
 
-LORA_MODULES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-"""What the learner's adapters change (learner.model.TARGET_MODULES)."""
 SPARE_TOKENS = 16
 """Context beyond an episode's limit, or a call's: SGLang keeps the last seven tokens for itself."""
 _CPU_TOKENS = 200_000
@@ -35,7 +33,7 @@ class Machine:
 
     gpus: Sequence[Gpu]
     placement: Placement
-    shape: ModelShape
+    shape: DecoderShape
     """Of the policy's model."""
 
 
@@ -58,7 +56,7 @@ def look_around(config: Config) -> Machine:
     """The machine as a run, whose models are directories, is placed on it; no GPU matters where all servers do without.
 
     Raises ConfigError if the GPUs are not there or too small."""
-    here, shape = gpus(), ModelShape.read(Path(config.model.path))
+    here, shape = gpus(), DecoderShape.read(Path(config.model.path))
     if all(without_gpu(section, here) for section in (config.policy, *config.started_endpoints.values())):
         return Machine(gpus=here, placement=Placement(servers=(), endpoints={}, learner=()), shape=shape)
     placement = place(config, here)
@@ -74,7 +72,7 @@ def policy_commands(run: RunDir, config: Config, ports: Sequence[int], machine: 
     tokens, cpu = policy.kv_tokens, not places
     flags = [
         *_serving(config.model.path, config.limits.tokens, machine.shape, policy.max_running),
-        *("--enable-lora", "--max-lora-rank", str(config.learner.rank), "--lora-target-modules", *LORA_MODULES),
+        *("--enable-lora", "--max-lora-rank", str(config.learner.rank), "--lora-target-modules", *TARGET_MODULES),
         *("--max-loras-per-batch", slots, "--max-loaded-loras", slots),
         # On a GPU the learner's base has the same type (learner.device), whatever the checkpoint's is.
         *(("--lora-backend", "torch_native") if cpu else ("--dtype", "bfloat16")),
@@ -113,7 +111,7 @@ def endpoint_commands(run: RunDir, config: Config, ports: Sequence[int], machine
             port=port,
             seed=config.run.seed,
         )
-        shape = ModelShape.read(Path(endpoint.model))
+        shape = DecoderShape.read(Path(endpoint.model))
         flags = _serving(endpoint.model, endpoint.context_tokens, shape, endpoint.concurrency)
         # A small model that is held to JSON would else write blank lines until its tokens end.
         flags.append("--constrained-json-disable-any-whitespace")
@@ -125,7 +123,7 @@ def endpoint_commands(run: RunDir, config: Config, ports: Sequence[int], machine
     return commands
 
 
-def _serving(model: str, tokens: int, shape: ModelShape, running: int) -> list[str]:
+def _serving(model: str, tokens: int, shape: DecoderShape, running: int) -> list[str]:
     """`sglang.launch_server`'s flags for a model, requests of `tokens` and how many of them are decoded together."""
     return [
         *("--model-path", model, "--host", "127.0.0.1", "--log-level-http", "warning"),

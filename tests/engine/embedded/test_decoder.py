@@ -15,7 +15,6 @@ from engine.embedded.decoder import Decoder
 from engine.embedded.kv import Row
 from engine.embedded.lora import AdapterError, read_adapter
 from engine.embedded.plan import Work, plan_step
-from engine.embedded.shape import read_shape
 from engine.errors import ConfigError
 from tests.parts.embedded_models import LLAMA3_ROPE, make_adapter, make_model, reference_logprobs
 
@@ -117,7 +116,7 @@ def test_other_decoders_are_refused_by_name(change, named, tmp_path: Path):
     config = orjson.loads((model / "config.json").read_bytes()) | change
     (model / "config.json").write_bytes(orjson.dumps(config))
     with pytest.raises(ConfigError, match=named):
-        read_shape(model)
+        Decoder(model)
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from engine.embedded.kv import KVPool, capacity_for
 from engine.embedded.prefix import PrefixTree
 from engine.embedded.sampling import SamplingParams, draw
-from engine.embedded.shape import DecoderShape
+from engine.modeldir.shape import DecoderShape
 
 SHAPE = DecoderShape(
     architecture="none",
@@ -22,13 +22,11 @@ SHAPE = DecoderShape(
     heads=1,
     kv_heads=1,
     head_dim=1,
-    mlp=4,
+    intermediate=4,
     vocabulary=9,
     context=4096,
     norm_eps=1e-6,
-    query_key_norm=False,
     tied=True,
-    inverse_frequencies=(1.0,),
 )
 RUNS = st.lists(st.integers(0, 2), min_size=1, max_size=12)
 

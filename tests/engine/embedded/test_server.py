@@ -171,5 +171,5 @@ def test_a_model_that_is_not_served_ends_the_start_with_one_sentence(tmp_path):
     command = [sys.executable, "-m", "engine.embedded", "--model", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
     assert done.returncode == 2
-    assert "MambaForCausalLM is not served here" in done.stderr
+    assert "MambaForCausalLM cannot be served here; these can: LlamaForCausalLM, " in done.stderr
     assert "Traceback" not in done.stderr

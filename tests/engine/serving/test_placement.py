@@ -1,22 +1,32 @@
-"""engine.serving.placement, memory and shape: who gets which GPU, and whether it fits."""
+"""engine.serving.placement and memory, engine.modeldir.shape: who gets which GPU, and whether it fits."""
+
+from dataclasses import replace
 
 import orjson
 import pytest
 
 from engine.config.load import validate
 from engine.errors import ConfigError
+from engine.modeldir.shape import DecoderShape
 from engine.serving.gpus import Gpu
 from engine.serving.memory import memory_share, needs
 from engine.serving.models import find_model
 from engine.serving.placement import place
-from engine.serving.shape import ModelShape
 
-QWEN3_4B = ModelShape(
-    layers=36, hidden=2560, query=4096, kv=1024, intermediate=9728, vocabulary=151_936, tied=True, context=40_960
+QWEN3_4B = DecoderShape(
+    architecture="Qwen3ForCausalLM",
+    layers=36,
+    hidden=2560,
+    heads=32,
+    kv_heads=8,
+    head_dim=128,
+    intermediate=9728,
+    vocabulary=151_936,
+    context=40_960,
+    norm_eps=1e-6,
+    tied=True,
 )
-QWEN3_8B = ModelShape(
-    layers=36, hidden=4096, query=4096, kv=1024, intermediate=12_288, vocabulary=151_936, tied=False, context=40_960
-)
+QWEN3_8B = replace(QWEN3_4B, hidden=4096, intermediate=12_288, tied=False)
 
 
 def gpus(count, mib=81_559):
@@ -52,7 +62,7 @@ def test_sizes_are_those_of_the_models():
 
 def test_a_shape_is_read_from_a_model_directory():
     """The shipped one: 1.1 M parameters."""
-    shape = ModelShape.read(find_model("tiny").path)
+    shape = DecoderShape.read(find_model("tiny").path)
     assert shape.layers == 4
     assert 1_000_000 < shape.parameters < 1_200_000
 
@@ -61,7 +71,7 @@ def test_a_configuration_without_sizes_is_named(tmp_path):
     """The entry that is missing is told."""
     (tmp_path / "config.json").write_bytes(orjson.dumps({"num_attention_heads": 2}))
     with pytest.raises(ConfigError, match="no usable sizes of a decoder in it: KeyError\\('hidden_size'\\)"):
-        ModelShape.read(tmp_path)
+        DecoderShape.read(tmp_path)
 
 
 def test_servers_get_what_does_not_train():
@@ -127,9 +137,9 @@ def test_a_cache_for_too_few_episodes_is_refused():
 def model_of(path, shape):
     """A model directory with these sizes, and no weights."""
     entries = {
-        "num_attention_heads": shape.query // 128,
-        "num_key_value_heads": shape.kv // 128,
-        "head_dim": 128,
+        "num_attention_heads": shape.heads,
+        "num_key_value_heads": shape.kv_heads,
+        "head_dim": shape.head_dim,
         "hidden_size": shape.hidden,
         "num_hidden_layers": shape.layers,
         "intermediate_size": shape.intermediate,
