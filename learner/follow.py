@@ -28,13 +28,13 @@ def follow(run: RunDir, config: Config, ranks: Ranks) -> None:
     if the files are not those that rank 0 reads."""
     step = ranks.begin()
     checkpoint = latest(run)
-    if checkpoint is None or checkpoint.counters.step != step:
+    if checkpoint is None or checkpoint.state.counters.step != step:
         raise RunError(f"{run.learner}: rank 0 continues after step {step}, and rank {ranks.rank} cannot find that")
     grpo = GrpoStep.of(config, ranks)
     grpo.resume(checkpoint)
     rules, advantage, schedule = FormingRules.of(config), find_advantage(config.learner.advantage), Schedule.of(config)
-    version = checkpoint.counters.version
-    with StreamReader(run.trajectories, cursor=checkpoint.counters.cursor) as reader:
+    counters, version = checkpoint.state.counters, checkpoint.state.counters.version
+    with StreamReader(run.trajectories, cursor=counters.cursor) as reader:
         while (order := ranks.order()) is not None:
             opened = OpenStep(version=version)
             _form(opened, reader, order.cursor, rules, advantage)

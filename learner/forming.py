@@ -9,31 +9,18 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from enum import StrEnum
-from typing import Any
 
 from engine.config.plugins import foreign
 from engine.config.tree import Config
 from engine.errors import RunError
+from engine.learnerdir.counters import DropReason
+from engine.learnerdir.steps import TrainedGroup
 from engine.types import Episode, Outcome, Sampling, Source, TaskGroup
 from learner.advantage import Advantage
 from learner.rows import TrainedEpisode, trained_episode
 
 ZERO_VARIANCE = 1e-6
 """Rewards closer than this make no advantage."""
-
-
-class DropReason(StrEnum):
-    """Why a group is not trained on; the first that applies."""
-
-    STALE = "stale"
-    """Its oldest episode is more than max_staleness versions behind."""
-    UNSCORED = "unscored"
-    """Too few scored episodes, and the judge failed on some."""
-    FAILED = "failed"
-    """Too few scored episodes."""
-    ZERO_VARIANCE = "zero_variance"
-    """All rewards are equal: no episode is better than its siblings."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,10 +47,10 @@ class UsableGroup:
     staleness: int
     """Learner version - oldest version of any episode."""
 
-    def row(self) -> dict[str, Any]:
+    def trained(self) -> TrainedGroup:
         """What steps.jsonl says of it."""
         tokens = sum(len(episode.target_P) for episode in self.episodes)
-        return {"id": self.tg.id, "advantages": self.advantages, "staleness": self.staleness, "tokens": tokens}
+        return TrainedGroup(id=self.tg.id, advantages=self.advantages, staleness=self.staleness, tokens=tokens)
 
 
 @dataclass(slots=True, kw_only=True)

@@ -19,6 +19,10 @@ import torch
 
 from engine.config.tree import Config
 from engine.errors import RunError
+from engine.learnerdir.checkpoint import CheckpointState
+from engine.learnerdir.counters import LearnerCounters
+from engine.learnerdir.progress import LearnerProgress, LearnerState, write_progress
+from engine.learnerdir.steps import TrainedStep
 from engine.rundir.layout import RunDir, remove_staged, write_json
 from engine.stream.reader import StreamReader
 from engine.types import TaskGroup
@@ -30,7 +34,6 @@ from learner.lifetime import Lifetime
 from learner.metrics import Clock, Row, metrics_row, staleness_tokens
 from learner.model import LoraPolicy
 from learner.probe import probe
-from learner.progress import Counters, State, write_progress
 from learner.publish import publish
 from learner.ranks import Order, Ranks
 from learner.schedule import Schedule
@@ -50,7 +53,7 @@ class Learner:
         self.rules = FormingRules.of(config)
         self.schedule = Schedule.of(config)
         self.config_hash = config_sha256(config)
-        self.counters = Counters()
+        self.counters = LearnerCounters()
         self.opened = OpenStep(version=0)
         self.rows: list[Row] = []
         self.wait_s = self.read_s = self.step_s = self.publish_s = 0.0
@@ -79,11 +82,11 @@ class Learner:
                     break
         self.ranks.order(None)
         if closed or self.counters.step >= steps:
-            self._progress(State.DONE)
+            self._progress(LearnerState.DONE)
 
     def fail(self, sentence: str) -> None:
         """Leave the last word for the engine and the supervisor."""
-        self._progress(State.FAILED, sentence)
+        self._progress(LearnerState.FAILED, sentence)
 
     # --- start ------------------------------------------------------------------------------------------------------
 
@@ -94,11 +97,11 @@ class Learner:
         remove_staged(self.run.learner)
         checkpoint = latest(self.run)
         if checkpoint is not None:
-            if checkpoint.config_sha256 != self.config_hash:
+            if checkpoint.state.config_sha256 != self.config_hash:
                 raise RunError(f"{self.run.learner}: its checkpoint was made with other settings; start a new run")
-            self.counters = checkpoint.counters
+            self.counters = checkpoint.state.counters
             self.opened = OpenStep(version=self.counters.version)
-        self._progress(State.STARTING)
+        self._progress(LearnerState.STARTING)
         learner = self.config.learner
         self.advantage = find_advantage(learner.advantage)
         warm_start = Path(learner.warm_start) if learner.warm_start and checkpoint is None else None
@@ -110,9 +113,9 @@ class Learner:
             self.grpo.resume(checkpoint)
             torch.set_rng_state(checkpoint.rng)
         self.rows = records.repair(self.run, checkpoint)
-        publish(self.run, self.policy, checkpoint.adapter, checkpoint.published)
+        publish(self.run, self.policy, checkpoint.adapter, checkpoint.state.published)
         self.ranks.begin(self.counters.step)
-        self._progress(State.RUNNING)
+        self._progress(LearnerState.RUNNING)
         log.info("learner started", step=self.counters.step, cursor=self.counters.cursor)
 
     # --- one step ---------------------------------------------------------------------------------------------------
@@ -131,7 +134,7 @@ class Learner:
             self._check_tokens(reader, found[0])
             self.opened.take(found[0], self.rules, self.advantage)
             self.read_s += time.perf_counter() - arrived
-            self._progress(State.RUNNING)
+            self._progress(LearnerState.RUNNING)
         return True
 
     def _train(self, cursor: tuple[int, int], *, flushed: bool) -> None:
@@ -161,32 +164,30 @@ class Learner:
         self.step_s = time.perf_counter() - started
         self.opened = OpenStep(version=self.counters.version)
         self.wait_s = self.read_s = 0.0
-        self._progress(State.RUNNING)
+        self._progress(LearnerState.RUNNING)
 
     def _save(self, result: StepResult, row: Row, cursor: tuple[int, int], *, flushed: bool) -> None:
         """Checkpoint, rows, adapter: in this order."""
-        counters = self.counters.after(self.opened, cursor, self.wait_s)
-        step_row = {
-            "step": counters.step,
-            "version": counters.version,
-            "cursor": cursor,
-            "groups": [usable.row() for usable in self.opened.usable],
-            "dropped": {str(reason): ids for reason, ids in self.opened.dropped.items()},
-            "staleness_tokens": {
-                str(staleness): count
-                for staleness, count in staleness_tokens(result.tokens, self.opened.version).items()
-            },
-            "flushed": flushed,
-        }
+        counters = self._counted().after(len(self.opened.usable), cursor, self.wait_s)
+        tokens = staleness_tokens(result.tokens, self.opened.version)
+        trained = TrainedStep(
+            step=counters.step,
+            version=counters.version,
+            cursor=cursor,
+            groups=tuple(usable.trained() for usable in self.opened.usable),
+            dropped={str(reason): ids for reason, ids in self.opened.dropped.items()},
+            staleness_tokens={str(staleness): count for staleness, count in tokens.items()},
+            flushed=flushed,
+        )
         told = {"max_abs": result.max_abs, "update_norm": result.update_norm, "loss": result.loss}
-        checkpoint = self._checkpoint(counters, told, step_row, row)
+        checkpoint = self._checkpoint(counters, told, trained, row)
         checkpoint.write(self.run)
-        records.append(self.run, step_row, row)
-        publish(self.run, self.policy, checkpoint.adapter, checkpoint.published)
+        records.append(self.run, trained, row)
+        publish(self.run, self.policy, checkpoint.adapter, checkpoint.state.published)
         self.counters = counters
 
     def _checkpoint(
-        self, counters: Counters, told: dict[str, float], step_row: dict[str, Any] | None, row: Row | None
+        self, counters: LearnerCounters, told: dict[str, float], trained: TrainedStep | None, row: Row | None
     ) -> Checkpoint:
         published = {
             "version": counters.version,
@@ -197,12 +198,15 @@ class Learner:
             "loss": None,
             **told,
         }
-        return Checkpoint(
+        state = CheckpointState(
             counters=counters,
+            trained=trained,
             config_sha256=self.config_hash,
             published=published,
-            step_row=step_row,
             metrics_row=row,
+        )
+        return Checkpoint(
+            state=state,
             adapter=self.policy.applied(),
             moments=self.grpo.optimizer_state(),
             rng=rng_state(),
@@ -240,8 +244,14 @@ class Learner:
         value = {"step": step, "groups": groups, "error": error, "tensor": tensor, "metrics": metrics}
         write_json(self.run.learner / "failed-step.json", value)
 
-    def _progress(self, state: State, error: str = "") -> None:
-        write_progress(self.run, self.counters, self.opened, state=state, step_s=self.step_s, error=error)
+    def _counted(self) -> LearnerCounters:
+        """The counters with what the open step has read and dropped."""
+        return self.counters.with_open(self.opened.read, self.opened.dropped)
+
+    def _progress(self, state: LearnerState, error: str = "") -> None:
+        waiting = len(self.opened.usable)
+        told = LearnerProgress(counters=self._counted(), waiting=waiting, step_s=self.step_s, state=state, error=error)
+        write_progress(self.run, told)
 
 
 def _max_abs(policy: LoraPolicy) -> float:

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from engine.learnerdir.counters import DropReason
 from engine.telemetry import learner_metrics as keys
 from engine.types import Episode, StopReason
-from learner.forming import DropReason, OpenStep
+from learner.forming import OpenStep
 from learner.probe import Mismatch, k3
 from learner.step import PolicyTokens, StepResult
 

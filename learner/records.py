@@ -1,11 +1,4 @@
-"""learner/steps.jsonl and learner/metrics.jsonl: one row a step, never more rows than checkpoints cover.
-
-A row of steps.jsonl is what `audit` recomputes a step from::
-
-    {"step", "version": published by the step, "cursor": [segment, offset],
-     "groups": [{"id", "advantages": [per episode, null where masked], "staleness", "tokens"}],
-     "dropped": {reason: [group ids]}, "staleness_tokens": {staleness: policy tokens}, "flushed": bool}
-"""
+"""learner/steps.jsonl and learner/metrics.jsonl: one row a step, never more rows than checkpoints cover."""
 
 from __future__ import annotations
 
@@ -15,6 +8,7 @@ from typing import Any
 
 import orjson
 
+from engine.learnerdir.steps import TrainedStep
 from engine.rundir.layout import JsonLines, RunDir, read_lines, write_atomic
 from engine.telemetry import MetricsFile
 from engine.telemetry.learner_metrics import STEP
@@ -22,30 +16,21 @@ from learner.checkpoint import Checkpoint
 from learner.metrics import Row
 
 
-def steps_path(run: RunDir) -> Path:
-    """learner/steps.jsonl."""
-    return run.learner / "steps.jsonl"
-
-
-def metrics_path(run: RunDir) -> Path:
-    """learner/metrics.jsonl."""
-    return run.learner / "metrics.jsonl"
-
-
-def append(run: RunDir, step_row: Mapping[str, Any], metrics_row: Row) -> None:
+def append(run: RunDir, trained: TrainedStep, metrics_row: Row) -> None:
     """Append the rows of a step that is in a checkpoint already; steps.jsonl is durable on return."""
-    with MetricsFile(metrics_path(run)) as file:
+    with MetricsFile(run.learner_metrics) as file:
         file.append(metrics_row)
-    with JsonLines(steps_path(run)) as rows:
-        rows.append(step_row)
+    with JsonLines(run.steps) as rows:
+        rows.append(trained.value())
         rows.sync()
 
 
 def repair(run: RunDir, checkpoint: Checkpoint) -> list[Row]:
     """Cut both files back to the checkpoint, or complete them from it; returns the rows of metrics.jsonl."""
-    step = checkpoint.counters.step
-    _repair(steps_path(run), "step", step, checkpoint.step_row)
-    return _repair(metrics_path(run), STEP, step, checkpoint.metrics_row)
+    state = checkpoint.state
+    trained = None if state.trained is None else state.trained.value()
+    _repair(run.steps, "step", state.counters.step, trained)
+    return _repair(run.learner_metrics, STEP, state.counters.step, state.metrics_row)
 
 
 def _repair(path: Path, key: str, step: int, last: Mapping[str, Any] | None) -> list[dict[str, Any]]:

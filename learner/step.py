@@ -124,7 +124,7 @@ class GrpoStep:
     def resume(self, checkpoint: Checkpoint) -> None:
         """Continue after the step of a checkpoint."""
         self.policy.load(checkpoint.adapter, "the checkpoint")
-        self.restore(checkpoint.counters.step, checkpoint.moments)
+        self.restore(checkpoint.state.counters.step, checkpoint.moments)
 
     def run(
         self, episodes: Sequence[TrainedEpisode], lr: float, abandon: Callable[[], bool] = lambda: False

@@ -19,6 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from engine.errors import RunError
+from engine.learnerdir.progress import LearnerProgress, read_progress
+from engine.learnerdir.steps import TrainedStep
 from engine.rundir.layout import RunDir, read_json
 from engine.telemetry import engine_metrics as keys
 from engine.telemetry.learner_metrics import STEP
@@ -91,13 +93,13 @@ class RunFiles:
         self._log, self._steps = _Log(), _Steps()
         self._tails = [
             Tail(run.metrics, self._engine),
-            Tail(run.learner / "metrics.jsonl", self._learner),
+            Tail(run.learner_metrics, self._learner),
             Tail(run.swaps, self._swaps),
             Tail(run.log, self._log, newest_bytes=_LOG_BYTES),
-            Tail(run.learner / "steps.jsonl", self._steps),
+            Tail(run.steps, self._steps),
         ]
         self._phase: Mapping[str, Any] = {}
-        self._progress: Mapping[str, Any] = {}
+        self._progress = LearnerProgress()
         self._problems: list[str] = []
 
     def close(self) -> None:
@@ -117,7 +119,7 @@ class RunFiles:
                 self._problems.append(f"{tail.malformed:,} lines of {tail.path.name} are damaged")
         try:
             self._phase = read_json(self._run.path / "phase.json") or {}
-            self._progress = read_json(self._run.progress) or {}
+            self._progress = read_progress(self._run)
         except (RunError, OSError) as error:
             self._problems.append(str(error))
 
@@ -127,7 +129,7 @@ class RunFiles:
         return Told(
             clock_s=float(engine[-1][keys.RUN_S]) if engine else 0.0,
             phase=str(self._phase.get("phase", "starting")),
-            step=int(self._progress.get("step", 0)),
+            step=self._progress.counters.step,
             engine=engine,
             learner=tuple(self._learner.rows),
             swaps=tuple(self._swaps.rows)[-_SWAPS_SHOWN:],
@@ -140,7 +142,7 @@ class RunFiles:
         engine = self._engine.until(moment_s)
         begun = [entry["phase"] for entry in self._history() if entry["start_s"] <= moment_s]
         clock = _WallClock(self._log.phases, self._history())
-        steps = range(1, int(self._progress.get("step", 0)) + 1)
+        steps = range(1, self._progress.counters.step + 1)
         # Versions are loaded in their order, so the times of the steps ascend.
         step = bisect_right(steps, moment_s, key=self._step_s)
         return Told(
@@ -209,8 +211,9 @@ class _Steps:
         self.groups: dict[str, _Trained] = {}
 
     def add(self, row: Row) -> None:
-        for group in row["groups"]:
-            self.groups[group["id"]] = _Trained(row["step"], tuple(group["advantages"]))
+        trained = TrainedStep.of(row)
+        for group in trained.groups:
+            self.groups[group.id] = _Trained(trained.step, group.advantages)
 
     def clear(self) -> None:
         self.groups.clear()

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.errors import SynthError
+from engine.learnerdir.progress import read_progress
 from engine.processes import alive
 from engine.rundir.layout import RunDir, read_json
 from engine.telemetry import engine_metrics as keys
@@ -115,7 +116,7 @@ def _entry(run: RunDir, age_s: float) -> RunEntry:
         name=run.path.name,
         path=run.path,
         state=_STATES[life(run)],
-        step=int((read_json(run.progress) or {"step": 0})["step"]),
+        step=read_progress(run).counters.step,
         steps=int(steps),
         reward=_reward(run.metrics),
         age_s=age_s,

@@ -8,6 +8,8 @@ from typing import Any, Protocol
 
 from engine.config.load import load
 from engine.config.tree import Config
+from engine.learnerdir.progress import LearnerProgress, read_progress
+from engine.learnerdir.steps import TrainedStep, read_steps
 from engine.rundir.layout import RunDir, read_json, read_lines
 from engine.types import TaskGroup
 
@@ -52,13 +54,13 @@ class Recorded:
     run: RunDir
     config: Config
     manifest: Mapping[str, Any]
-    steps: Sequence[Mapping[str, Any]]
+    steps: Sequence[TrainedStep]
     """learner/steps.jsonl."""
     swaps: Sequence[Mapping[str, Any]]
     """swaps.jsonl: loads, flips, unloads; attempts of turns that failed; times in which a server had no traffic."""
     rows: Sequence[Mapping[str, Any]]
     """metrics.jsonl."""
-    progress: Mapping[str, Any]
+    progress: LearnerProgress
 
     @classmethod
     def read(cls, run: RunDir) -> Recorded:
@@ -69,10 +71,10 @@ class Recorded:
             run=run,
             manifest=read_json(run.manifest) or {},
             config=load(run.config).config,
-            steps=list(read_lines(run.learner / "steps.jsonl")),
+            steps=list(read_steps(run)),
             swaps=list(read_lines(run.swaps)),
             rows=list(read_lines(run.metrics)),
-            progress=read_json(run.progress) or {},
+            progress=read_progress(run),
         )
 
     def total(self, key: str) -> float:

@@ -7,7 +7,8 @@ from pathlib import Path
 from safetensors import SafetensorError, deserialize
 
 from engine.audit.check import Finding, Recorded, named
-from engine.rundir.layout import read_json
+from engine.errors import RunError
+from engine.learnerdir.checkpoint import read_checkpoint
 from engine.types import TaskGroup
 
 
@@ -16,7 +17,7 @@ class Checkpoints:
 
     def __init__(self, recorded: Recorded) -> None:
         self._recorded = recorded
-        self._cursors = {row["step"]: list(row["cursor"]) for row in recorded.steps}
+        self._cursors = {row.step: row.cursor for row in recorded.steps}
 
     def see(self, tg: TaskGroup) -> None:
         """Nothing: this is about learner/checkpoint-*."""
@@ -24,33 +25,37 @@ class Checkpoints:
     def finding(self) -> Finding:
         """Checkpoints that contradict steps.jsonl or the adapter of their version."""
         kind = self._recorded.config.learner.kind
-        paths = sorted(self._recorded.run.learner.glob("checkpoint-[0-9]*")) if kind == "grpo" else []
-        wrong = [f"{path.name} ({reason})" for path in paths if (reason := self._problem(path))]
+        run = self._recorded.run
+        steps = run.checkpoints() if kind == "grpo" else []
+        wrong = [f"{run.checkpoint(step).name} ({reason})" for step in steps if (reason := self._problem(step))]
         return Finding(
             name="checkpoints_contradicted",
             promise="a checkpoint is the step it says, and holds the adapter that was published",
-            checked=f"{len(paths)} checkpoints" if kind == "grpo" else f"none: a {kind} learner keeps its own",
+            checked=f"{len(steps)} checkpoints" if kind == "grpo" else f"none: a {kind} learner keeps its own",
             violations=[named(wrong)] if wrong else [],
             count=len(wrong),
         )
 
-    def _problem(self, path: Path) -> str:
-        state, step = read_json(path / "state.json") or {}, int(path.name.rpartition("-")[2])
-        counters = state.get("counters", {})
-        if counters.get("step") != step:
-            return f"says step {counters.get('step')}"
-        if step in self._cursors and list(counters["cursor"]) != self._cursors[step]:
+    def _problem(self, step: int) -> str:
+        run = self._recorded.run
+        try:
+            counters = read_checkpoint(run, step).counters
+        except RunError as error:
+            return str(error)
+        if counters.step != step:
+            return f"says step {counters.step}"
+        if counters.cursor != self._cursors.get(step, counters.cursor):
             return "another cursor than in steps.jsonl"
-        published = self._recorded.run.adapter(counters["version"]) / "adapter_model.safetensors"
+        published = run.adapter(counters.version) / "adapter_model.safetensors"
         if not published.exists():
             return ""
         try:
-            held = {name.removeprefix("p."): data for name, data in _tensors(path / "tensors.safetensors").items()}
-            return (
-                "" if _tensors(published).items() <= held.items() else f"another adapter than {published.parent.name}"
-            )
+            tensors = _tensors(run.checkpoint(step) / "tensors.safetensors")
+            held = {name.removeprefix("p."): data for name, data in tensors.items()}
+            same = _tensors(published).items() <= held.items()
         except (OSError, SafetensorError) as error:
             return f"unreadable: {error}"
+        return "" if same else f"another adapter than {published.parent.name}"
 
 
 def _tensors(path: Path) -> dict[str, bytes]:

@@ -27,14 +27,12 @@ class TrainedTwice:
         uses: Counter[str] = Counter()
         episodes: dict[str, int] = {}
         for step in self._recorded.steps:
-            uses.update(row["id"] for row in step["groups"])
-            episodes.update(
-                {row["id"]: sum(value is not None for value in row["advantages"]) for row in step["groups"]}
-            )
-            uses.update(id_ for ids in step["dropped"].values() for id_ in ids)
+            uses.update(group.id for group in step.groups)
+            episodes.update({group.id: sum(value is not None for value in group.advantages) for group in step.groups})
+            uses.update(id_ for ids in step.dropped.values() for id_ in ids)
         twice = [id_ for id_, count in uses.items() if count > 1]
         violations = [f"trained or dropped more than once: {named(twice)}"] if twice else []
-        order = [(step["step"], step["version"]) for step in self._recorded.steps]
+        order = [(step.step, step.version) for step in self._recorded.steps]
         if order != [(number, number) for number in range(1, len(order) + 1)]:
             violations.append(f"steps and versions are not 1, 2, 3, ...: {order[:5]} ...")
         return Finding(
@@ -53,13 +51,13 @@ class Advantages:
         self._name, self._kind = recorded.config.learner.advantage, recorded.config.learner.kind
         # The simulated learner trains nothing, and says so with zeros.
         self._recomputed = self._kind == "grpo" and self._name in _RECOMPUTED
-        self._rows = {row["id"]: row["advantages"] for step in recorded.steps for row in step["groups"]}
+        self._advantages = {group.id: group.advantages for step in recorded.steps for group in step.groups}
         self._groups = 0
         self._wrong: list[str] = []
 
     def see(self, tg: TaskGroup) -> None:
         """Compare one trained group."""
-        recorded = self._rows.get(tg.id)
+        recorded = self._advantages.get(tg.id)
         if tg.source is Source.EVAL or recorded is None or not self._recomputed:
             return
         self._groups += 1
@@ -99,7 +97,7 @@ class Staleness:
 
     def __init__(self, recorded: Recorded) -> None:
         self._bound = recorded.config.schedule.max_staleness
-        self._trained = {row["id"]: (step["step"], row) for step in recorded.steps for row in step["groups"]}
+        self._trained = {group.id: (step.step, group) for step in recorded.steps for group in step.groups}
         self._groups = 0
         self._over: list[str] = []
         self._wrong: list[str] = []
@@ -109,12 +107,12 @@ class Staleness:
         if tg.source is Source.EVAL or tg.id not in self._trained:
             return
         self._groups += 1
-        step, row = self._trained[tg.id]
+        step, trained = self._trained[tg.id]
         staleness = step - 1 - tg.oldest_version
         if staleness > self._bound:
             self._over.append(f"{tg.id} ({staleness})")
-        if staleness < 0 or staleness != row["staleness"]:
-            self._wrong.append(f"{tg.id} ({staleness}, recorded {row['staleness']})")
+        if staleness < 0 or staleness != trained.staleness:
+            self._wrong.append(f"{tg.id} ({staleness}, recorded {trained.staleness})")
 
     def finding(self) -> Finding:
         """Groups beyond the bound, or recorded with another staleness."""

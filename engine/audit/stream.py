@@ -89,15 +89,15 @@ class Lost:
         recorded = self._recorded
         known: dict[str, int] = {}
         for step in recorded.steps:
-            known.update({row["id"]: len(row["advantages"]) for row in step["groups"]})
-            known.update({id_: recorded.config.schedule.group_size for ids in step["dropped"].values() for id_ in ids})
+            known.update({group.id: len(group.advantages) for group in step.groups})
+            known.update({id_: recorded.config.schedule.group_size for ids in step.dropped.values() for id_ in ids})
         missing = [id_ for id_ in known if id_ not in self._readable]
         violations = [f"in steps.jsonl, not in the stream: {named(missing)}"] if missing else []
         closed = read_json(recorded.run.trajectories / CLOSED) or {"frames": 0}
         counts = {
             "closed.json": closed["frames"],
             "the engine's metrics": max((row[keys.GROUPS_WRITTEN] for row in recorded.rows), default=0),
-            "the learner's progress.json": recorded.progress.get("frames_read", 0),
+            "the learner's progress.json": recorded.progress.counters.frames_read,
         }
         violations += [
             f"{who} counts {count} groups, the stream has {self._frames}"

@@ -17,6 +17,7 @@ from rich.text import Text
 
 from engine.config.load import load
 from engine.errors import ConfigError, RunError, SynthError
+from engine.learnerdir.progress import read_progress
 from engine.preflight.manifest import point_latest
 from engine.processes.alive import lives
 from engine.report.console import wide_console
@@ -199,7 +200,7 @@ def _removed(path: Path) -> int:
 def _row(run: RunDir) -> list[str]:
     manifest, summary = read_json(run.manifest) or {}, read_json(run.summary) or {}
     phase = (read_json(run.path / "phase.json") or {"phase": "not started"})["phase"]
-    step = (read_json(run.progress) or {"step": 0})["step"]
+    step = read_progress(run).counters.step
     steps = load(run.config).config.run.steps
     before, after = _mean(summary.get("heldout_before")), _mean(summary.get("heldout_after"))
     size = f"{_megabytes(run.path):.1f}"

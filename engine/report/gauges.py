@@ -12,6 +12,7 @@ from typing import Any
 import orjson
 
 from engine.config.tree import Config
+from engine.learnerdir.progress import read_progress
 from engine.rundir.layout import RunDir, read_json
 from engine.telemetry import engine_metrics as keys
 
@@ -46,9 +47,8 @@ def read_gauges(run: RunDir, config: Config) -> Gauges:
     """The newest state; zeros where nothing is written yet."""
     rows = _last_rows(run.metrics)
     last: Mapping[str, float] = rows[-1] if rows else {}
-    progress = read_json(run.progress) or {}
     phases = read_json(run.path / "phase.json") or {"phase": "starting", "history": []}
-    step, run_s = int(progress.get("step", 0)), last.get(keys.RUN_S, 0.0)
+    step, run_s = read_progress(run).counters.step, last.get(keys.RUN_S, 0.0)
     return Gauges(
         phase=phases["phase"],
         run_s=run_s,

@@ -9,6 +9,7 @@ from typing import Any
 
 from engine.audit.check import Finding, Recorded
 from engine.audit.run import audit
+from engine.learnerdir.steps import TrainedStep
 from engine.report.curves import Curves, improved, paired_gain
 from engine.report.gauges import phase_s, phase_start_s
 from engine.report.simulators import simulators
@@ -72,8 +73,8 @@ def summarize(run: RunDir) -> Summary:
         "simulators": simulators(recorded, curves.recorded),
         "turns": curves.turns,
         "policy_tokens": curves.policy_tokens,
-        "groups_trained": recorded.progress.get("trained_groups", 0),
-        "groups_dropped": recorded.progress.get("dropped", {}),
+        "groups_trained": recorded.progress.counters.trained_groups,
+        "groups_dropped": dict(recorded.progress.counters.dropped),
         "stream_mb": sum(path.stat().st_size for path in run.trajectories.glob("*.seg")) / 1e6,
         **{name: counts[name] for name in _ZEROS},
         "broken_promises": {finding.name: finding.count for finding in findings if not finding.ok},
@@ -111,11 +112,11 @@ def _best(run: RunDir) -> int | None:
     return int(best.readlink().name[1:]) if best.is_symlink() else None
 
 
-def _staleness(steps: Iterable[Mapping[str, Any]]) -> dict[str, float]:
+def _staleness(steps: Iterable[TrainedStep]) -> dict[str, float]:
     """Share of the trained tokens per staleness."""
     tokens: Counter[str] = Counter()
     for step in steps:
-        tokens.update(step.get("staleness_tokens", {}))
+        tokens.update(step.staleness_tokens or {})
     total = tokens.total()
     return {staleness: count / total for staleness, count in sorted(tokens.items())} if total else {}
 
@@ -128,7 +129,7 @@ def _times(recorded: Recorded) -> dict[str, Any]:
     train_wall_s = phase_s(history, ("training", "draining"), wall_s)
     admission_s = min(recorded.total(keys.WAIT_ADMISSION), train_wall_s)
     # The learner is up before the first measurement of the held-out split and counts that too; it is no training time.
-    waited_s = float(recorded.progress.get("wait_s", 0.0)) - (begun or 0.0)
+    waited_s = recorded.progress.counters.wait_s - (begun or 0.0)
     learner_s = min(max(0.0, waited_s), train_wall_s)
     return {
         "wall_s": wall_s,

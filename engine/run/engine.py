@@ -64,7 +64,7 @@ class Engine:
     def changed(self) -> None:
         """The learner's counts or the current version changed: look again, everywhere."""
         admission = self.rollout.scheduler.admission
-        admission.freed(self.adapters.trained, self.adapters.progress.dropped)
+        admission.freed(self.adapters.trained, self.adapters.progress.counters.dropped_groups)
         admission.closed = self._finished()
         self.rollout.scheduler.wake()
         # Everyone who waits hears it; who comes later waits for the next change.
@@ -85,7 +85,7 @@ class Engine:
             await self._train()
             await self.writer.close()
             if self._finished():
-                last = self.adapters.progress.version
+                last = self.adapters.progress.counters.version
                 await self._until(partial(self._serves, last))
                 await self._validate(last)
                 await self._measure_once("heldout_after", last)
@@ -140,15 +140,14 @@ class Engine:
             await self._changed.wait()
 
     def _finished(self) -> bool:
-        return self.adapters.progress.step >= self.parts.config.run.steps
+        return self.adapters.progress.counters.step >= self.parts.config.run.steps
 
     def _serves(self, version: int) -> bool:
         return self.adapters.versions.current >= version
 
     def _least_version(self) -> int:
         """On resume nothing starts before the adapter of the newest checkpoint is served."""
-        steps = [int(path.name.rpartition("-")[2]) for path in self.run.learner.glob("checkpoint-[0-9]*")]
-        return max(steps, default=0)
+        return max(self.run.checkpoints(), default=0)
 
     async def _phase(self, name: str) -> None:
         self._history.append({"phase": name, "start_s": self.parts.seams.clock()})

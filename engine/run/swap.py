@@ -15,7 +15,8 @@ from typing import Any, Protocol
 import anyio
 
 from engine.core.versions import Versions
-from engine.rundir.layout import RunDir, adapter_name, read_json, remove_directory
+from engine.learnerdir.progress import LearnerProgress, read_progress
+from engine.rundir.layout import RunDir, adapter_name, remove_directory
 
 _POLL_S = 0.1
 _KEEP_BEHIND = 4
@@ -34,29 +35,6 @@ class AdapterServers(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Progress:
-    """The part of learner/progress.json that the engine acts on."""
-
-    step: int = 0
-    version: int = -1
-    trained: int = 0
-    dropped: int = 0
-
-    @classmethod
-    def read(cls, run: RunDir) -> Progress:
-        """What the learner said last."""
-        value: dict[str, Any] | None = read_json(run.progress)
-        if value is None:
-            return cls()
-        return cls(
-            step=value["step"],
-            version=value["version"],
-            trained=value["trained_groups"],
-            dropped=sum(value["dropped"].values()),
-        )
-
-
 @dataclass(slots=True)
 class Adapters:
     """Keeps the servers at the newest published version."""
@@ -72,7 +50,7 @@ class Adapters:
     max_staleness: int
     on_change: Callable[[], None] = lambda: None
     """Called when a version became current, or the learner's counts changed."""
-    progress: Progress = field(default_factory=Progress)
+    progress: LearnerProgress = field(default_factory=LearnerProgress)
     _trained_at: dict[int, int] = field(default_factory=dict)
 
     @property
@@ -93,9 +71,9 @@ class Adapters:
         published, progress = await anyio.to_thread.run_sync(self._look)
         if published:
             self.versions.announced = max(self.versions.announced, published[-1])
-        changed = progress != self.progress
+        counters, changed = progress.counters, _decided(progress) != _decided(self.progress)
         self.progress = progress
-        self._trained_at[progress.version] = progress.trained
+        self._trained_at[counters.version] = counters.trained_groups
         if (version := self.versions.next_load()) is not None:
             await self.serve(version)
             changed = True
@@ -119,8 +97,8 @@ class Adapters:
             event = {"event": "flip", "adapter": name, "version": version, "start_s": now, "end_s": now, "ok": True}
             self.on_event({**event, "server": "*"})
 
-    def _look(self) -> tuple[list[int], Progress]:
-        return self.run.versions(), Progress.read(self.run)
+    def _look(self) -> tuple[list[int], LearnerProgress]:
+        return self.run.versions(), read_progress(self.run)
 
     def _collect_garbage(self, published: list[int]) -> None:
         best = self.run.adapters / "best"
@@ -130,3 +108,9 @@ class Adapters:
         for version in published:
             if version not in kept and version % self.keep_every:
                 remove_directory(self.run.adapter(version))
+
+
+def _decided(progress: LearnerProgress) -> tuple[int, ...]:
+    """The part of the learner's word that others wait for."""
+    counters = progress.counters
+    return counters.step, counters.version, counters.trained_groups, counters.dropped_groups

@@ -181,13 +181,19 @@ def read_json(path: Path) -> dict[str, Any] | None:
 
 
 def read_lines(path: Path) -> Iterator[dict[str, Any]]:
-    """The objects of a .jsonl file; a torn last line (its writer was killed) is ignored."""
+    """The objects of a .jsonl file; a torn last line (its writer was killed) is ignored.
+
+    Raises RunError that names the line for one that is not JSON."""
     if not path.exists():
         return
     with path.open("rb") as file:
-        for line in file:
+        for number, line in enumerate(file, 1):
             if line.endswith(b"\n"):
-                yield orjson.loads(line)
+                try:
+                    row = orjson.loads(line)
+                except orjson.JSONDecodeError as error:
+                    raise RunError(f"{path}: line {number} is not JSON ({error}); restore it from a copy") from error
+                yield row
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,6 +241,16 @@ class RunDir:
     def progress(self) -> Path:
         """learner/progress.json: the learner's only word to the engine."""
         return self.learner / "progress.json"
+
+    @property
+    def steps(self) -> Path:
+        """learner/steps.jsonl: a row of every trained step."""
+        return self.learner / "steps.jsonl"
+
+    @property
+    def learner_metrics(self) -> Path:
+        """learner/metrics.jsonl: the learner's rows."""
+        return self.learner / "metrics.jsonl"
 
     @property
     def world(self) -> Path:
@@ -306,6 +322,15 @@ class RunDir:
         """Published versions, ascending."""
         names = (path.name for path in self.adapters.glob("v[0-9]*") if path.is_dir())
         return sorted(int(name[1:]) for name in names if name[1:].isdigit())
+
+    def checkpoint(self, step: int) -> Path:
+        """The directory of the checkpoint after one step."""
+        return self.learner / f"checkpoint-{step:05d}"
+
+    def checkpoints(self) -> list[int]:
+        """Steps that have a checkpoint, ascending."""
+        names = (path.name.removeprefix("checkpoint-") for path in self.learner.glob("checkpoint-[0-9]*"))
+        return sorted(int(name) for name in names if name.isdigit())
 
     def create(self) -> None:
         """Make the directories."""

@@ -13,35 +13,24 @@ import shutil
 import signal
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import orjson
 
 from engine.config.load import load
 from engine.config.tree import Config
+from engine.learnerdir.checkpoint import STATE_FILE, CheckpointState, read_checkpoint
+from engine.learnerdir.counters import DropReason, LearnerCounters
+from engine.learnerdir.progress import LearnerProgress, LearnerState, write_progress
+from engine.learnerdir.steps import TrainedGroup, TrainedStep, read_steps
 from engine.modeldir.shape import TARGET_MODULES
-from engine.rundir.layout import FORMAT, JsonLines, RunDir, read_json, read_lines, write_directory, write_json
+from engine.rundir.layout import FORMAT, JsonLines, RunDir, write_directory
 from engine.scripted.zero_adapter import zero_adapter
 from engine.stream.reader import StreamReader
 from engine.types import TaskGroup
 
 _WAIT_S = 0.2
-
-
-@dataclass(slots=True, kw_only=True)
-class Position:
-    """Where the learner is after its last completed step; what a checkpoint holds."""
-
-    step: int = 0
-    cursor: tuple[int, int] = (0, 0)
-    frames_read: int = 0
-    trained_groups: int = 0
-    dropped: dict[str, int] = field(
-        default_factory=lambda: {"stale": 0, "unscored": 0, "failed": 0, "zero_variance": 0}
-    )
-    wait_s: float = 0.0
 
 
 class Stopped(Exception):  # noqa: N818 - flow control, not a failure
@@ -54,44 +43,46 @@ class SimulatedLearner:
     def __init__(self, run: RunDir, config: Config, alive: Callable[[], bool]) -> None:
         self._run, self._config, self._alive = run, config, alive
         self._files = zero_adapter(Path(config.model.path), config.learner.rank, config.learner.alpha)
-        self._at = Position()
+        self._at = LearnerCounters()
         self._groups: list[TaskGroup] = []
-        self._open_drops: list[tuple[str, str]] = []
-        """(reason, group id) since the last completed step."""
+        self._read = 0
+        """Groups taken since the last completed step."""
+        self._dropped: dict[DropReason, list[str]] = {}
+        """Ids of the groups dropped since then."""
 
     def serve(self) -> None:
         """Consume groups until the last step is done or the stream is closed.
 
         Raises Stopped when this process has to end before."""
         self._restore()
-        self._progress("starting")
+        self._progress(LearnerState.STARTING)
         self._publish()
-        self._progress("running")
+        self._progress(LearnerState.RUNNING)
         schedule = self._config.schedule
         with StreamReader(self._run.trajectories, cursor=self._at.cursor) as reader:
             while self._at.step < self._config.run.steps and not reader.closed:
                 started = time.monotonic()
                 found = reader.next(timeout=_WAIT_S)
-                self._at.wait_s += time.monotonic() - started
+                self._at = replace(self._at, wait_s=self._at.wait_s + time.monotonic() - started)
                 self._check()
                 if found is None:
                     continue
                 tg, cursor = found
-                self._at.frames_read += 1
+                self._read += 1
                 reason = self._drop_reason(tg)
                 if reason is not None:
-                    self._open_drops.append((reason, tg.id))
-                    self._progress("running")
+                    self._dropped.setdefault(reason, []).append(tg.id)
+                    self._progress(LearnerState.RUNNING)
                     continue
                 self._groups.append(tg)
                 if len(self._groups) == schedule.groups_per_step:
                     self._step(cursor)
-        self._progress("done")
+        self._progress(LearnerState.DONE)
 
-    def _drop_reason(self, tg: TaskGroup) -> str | None:
+    def _drop_reason(self, tg: TaskGroup) -> DropReason | None:
         if self._at.step - tg.oldest_version > self._config.schedule.max_staleness:
-            return "stale"
-        return None if any(episode.scored for episode in tg.episodes) else "failed"
+            return DropReason.STALE
+        return None if any(episode.scored for episode in tg.episodes) else DropReason.FAILED
 
     def _step(self, cursor: tuple[int, int]) -> None:
         """One step: as long as the pace says, then checkpoint, publish, steps.jsonl, progress.json."""
@@ -100,25 +91,19 @@ class SimulatedLearner:
             self._check()
             time.sleep(min(_WAIT_S, self._config.learner.pace_s))
         version = self._at.step
-        self._at.step += 1
-        self._at.cursor = cursor
-        self._at.trained_groups += len(self._groups)
-        for reason, _ in self._open_drops:
-            self._at.dropped[reason] += 1
-        dropped = {reason: [name for why, name in self._open_drops if why == reason] for reason in self._at.dropped}
-        row = {
-            "step": self._at.step,
-            "version": self._at.step,
-            "cursor": list(cursor),
-            "groups": [_trained(tg, version) for tg in self._groups],
-            "dropped": dropped,
-            "flushed": False,
-        }
-        self._groups, self._open_drops = [], []
-        self._checkpoint(row)
+        self._at = self._counted().after(len(self._groups), cursor, 0.0)
+        trained = TrainedStep(
+            step=self._at.step,
+            version=self._at.version,
+            cursor=cursor,
+            groups=tuple(_trained(tg, version) for tg in self._groups),
+            dropped={str(reason): self._dropped.get(reason, []) for reason in DropReason},
+        )
+        self._groups, self._dropped, self._read = [], {}, 0
+        self._checkpoint(trained)
         self._publish()
-        self._record(row)
-        self._progress("running", time.monotonic() - started)
+        self._record(trained)
+        self._progress(LearnerState.RUNNING, time.monotonic() - started)
 
     # --- files ----------------------------------------------------------------------------------------------------
 
@@ -127,22 +112,20 @@ class SimulatedLearner:
         for directory in (self._run.adapters, self._run.learner):
             for staged in directory.glob(".*.tmp-*"):
                 shutil.rmtree(staged) if staged.is_dir() else staged.unlink()
-        checkpoints = sorted(self._run.learner.glob("checkpoint-[0-9]*"))
-        state = read_json(checkpoints[-1] / "state.json") if checkpoints else None
-        if state is None:
+        steps = self._run.checkpoints()
+        if not steps:
             self._checkpoint(None)
             return
-        segment, offset = state["position"].pop("cursor")
-        self._at = Position(**state["position"], cursor=(segment, offset))
-        if state["row"] is not None:
-            self._record(state["row"])
+        state = read_checkpoint(self._run, steps[-1])
+        self._at = state.counters
+        if state.trained is not None:
+            self._record(state.trained)
 
-    def _checkpoint(self, row: dict[str, Any] | None) -> None:
-        target = self._run.learner / f"checkpoint-{self._at.step:05d}"
-        state = {"format": FORMAT, "position": asdict(self._at), "row": row}
-        write_directory(target, {"state.json": orjson.dumps(state)})
-        for old in sorted(self._run.learner.glob("checkpoint-[0-9]*"))[:-2]:
-            shutil.rmtree(old)
+    def _checkpoint(self, trained: TrainedStep | None) -> None:
+        state = {"format": FORMAT, **CheckpointState(counters=self._at, trained=trained).simulated_value()}
+        write_directory(self._run.checkpoint(self._at.step), {STATE_FILE: orjson.dumps(state)})
+        for old in self._run.checkpoints()[:-2]:
+            shutil.rmtree(self._run.checkpoint(old))
 
     def _publish(self) -> None:
         """Publish the version of the last step, unless it is there."""
@@ -168,31 +151,21 @@ class SimulatedLearner:
         }
         write_directory(target, {**self._files, "meta.json": orjson.dumps(meta, option=orjson.OPT_INDENT_2)})
 
-    def _record(self, row: dict[str, Any]) -> None:
+    def _record(self, trained: TrainedStep) -> None:
         """Append a step's row; one that a killed process wrote already is not repeated."""
-        path = self._run.learner / "steps.jsonl"
-        if any(found["step"] == row["step"] for found in read_lines(path)):
+        if any(found.step == trained.step for found in read_steps(self._run)):
             return
-        with JsonLines(path) as file:
-            file.append(row)
+        with JsonLines(self._run.steps) as file:
+            file.append(trained.value())
             file.sync()
 
-    def _progress(self, state: str, step_s: float = 0.0) -> None:
-        segment, offset = self._at.cursor
-        dropped = dict(self._at.dropped)
-        for reason, _ in self._open_drops:
-            dropped[reason] += 1
-        value = {
-            **asdict(self._at),
-            "version": self._at.step,
-            "cursor": {"segment": segment, "offset": offset},
-            "dropped": dropped,
-            "waiting": len(self._groups),
-            "step_s": step_s,
-            "state": state,
-            "error": "",
-        }
-        write_json(self._run.progress, value)
+    def _counted(self) -> LearnerCounters:
+        """The counters with what was read and dropped since the last completed step."""
+        return self._at.with_open(self._read, self._dropped)
+
+    def _progress(self, state: LearnerState, step_s: float = 0.0) -> None:
+        told = LearnerProgress(counters=self._counted(), waiting=len(self._groups), step_s=step_s, state=state)
+        write_progress(self._run, told)
 
     def _check(self) -> None:
         if not self._alive():
@@ -215,7 +188,7 @@ def serve(run: RunDir, parent: int | None) -> int:
     return 0
 
 
-def _trained(tg: TaskGroup, version: int) -> dict[str, Any]:
+def _trained(tg: TaskGroup, version: int) -> TrainedGroup:
     """A group as steps.jsonl tells it: every scored episode has the advantage 0."""
-    advantages = [0.0 if episode.scored else None for episode in tg.episodes]
-    return {"id": tg.id, "advantages": advantages, "staleness": version - tg.oldest_version}
+    advantages = tuple(0.0 if episode.scored else None for episode in tg.episodes)
+    return TrainedGroup(id=tg.id, advantages=advantages, staleness=version - tg.oldest_version)

@@ -23,11 +23,11 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from types import FrameType
-from typing import Any
 
 from engine.config.environment import child_environment
 from engine.config.tree import Config
 from engine.errors import RunError
+from engine.learnerdir.progress import LearnerProgress, LearnerState, read_progress
 from engine.processes.child import Child, Command, end_orphans, likely_cause, record, torch_environment
 from engine.rundir.layout import RunDir, read_json
 from engine.serving.addresses import Address, free_addresses, write_addresses
@@ -190,10 +190,11 @@ class Supervisor:
                 return Ending(code=EXIT_CONFIG, message=child.last_words("the engine cannot use this configuration"))
         if child is self.learner:
             progress = self._progress()
-            if code == EXIT_OK and progress.get("state") == "done" and progress["step"] >= self.config.run.steps:
+            trained = progress.counters.step >= self.config.run.steps
+            if code == EXIT_OK and progress.state is LearnerState.DONE and trained:
                 return None
-            if progress.get("state") == "failed":
-                return Ending(code=EXIT_FAILED, message=f"the learner stopped: {progress.get('error')}")
+            if progress.state is LearnerState.FAILED:
+                return Ending(code=EXIT_FAILED, message=f"the learner stopped: {progress.error}")
             if code == EXIT_CONFIG:
                 return Ending(code=EXIT_CONFIG, message=child.last_words("the learner cannot use this configuration"))
         self._ready.discard(child.name)
@@ -246,12 +247,12 @@ class Supervisor:
                 return Ending(code=EXIT_FAILED, message=child.last_words(sentence))
         return None
 
-    def _progress(self) -> dict[str, Any]:
+    def _progress(self) -> LearnerProgress:
         """What the learner said since its last start; its word from an earlier life does not count."""
         path = self.run_directory.progress
         if not path.exists() or path.stat().st_mtime < self.learner.started_at:
-            return {}
-        return read_json(path) or {}
+            return LearnerProgress()
+        return read_progress(self.run_directory)
 
     def _engine_is_done(self) -> bool:
         phase = read_json(self.run_directory.path / "phase.json") or {}

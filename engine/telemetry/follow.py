@@ -77,7 +77,7 @@ class Follower:
     def __init__(self, run: RunDir) -> None:
         manifest = read_json(run.manifest) or {}
         self._begun_s = datetime.fromisoformat(manifest["created_at"]).timestamp()
-        self._engine, self._learner = Tail(run.metrics), Tail(run.learner / "metrics.jsonl")
+        self._engine, self._learner = Tail(run.metrics), Tail(run.learner_metrics)
         self._run_s = -1.0
         self._step = 0
         self._learner_s = 0.0

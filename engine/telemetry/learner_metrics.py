@@ -6,6 +6,7 @@ learner.metrics: what exports or draws them cannot import the learner.
 
 from __future__ import annotations
 
+from engine.learnerdir.counters import DropReason
 from engine.telemetry.metrics import METRICS, declare
 from engine.types import Outcome, StopReason
 
@@ -68,9 +69,8 @@ STOPS = {
 }
 DROPPED = {
     reason: declare(f"learner/dropped_{reason}_groups", "groups", f"Groups dropped as {reason} since the step before")
-    for reason in ("stale", "unscored", "failed", "zero_variance")
+    for reason in DropReason
 }
-"""By learner.forming.DropReason."""
 
 PER_STALENESS = (ENTROPY, CLIP_LOW, CLIP_HIGH, CAP, DRIFT_K3, RATIO_MEAN, RATIO_STD, RATIO_MAX, ESS)
 """What a row has for the tokens of each staleness too."""

@@ -5,10 +5,11 @@ from dataclasses import replace
 import pytest
 
 from engine.errors import ConfigError, RunError
+from engine.learnerdir.counters import DropReason
 from engine.stream.frame import decode, encode
 from engine.types import Outcome, Sampling, Source
 from learner.advantage import find_advantage, group_mean, group_std
-from learner.forming import DropReason, FormingRules, OpenStep, usable_group
+from learner.forming import FormingRules, OpenStep, usable_group
 from tests.parts.float64_reference import advantages_std
 from tests.parts.learner_runs import make_group
 

@@ -150,7 +150,7 @@ def test_the_end_of_a_stream_leaves_a_partial_step_unless_flushed(tmp_path, mode
 def test_progress_adds_up_in_every_version_and_stale_groups_are_dropped(tmp_path, model, groups, monkeypatch):
     """Trained + dropped + waiting = frames read, whenever the file is replaced; old groups carry the reason (16)."""
     seen = []
-    monkeypatch.setattr("learner.progress.write_json", lambda path, value: seen.append(value))
+    monkeypatch.setattr("engine.learnerdir.progress.write_json", lambda path, value: seen.append(value))
     run = make_run(tmp_path / "demo", model)
     text = run.config.read_text().replace("max_staleness = 100", "max_staleness = 1")
     run.config.write_text(text)

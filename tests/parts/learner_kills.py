@@ -111,7 +111,7 @@ def _plant(learner: Learner, point: str, at_step: int) -> None:
 
         def progressed(*arguments: Any, **options: Any) -> None:
             original(*arguments, **options)
-            if learner.counters.step == at_step and learner.opened.read == 0 and options["step_s"] > 0:
+            if learner.counters.step == at_step and learner.opened.read == 0 and arguments[1].step_s > 0:
                 _die()
 
         vars(loop)["write_progress"] = progressed

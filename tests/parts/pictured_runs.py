@@ -14,6 +14,7 @@ import anyio
 import orjson
 
 import tests.parts.pilots  # noqa: F401 - for what it does
+from engine.learnerdir.steps import TrainedGroup, TrainedStep
 from engine.rundir.layout import read_json, write_json
 from engine.stream.reader import iter_groups
 from engine.telemetry import engine_metrics as keys
@@ -64,8 +65,7 @@ def pictured(base):
     ]
     write_stream(run, run.trajectories, groups)
     write_stream(run, run.eval, [])
-    trained = [{"id": tg.id, "advantages": advantages(tg)} for tg in groups]
-    _rows(run.learner / "steps.jsonl", [{"step": step, "groups": [row]} for step, row in enumerate(trained, 1)])
+    _rows(run.steps, [_step(step, tg).value() for step, tg in enumerate(groups, 1)])
     _rows(run.learner / "metrics.jsonl", map(_learner_row, range(1, _STEPS + 1)))
     _rows(run.metrics, map(_engine_row, range(2 * int(MOMENT_S))))
     _rows(run.swaps, [row for version in range(_STEPS) for row in _swaps(version)])
@@ -105,6 +105,12 @@ def _engine_row(number):
         keys.GROUPS_DROPPED: 0,
         keys.LIVE_SLOTS: 16,
     }
+
+
+def _step(step, tg):
+    """The row of a step that trained one group."""
+    trained = TrainedGroup(id=tg.id, advantages=tuple(advantages(tg)), staleness=0)
+    return TrainedStep(step=step, version=step, cursor=(0, 0), groups=(trained,), dropped={})
 
 
 def _learner_row(step):

@@ -4,6 +4,7 @@ import hashlib
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import anyio
 import numpy as np
@@ -13,6 +14,8 @@ from safetensors.numpy import save
 from engine.audit.rewards import scoring_record
 from engine.audit.steps import recomputed
 from engine.config.load import ASSETS, load
+from engine.learnerdir.checkpoint import CheckpointState
+from engine.learnerdir.counters import LearnerCounters
 from engine.packs.pack import load_pack
 from engine.preflight.manifest import create
 from engine.reward.rubric import RubricScorer
@@ -137,7 +140,7 @@ class RecordedRun:
         path.mkdir()
         held = {f"p.{name}": tensor for name, tensor in adapter_tensors(step).items()}
         (path / "tensors.safetensors").write_bytes(save({**held, "rng": np.zeros(4, np.uint8)}))
-        write_json(path / "state.json", {"counters": {"step": step, "version": step, "cursor": [0, 0]}})
+        write_state(path, step=step, version=step)
 
     def write(self) -> RunDir:
         """Write everything; returns the run."""
@@ -155,6 +158,12 @@ class RecordedRun:
         history = [{"phase": "training", "start_s": 0.5}, {"phase": "heldout_after", "start_s": 3.0}]
         write_json(run.path / "phase.json", {"phase": "done", "history": history})
         return run
+
+
+def write_state(checkpoint: Path, **counters: Any) -> None:
+    """The state.json of a checkpoint with these counters."""
+    state = CheckpointState(counters=LearnerCounters(**counters), trained=None)
+    write_json(checkpoint / "state.json", state.value())
 
 
 def adapter_tensors(version: int) -> dict[str, np.ndarray]:

@@ -14,7 +14,7 @@ from engine.rundir.layout import write_json
 from engine.stream.segment import CLOSED
 from engine.telemetry import engine_metrics as keys
 from engine.types import Outcome, Span, TurnTiming
-from tests.parts.recorded_runs import SERVER, RecordedRun, advantages, small_pack
+from tests.parts.recorded_runs import SERVER, RecordedRun, advantages, small_pack, write_state
 
 
 @pytest.fixture(scope="module")
@@ -274,11 +274,13 @@ def test_a_checkpoint_of_another_step_or_adapter_is_found(recorded):
     """A resume from it would go on with something else than what was published."""
     run = recorded.write()
     path = run.learner / "checkpoint-00003"
-    write_json(path / "state.json", {"counters": {"step": 3, "version": 2, "cursor": [0, 0]}})
+    write_state(path, step=3, version=2)
     assert broken(run) == {"checkpoints_contradicted": 1}
-    write_json(path / "state.json", {"counters": {"step": 3, "version": 3, "cursor": [0, 9]}})
+    write_state(path, step=3, version=3, cursor=(0, 9))
     assert broken(run) == {"checkpoints_contradicted": 1}
-    write_json(path / "state.json", {"counters": {"step": 2, "version": 2, "cursor": [0, 0]}})
+    write_state(path, step=2, version=2)
+    assert broken(run) == {"checkpoints_contradicted": 1}
+    (path / "state.json").write_bytes(b'{"format": 1}')
     assert broken(run) == {"checkpoints_contradicted": 1}
 
 

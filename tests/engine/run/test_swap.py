@@ -59,7 +59,7 @@ async def test_groups_are_free_before_an_old_version_is_gone(run):
     """The budget is freed as soon as the new adapter is current, however long a server takes to unload the old one."""
     adapters = adapters_of(run)
     heard = []
-    adapters.on_change = lambda: heard.append((adapters.trained, adapters.progress.dropped))
+    adapters.on_change = lambda: heard.append((adapters.trained, adapters.progress.counters.dropped_groups))
     await adapters.step()
     await to_thread.run_sync(publish, run, 1)
     async with anyio.create_task_group() as tg:

@@ -6,10 +6,10 @@ import sys
 
 import pytest
 
+from engine.learnerdir.counters import DropReason
 from engine.llm.asking import FAULTS
 from engine.telemetry import METRICS, learner_metrics, simulator_metrics
 from engine.telemetry.names import meant, prometheus_name
-from learner.forming import DropReason
 from tests.parts.places import ROOT
 
 MARK = "<!-- synth-engine metrics names -->\n"
