@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 THEIRS := $(if $(AGENTICQWEN),--agenticqwen="$(AGENTICQWEN)")
 
-.PHONY: run run-sglang test test-slow sglang lint bench clean
+.PHONY: run run-sglang test test-slow sglang lint bench pages clean
 
 run: $(STAMP)            ## the main job on the embedded CPU default
 	$(BIN)/synth-engine run --config tiny
@@ -32,6 +32,11 @@ lint: $(STAMP)
 bench: $(STAMP)          ## every bench, one table each; results in bench/results; fails after the last if any failed
 	failed=""; for name in stream embedded core endpoints swap sglang learner_kills learner_gpu tiny simulators tui; do \
 	  $(BIN)/python -m bench $$name || failed="$$failed $$name"; done; test -z "$$failed" || { echo "failed:$$failed"; exit 1; }
+
+pages: $(STAMP)          ## writes the generated part of docs/metrics.md anew
+	sed '/^<!-- synth-engine metrics names -->$$/q' docs/metrics.md > docs/metrics.md.new
+	$(BIN)/synth-engine metrics names >> docs/metrics.md.new
+	mv docs/metrics.md.new docs/metrics.md
 
 # pip prefers a wheel that it already has; torch is pinned so that the CPU build is taken where one is offered.
 $(STAMP): pyproject.toml constraints.txt

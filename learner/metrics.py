@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from engine.learnerdir.counters import DropReason
 from engine.telemetry import learner_metrics as keys
+from engine.telemetry.metrics import named
 from engine.types import Episode, StopReason
 from learner.forming import OpenStep
 from learner.probe import Mismatch, k3
@@ -75,9 +76,9 @@ def token_metrics(tokens: PolicyTokens, version: int) -> Row:
         **_chosen_metrics(tokens, np.ones(n, dtype=np.bool_)),
     }
     for staleness, count in staleness_tokens(tokens, version).items():
-        row[keys.staleness_key(staleness)] = count
+        row[named(keys.STALENESS_TOKENS, versions=staleness)] = count
         chosen = _chosen_metrics(tokens, version - tokens.version_P == staleness)
-        row |= {keys.at_staleness(key, staleness): value for key, value in chosen.items()}
+        row |= {named(keys.AT_STALENESS[key], versions=staleness): value for key, value in chosen.items()}
     return row
 
 

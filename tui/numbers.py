@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter, deque
 from collections.abc import Mapping, Sequence
 from itertools import pairwise, takewhile
 
 from engine.telemetry import engine_metrics as keys
+from engine.telemetry import learner_metrics as learner
+from engine.telemetry import simulator_metrics as simulators
+from engine.telemetry.metrics import meant
 from tui.snapshot import Snapshot
 
 Rows = Sequence[Mapping[str, float]]
@@ -15,8 +17,6 @@ Points = list[tuple[float, float]]
 
 _WINDOW_S = 15.0
 """Rates are taken over this much of the run's clock."""
-_BATCH = re.compile(r"endpoint\.[^/]+/batch_(\d+)_count")
-_STALENESS = "learner/staleness_"
 
 
 def latest(snapshot: Snapshot) -> Mapping[str, float]:
@@ -55,8 +55,8 @@ def batches(row: Mapping[str, float]) -> dict[int, int]:
     """Batches that went to all endpoints, by size up to the next power of two (telemetry.simulator_metrics)."""
     found: Counter[int] = Counter()
     for key, value in row.items():
-        if (sized := _BATCH.fullmatch(key)) is not None:
-            found[int(sized[1])] += round(value)
+        if (sized := meant(key)) is not None and sized.metric.key == simulators.BATCHES:
+            found[int(sized.parts["size"])] += round(value)
     return dict(sorted(found.items()))
 
 
@@ -74,11 +74,9 @@ def series(rows: Rows, x: str, y: str) -> Points:
 def staleness(row: Mapping[str, float]) -> dict[int, float]:
     """Share of a step's trained tokens by how many versions ago they were sampled."""
     tokens = {
-        int(number): value
+        int(found.parts["versions"]): value
         for key, value in finite(row).items()
-        if key.startswith(_STALENESS)
-        and key.endswith("_tokens")
-        and (number := key.removeprefix(_STALENESS).removesuffix("_tokens")).isdigit()
+        if (found := meant(key)) is not None and found.metric.key == learner.STALENESS_TOKENS
     }
     whole = sum(tokens.values())
     return {number: value / whole for number, value in sorted(tokens.items())} if whole else {}

@@ -8,6 +8,7 @@ from engine.llm.asking import FAULTS, Tally
 from engine.llm.endpoint import Endpoint
 from engine.run.simulators import Models
 from engine.telemetry import simulator_metrics as keys
+from engine.telemetry.metrics import named
 from engine.world.mapping import MappingCounts
 
 Row = dict[str, float | int]
@@ -23,29 +24,30 @@ def account(models: Models, mapping: MappingCounts | None) -> Row:
     for part, tally, endpoint in _parts(models):
         row |= _part(part, tally, endpoint)
     if mapping is not None:
-        row |= {keys.mapping_key(how): count for how, count in mapping._asdict().items()}
+        row |= {keys.MAPPING[how]: count for how, count in mapping._asdict().items()}
     return row
 
 
 def _endpoint(endpoint: Endpoint) -> Row:
-    name, counted = endpoint.name, endpoint.account
+    counted, queue = endpoint.account, endpoint.queue
+    batch_wait_p50_s, batch_wait_p99_s = queue.waits.quantiles_s(0.5, 0.99)
     row: Row = {
-        keys.endpoint_key(name, "requests_count"): counted.requests,
-        keys.endpoint_key(name, "calls_count"): counted.calls,
-        keys.endpoint_key(name, "retries_count"): counted.retries,
-        keys.endpoint_key(name, "failed_count"): counted.failed,
-        keys.endpoint_key(name, "abandoned_count"): counted.abandoned,
-        keys.endpoint_key(name, "prompt_tokens_count"): counted.prompt_tokens,
-        keys.endpoint_key(name, "completion_tokens_count"): counted.completion_tokens,
+        keys.REQUESTS: counted.requests,
+        keys.CALLS: counted.calls,
+        keys.RETRIES: counted.retries,
+        keys.FAILED: counted.failed,
+        keys.ABANDONED: counted.abandoned,
+        keys.PROMPT_TOKENS: counted.prompt_tokens,
+        keys.COMPLETION_TOKENS: counted.completion_tokens,
+        keys.WAITING: len(queue),
+        keys.BATCH_WAIT_P50: batch_wait_p50_s,
+        keys.BATCH_WAIT_P99: batch_wait_p99_s,
+        **{named(keys.BATCHES, size=size): n for size, n in sorted(queue.batches.items())},
+        **{keys.FAULTS[kind]: count for kind, count in counted.faults.items()},
     }
-    waits = (len(endpoint.queue), *endpoint.queue.waits.quantiles_s(0.5, 0.99))
-    row |= {keys.endpoint_now_key(name, what): value for what, value in zip(keys.ENDPOINT_NOW, waits, strict=True)}
-    row |= {keys.batch_key(name, size): count for size, count in sorted(endpoint.queue.batches.items())}
-    row |= {keys.fault_key(name, kind): count for kind, count in counted.faults.items()}
     if endpoint.settings.priced:
-        cost = endpoint.settings.money(counted.prompt_tokens, counted.completion_tokens)
-        row[keys.endpoint_key(name, "cost_money")] = cost
-    return row
+        row[keys.COST] = endpoint.settings.money(counted.prompt_tokens, counted.completion_tokens)
+    return {named(key, endpoint=endpoint.name): value for key, value in row.items()}
 
 
 def _parts(models: Models) -> Iterator[tuple[str, Tally, Endpoint]]:
@@ -57,15 +59,16 @@ def _parts(models: Models) -> Iterator[tuple[str, Tally, Endpoint]]:
 
 
 def _part(part: str, tally: Tally, endpoint: Endpoint) -> Row:
+    mine = keys.PARTS[part]
     row: Row = {
-        keys.part_key(part, "asked_count"): tally.asked,
-        keys.part_key(part, "recorded_count"): tally.recorded,
-        keys.part_key(part, "replies_count"): tally.replies,
-        keys.part_key(part, "given_up_count"): tally.given_up,
-        keys.part_key(part, "prompt_tokens_count"): tally.prompt_tokens,
-        keys.part_key(part, "completion_tokens_count"): tally.completion_tokens,
+        mine.asked: tally.asked,
+        mine.recorded: tally.recorded,
+        mine.replies: tally.replies,
+        mine.given_up: tally.given_up,
+        mine.prompt_tokens: tally.prompt_tokens,
+        mine.completion_tokens: tally.completion_tokens,
+        **{named(mine.refused, kind=kind): count for kind, count in tally.refused.items()},
     }
-    row |= {keys.refused_key(part, kind): count for kind, count in tally.refused.items()}
     if endpoint.settings.priced:
-        row[keys.part_key(part, "cost_money")] = endpoint.settings.money(tally.prompt_tokens, tally.completion_tokens)
+        row[mine.cost] = endpoint.settings.money(tally.prompt_tokens, tally.completion_tokens)
     return row

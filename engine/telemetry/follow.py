@@ -18,7 +18,7 @@ import orjson
 from engine.errors import RunError
 from engine.rundir.layout import RunDir, read_json
 from engine.telemetry import engine_metrics, learner_metrics
-from engine.telemetry.names import meant
+from engine.telemetry.metrics import meant
 
 _LEARNER_TIMES = (learner_metrics.WAIT, learner_metrics.READ, learner_metrics.STEP_TIME, learner_metrics.PUBLISH)
 """Where a learner spends its time, without overlap."""

@@ -75,16 +75,17 @@ DROPPED = {
 PER_STALENESS = (ENTROPY, CLIP_LOW, CLIP_HIGH, CAP, DRIFT_K3, RATIO_MEAN, RATIO_STD, RATIO_MAX, ESS)
 """What a row has for the tokens of each staleness too."""
 
+STALENESS_TOKENS = declare(
+    "learner/staleness_<versions>_tokens", "tokens", "Policy tokens sampled <versions> versions ago"
+)
 
-def staleness_key(staleness: int | str) -> str:
-    """Trained tokens that were sampled `staleness` versions ago; a string stands for any number."""
-    return declare(f"learner/staleness_{staleness}_tokens", "tokens", f"Policy tokens sampled {staleness} versions ago")
 
-
-def at_staleness(key: str, staleness: int | str) -> str:
-    """A metric of PER_STALENESS over those tokens alone."""
+def _at_staleness(key: str) -> str:
     whole = METRICS[key]
     name, _, unit = key.rpartition("_")
-    return declare(
-        f"{name}_staleness_{staleness}_{unit}", whole.unit, f"{whole.meaning}; tokens sampled {staleness} versions ago"
-    )
+    meaning = f"{whole.meaning}; tokens sampled <versions> versions ago"
+    return declare(f"{name}_staleness_<versions>_{unit}", whole.unit, meaning)
+
+
+AT_STALENESS = {key: _at_staleness(key) for key in PER_STALENESS}
+"""The same over the tokens of one staleness alone."""

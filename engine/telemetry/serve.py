@@ -19,7 +19,6 @@ from types import FrameType
 from engine.errors import ConfigError, SynthError
 from engine.rundir.layout import RunDir
 from engine.telemetry.follow import Follower
-from engine.telemetry.prometheus import Exposition
 from engine.telemetry.writers import WRITERS, Writer, open_writer
 
 _POLL_S = 0.5
@@ -59,6 +58,9 @@ def serve_metrics(run: RunDir, to: Sequence[str], port: int | None, stopping: Ca
     with ExitStack() as open_ones:
         writers: list[Writer] = [open_ones.enter_context(closing(open_writer(name, run))) for name in to]
         if port is not None:
+            # Loaded where a port is asked for alone: it takes its time, and export needs none of it.
+            from engine.telemetry.prometheus import Exposition  # noqa: PLC0415
+
             exposition = open_ones.enter_context(closing(Exposition(port)))
             sys.stdout.write(f"Prometheus text at {exposition.url}\n")
             sys.stdout.flush()

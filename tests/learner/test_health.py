@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from engine.telemetry import learner_metrics as m
+from engine.telemetry.metrics import named
 from learner import health
 from learner.health import stop_reason, warnings
 from learner.metrics import token_metrics
@@ -125,14 +126,18 @@ def test_token_metrics_split_by_staleness_and_skip_what_is_not_finite():
         mean_log_ratio_B=np.array([np.log(2.0) / 2, 0.05]),
     )
     row = token_metrics(tokens, version=5)
-    assert (row[m.staleness_key(0)], row[m.staleness_key(1)], row[m.POLICY_TOKENS]) == (2, 2, 4)
+    assert (
+        row[named(m.STALENESS_TOKENS, versions=0)],
+        row[named(m.STALENESS_TOKENS, versions=1)],
+        row[m.POLICY_TOKENS],
+    ) == (2, 2, 4)
     assert row[m.NOT_FINITE] == 1
     assert row[m.CLIP_HIGH] == 0.25
     ratios = np.array([1.0, 2.0, np.exp(0.1)])
     assert row[m.RATIO_MEAN] == pytest.approx(ratios.mean())
     assert row[m.ESS] == pytest.approx(ratios.sum() ** 2 / (3 * (ratios**2).sum()))
-    assert row[m.at_staleness(m.DRIFT_K3, 1)] == pytest.approx(np.exp(0.1) - 1.1)
-    assert (row[m.at_staleness(m.CLIP_HIGH, 0)], row[m.at_staleness(m.CLIP_HIGH, 1)]) == (0.5, 0.0)
+    assert row[named(m.AT_STALENESS[m.DRIFT_K3], versions=1)] == pytest.approx(np.exp(0.1) - 1.1)
+    assert [row[named(m.AT_STALENESS[m.CLIP_HIGH], versions=versions)] for versions in (0, 1)] == [0.5, 0.0]
     assert (row[m.SEQUENCE_LOW], row[m.SEQUENCE_HIGH]) == pytest.approx((np.exp(0.05), np.sqrt(2.0)))
 
 

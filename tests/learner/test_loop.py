@@ -20,6 +20,7 @@ from engine.stream.segment import segment_path
 from learner.__main__ import EXIT_CONFIG, EXIT_FAILED, EXIT_OK, serve
 from learner.lifetime import Lifetime
 from learner.loop import Learner
+from tests.parts.declared_metrics import LEARNER, unfilled
 from tests.parts.learner_runs import HEADER, make_group, make_model, make_policy, make_run, whole_logprobs, write_stream
 from tests.parts.places import ROOT
 
@@ -83,7 +84,9 @@ def test_a_recorded_stream_trains_and_publishes_every_step(tmp_path, model, grou
     assert progress["state"] == "done"
     assert (progress["step"], progress["version"], progress["trained_groups"], progress["frames_read"]) == (3, 3, 6, 7)
     assert list(progress["cursor"].values()) == steps[-1]["cursor"]
-    assert [row["learner/step_count"] for row in read_lines(run.learner / "metrics.jsonl")] == [1, 2, 3]
+    rows = list(read_lines(run.learner_metrics))
+    assert [row["learner/step_count"] for row in rows] == [1, 2, 3]
+    assert unfilled(rows, LEARNER) == set()
     assert sorted(path.name for path in run.learner.glob("checkpoint-*")) == ["checkpoint-00002", "checkpoint-00003"]
 
 

@@ -10,9 +10,9 @@ from textual import on
 from textual.app import ComposeResult
 from textual.containers import Grid, Horizontal
 
-from engine.telemetry import METRICS
 from engine.telemetry import engine_metrics as keys
 from engine.telemetry.looplag import LAG_EDGES_S
+from engine.telemetry.metrics import meant
 from engine.telemetry.stages import ToolRow
 from engine.types import Phase
 from tui.messages import Filtered
@@ -167,7 +167,8 @@ def _bars(labels: Sequence[str], counts: Sequence[int]) -> list[tuple[str, float
 
 
 def _figure(snapshot: Snapshot, key: str, value: float) -> list[Cell]:
-    metric = METRICS.get(key)
+    found = meant(key)
+    metric = found.metric if found else None
     grows = metric is not None and metric.kind != "gauge"
     return [
         plain(key),

@@ -8,8 +8,11 @@ from engine.llm.question import Question
 from engine.run.costs import account
 from engine.run.simulators import Models
 from engine.scripted.endpoint import Endpoint as Scripted
-from engine.telemetry import METRICS, MetricsFile
+from engine.telemetry import MetricsFile
+from engine.telemetry import simulator_metrics as keys
+from engine.telemetry.metrics import meant
 from engine.world.mapping import MappingCounts
+from tests.parts.declared_metrics import SIMULATORS, unfilled
 from tests.parts.llm_parts import asking
 
 pytestmark = pytest.mark.anyio
@@ -52,11 +55,23 @@ async def test_rows_have_what_endpoints_and_parts_counted(tmp_path):
     assert row["user/cost_money"] == pytest.approx(2e-6 * row["user/completion_tokens_count"])
     assert row["mapping/exact_count"] == 5
     assert not any(key.startswith(("tool/", "judge/")) for key in row)
-    assert row.keys() <= METRICS.keys()
+    assert all(meant(key) for key in row)
     await anyio.to_thread.run_sync(written, tmp_path / "metrics.jsonl", row)
     async with asking(tmp_path, Scripted(), api="sglang") as asker:
         models = Models(askers={"sim": asker}, endpoints={"sim": asker._reachable.endpoint})
         assert not any("cost" in key for key in account(models, None))
+
+
+async def test_every_declared_key_is_filled_by_a_run_that_plays_all_parts(tmp_path):
+    """With every fault, a refusal of each part, and prices."""
+    async with asking(tmp_path, Scripted(), output_price=2.0) as asker:
+        models = Models(askers={"sim": asker}, endpoints={"sim": asker._reachable.endpoint})
+        await asker.ask(question(1), lambda reply, _: reply)
+        asker._reachable.endpoint.account.faults.update(dict.fromkeys(keys.FAULTS, 1))
+        for tally in asker.tallies.values():
+            tally.asked += 1
+            tally.refused["leak"] += 1
+        assert unfilled([account(models, COUNTS)], SIMULATORS) == set()
 
 
 def written(path, row):

@@ -17,7 +17,7 @@ from click.testing import CliRunner
 from engine.commands.metrics import command
 from engine.errors import ConfigError
 from engine.telemetry.follow import Sample
-from engine.telemetry.prometheus import Exposition, exposition
+from engine.telemetry.prometheus import Exposition
 from engine.telemetry.writers import WRITERS, open_writer
 from tests.engine.telemetry.test_follow import add, engine_row, lines, run
 from tests.parts.places import ROOT
@@ -138,9 +138,6 @@ def test_prometheus_gets_the_newest_row_of_each_file():
             served.write(Sample(values=row, axis="learner/step_count", step=1, wall_s=0.0))
         served.write(Sample(values=engine_row(2.5, turns_finished_count=8), axis="time/run_s", step=2, wall_s=0.0))
         values, told = scraped(served.url)
-        with pytest.raises(urllib.error.HTTPError, match=r"404") as refused:
-            urllib.request.urlopen(served.url.removesuffix("metrics"), timeout=5)
-        refused.value.close()
     finally:
         served.close()
     assert values == {
@@ -156,16 +153,30 @@ def test_prometheus_gets_the_newest_row_of_each_file():
 
 
 def test_one_family_stands_together_whatever_stands_between():
-    """Names are told once; what a label holds cannot end it."""
+    """Names are told once; what a label holds cannot end it; a key that nobody declared is left out."""
     keys = ('endpoint.a"b/requests_count', "tool/asked_count", "endpoint.c/requests_count", "unknown/key_count")
-    text = exposition(dict.fromkeys(keys, 1))
-    told = [line for line in text.splitlines() if not line.startswith("#")]
-    assert told == [
-        'synth_engine_endpoint_requests_total{endpoint="a\\"b"} 1',
-        'synth_engine_endpoint_requests_total{endpoint="c"} 1',
-        "synth_engine_tool_asked_total 1",
+    served = Exposition(0)
+    try:
+        served.write(Sample(values=dict.fromkeys(keys, 1), axis="time/run_s", step=1, wall_s=0.0))
+        values, told = scraped(served.url)
+    finally:
+        served.close()
+    assert list(values) == [
+        'synth_engine_endpoint_requests_total{endpoint="a\\"b"}',
+        'synth_engine_endpoint_requests_total{endpoint="c"}',
+        "synth_engine_tool_asked_total",
     ]
-    assert text.count("# TYPE synth_engine_endpoint_requests_total counter") == 1
+    assert told.count("# TYPE synth_engine_endpoint_requests_total counter") == 1
+
+
+def test_only_who_asks_for_a_port_loads_prometheus():
+    """Neither the command line, nor an export, nor a run's own process."""
+    script = (
+        "import sys, engine.cli, engine.commands.metrics, engine.telemetry.serve, engine.run; "
+        "print('prometheus_client' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
 
 
 def test_only_this_machine_can_ask():

@@ -15,11 +15,13 @@ from engine.cli import cli
 from engine.config.load import load
 from engine.errors import ConfigError
 from engine.preflight.manifest import create
-from engine.rundir.layout import RunDir, read_json
+from engine.rundir.layout import RunDir, read_json, read_lines
+from engine.supervise import supervisor as supervise
 from engine.supervise.supervisor import Phase, Supervisor, metrics_command
 from engine.telemetry import engine_metrics as keys
 from tests.engine.supervise.test_supervisor import run, supervisor, told
 from tests.engine.telemetry.test_elsewhere import needs, scraped, tensorboard_values
+from tests.parts.declared_metrics import unfilled
 from tests.parts.recorded_runs import small_pack
 
 __all__ = ["run"]
@@ -100,6 +102,7 @@ def test_a_run_is_scraped_and_written_while_it_works(tmp_path, port):
     assert trained(f"http://127.0.0.1:{port}/metrics") is None
     values = [value for tag, _, value, _ in tensorboard_values(run.path / "tensorboard") if tag == keys.GROUPS_TRAINED]
     assert values[-1] == STEPS * SMALL["schedule.groups_per_step"]
+    assert unfilled(read_lines(run.metrics)) == set()
 
 
 @pytest.mark.slow
@@ -260,8 +263,8 @@ def test_metrics_that_cannot_go_elsewhere_do_not_end_the_run(monkeypatch, run, s
 
 def test_metrics_have_their_own_time_to_end(monkeypatch, run):
     """More than others: a network may be slow; but not for ever."""
-    monkeypatch.setattr("engine.supervise.supervisor._GRACE_S", 0.05)
-    monkeypatch.setattr("engine.supervise.supervisor._UPLOAD_S", 0.8)
+    monkeypatch.setattr(supervise, "_GRACE_S", 0.05)
+    monkeypatch.setattr(supervise, "_UPLOAD_S", 0.8)
     slow = """
     def stop(*_):
         time.sleep(float((run / "takes").read_text()))
