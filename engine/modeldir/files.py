@@ -41,7 +41,7 @@ def stop_token_ids(model: Path, token_id: Callable[[str], int | None]) -> tuple[
     """Returns the ids that end a turn, each once: those of generation_config.json, of config.json, and of the
     tokenizer's `eos_token` (looked up by `token_id`), as SGLang does; empty if no file names one.
 
-    Raises ConfigError for a file that is there and is no JSON object, and for an id that is no integer."""
+    Raises ConfigError for a file that is there and is no JSON object, and for an id that is none."""
     return tuple(dict.fromkeys(_declared(model, token_id)))
 
 
@@ -49,7 +49,7 @@ def _declared(model: Path, token_id: Callable[[str], int | None]) -> Iterator[in
     for path in (model / "generation_config.json", model / CONFIG):
         value = read_object(path).get("eos_token_id") if path.exists() else None
         for number in value if isinstance(value, list) else [] if value is None else [value]:
-            if not isinstance(number, int):
+            if not isinstance(number, int) or number < 0:
                 raise ConfigError(f"{path}: eos_token_id = {value!r} must be a token id or a list of token ids")
             yield number
     path = model / "tokenizer_config.json"

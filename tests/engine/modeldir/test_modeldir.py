@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -89,10 +90,12 @@ def test_stop_tokens_are_those_of_all_three_files(tmp_path, files, ids):
     assert stop_token_ids(model(tmp_path, **files), {"</s>": 5}.get) == ids
 
 
-def test_a_stop_token_that_is_no_id_is_refused_by_name(tmp_path):
+@pytest.mark.parametrize("wrong", ["x", -1, [2, None], 1.5])
+def test_a_stop_token_that_is_no_id_is_refused_by_name(tmp_path, wrong):
     """A server would wait for it for ever."""
-    with pytest.raises(ConfigError, match=r"generation_config\.json: eos_token_id = 'x' must be a token id"):
-        stop_token_ids(model(tmp_path, generation_config={"eos_token_id": "x"}), {}.get)
+    path = model(tmp_path, generation_config={"eos_token_id": wrong})
+    with pytest.raises(ConfigError, match=rf"generation_config\.json: eos_token_id = {re.escape(repr(wrong))} must be"):
+        stop_token_ids(path, {}.get)
 
 
 def test_embedded_server_and_chat_format_stop_at_the_same_tokens():
