@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from engine.learnerdir.counters import DropReason
 from engine.telemetry import learner_metrics as keys
-from engine.telemetry.metrics import named
+from engine.telemetry.metrics import key_with
 from engine.types import Episode, StopReason
 from learner.forming import OpenStep
 from learner.probe import Mismatch, k3
@@ -76,9 +76,9 @@ def token_metrics(tokens: PolicyTokens, version: int) -> Row:
         **_chosen_metrics(tokens, np.ones(n, dtype=np.bool_)),
     }
     for staleness, count in staleness_tokens(tokens, version).items():
-        row[named(keys.STALENESS_TOKENS, versions=staleness)] = count
+        row[key_with(keys.STALENESS_TOKENS, versions=staleness)] = count
         chosen = _chosen_metrics(tokens, version - tokens.version_P == staleness)
-        row |= {named(keys.AT_STALENESS[key], versions=staleness): value for key, value in chosen.items()}
+        row |= {key_with(keys.AT_STALENESS[key], versions=staleness): value for key, value in chosen.items()}
     return row
 
 

@@ -8,7 +8,7 @@ from engine.llm.asking import FAULTS, Tally
 from engine.llm.endpoint import Endpoint
 from engine.run.simulators import Models
 from engine.telemetry import simulator_metrics as keys
-from engine.telemetry.metrics import named
+from engine.telemetry.metrics import key_with
 from engine.world.mapping import MappingCounts
 
 Row = dict[str, float | int]
@@ -42,12 +42,12 @@ def _endpoint(endpoint: Endpoint) -> Row:
         keys.WAITING: len(queue),
         keys.BATCH_WAIT_P50: batch_wait_p50_s,
         keys.BATCH_WAIT_P99: batch_wait_p99_s,
-        **{named(keys.BATCHES, size=size): n for size, n in sorted(queue.batches.items())},
+        **{key_with(keys.BATCHES, size=size): n for size, n in sorted(queue.batches.items())},
         **{keys.FAULTS[kind]: count for kind, count in counted.faults.items()},
     }
     if endpoint.settings.priced:
         row[keys.COST] = endpoint.settings.money(counted.prompt_tokens, counted.completion_tokens)
-    return {named(key, endpoint=endpoint.name): value for key, value in row.items()}
+    return {key_with(key, endpoint=endpoint.name): value for key, value in row.items()}
 
 
 def _parts(models: Models) -> Iterator[tuple[str, Tally, Endpoint]]:
@@ -67,7 +67,7 @@ def _part(part: str, tally: Tally, endpoint: Endpoint) -> Row:
         mine.given_up: tally.given_up,
         mine.prompt_tokens: tally.prompt_tokens,
         mine.completion_tokens: tally.completion_tokens,
-        **{named(mine.refused, kind=kind): count for kind, count in tally.refused.items()},
+        **{key_with(mine.refused, kind=kind): count for kind, count in tally.refused.items()},
     }
     if endpoint.settings.priced:
         row[mine.cost] = endpoint.settings.money(tally.prompt_tokens, tally.completion_tokens)

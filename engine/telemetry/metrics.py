@@ -6,7 +6,7 @@ simulator_metrics. To add a metric, declare its key there and fill it where its 
 generated from the declarations (`make pages`).
 
 A key with a changing part (the name of an endpoint, a number of versions) is declared with a placeholder,
-`endpoint.<endpoint>/requests_count`, and a row has it by `named`.
+`endpoint.<endpoint>/requests_count`, and a row has it by `key_with`.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def declare(key: str, unit: str, meaning: str, kind: Kind = "gauge") -> str:
     return key
 
 
-def named(key: str, **parts: str | int) -> str:
+def key_with(key: str, **parts: str | int) -> str:
     """Returns a declared key with these values in place of its placeholders; others stay, for a second call."""
     return PLACEHOLDER.sub(lambda found: str(parts.get(found[1], found[0])), key)
 

@@ -22,7 +22,7 @@ def prometheus_name(metric: Metric) -> str:
     return f"synth_engine_{name}"
 
 
-def labels(metric: Metric) -> list[str]:
+def placeholders(metric: Metric) -> list[str]:
     """The placeholders of a key."""
     return PLACEHOLDER.findall(metric.key)
 
@@ -45,7 +45,7 @@ def _table(metrics: Iterable[Metric]) -> str:
     rows = ["| Key | Unit | Kind | Meaning | Prometheus |", "|---|---|---|---|---|"]
     for metric in metrics:
         name = prometheus_name(metric)
-        if found := labels(metric):
+        if found := placeholders(metric):
             name += f"{{{','.join(found)}}}"
         meaning = metric.meaning.replace("|", r"\|")
         rows.append(f"| `{metric.key}` | {metric.unit} | {metric.kind} | {meaning} | `{name}` |")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from engine.telemetry import learner_metrics as m
-from engine.telemetry.metrics import named
+from engine.telemetry.metrics import key_with
 from learner import health
 from learner.health import stop_reason, warnings
 from learner.metrics import token_metrics
@@ -127,8 +127,8 @@ def test_token_metrics_split_by_staleness_and_skip_what_is_not_finite():
     )
     row = token_metrics(tokens, version=5)
     assert (
-        row[named(m.STALENESS_TOKENS, versions=0)],
-        row[named(m.STALENESS_TOKENS, versions=1)],
+        row[key_with(m.STALENESS_TOKENS, versions=0)],
+        row[key_with(m.STALENESS_TOKENS, versions=1)],
         row[m.POLICY_TOKENS],
     ) == (2, 2, 4)
     assert row[m.NOT_FINITE] == 1
@@ -136,8 +136,8 @@ def test_token_metrics_split_by_staleness_and_skip_what_is_not_finite():
     ratios = np.array([1.0, 2.0, np.exp(0.1)])
     assert row[m.RATIO_MEAN] == pytest.approx(ratios.mean())
     assert row[m.ESS] == pytest.approx(ratios.sum() ** 2 / (3 * (ratios**2).sum()))
-    assert row[named(m.AT_STALENESS[m.DRIFT_K3], versions=1)] == pytest.approx(np.exp(0.1) - 1.1)
-    assert [row[named(m.AT_STALENESS[m.CLIP_HIGH], versions=versions)] for versions in (0, 1)] == [0.5, 0.0]
+    assert row[key_with(m.AT_STALENESS[m.DRIFT_K3], versions=1)] == pytest.approx(np.exp(0.1) - 1.1)
+    assert [row[key_with(m.AT_STALENESS[m.CLIP_HIGH], versions=versions)] for versions in (0, 1)] == [0.5, 0.0]
     assert (row[m.SEQUENCE_LOW], row[m.SEQUENCE_HIGH]) == pytest.approx((np.exp(0.05), np.sqrt(2.0)))
 
 

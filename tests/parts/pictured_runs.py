@@ -19,7 +19,7 @@ from engine.rundir.layout import read_json, write_json
 from engine.stream.reader import iter_groups
 from engine.telemetry import engine_metrics as keys
 from engine.telemetry import learner_metrics as learner
-from engine.telemetry.metrics import named
+from engine.telemetry.metrics import key_with
 from engine.telemetry.window import Window
 from engine.types import TurnTiming
 from tests.parts.places import ROOT
@@ -135,8 +135,8 @@ def _learner_row(step):
         learner.SPEED: 6_824.0,
         learner.LR: 2e-4,
         learner.ESS: 0.93,
-        named(learner.STALENESS_TOKENS, versions=0): 2_400,
-        named(learner.STALENESS_TOKENS, versions=1): 1_012,
+        key_with(learner.STALENESS_TOKENS, versions=0): 2_400,
+        key_with(learner.STALENESS_TOKENS, versions=1): 1_012,
     }
 
 
