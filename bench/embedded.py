@@ -26,6 +26,8 @@ import anyio
 import orjson
 import psutil
 
+from engine.modeldir.shape import DecoderShape
+
 ROOT = Path(__file__).resolve().parent.parent
 TINY = ROOT / "engine" / "assets" / "tiny-model"
 PROMPT, NEW = 128, 64
@@ -120,7 +122,7 @@ def measure_server(model: Path, counts: list[int], adapters: list[Path]) -> dict
         try:
             assert process.stdout is not None
             url = json.loads(process.stdout.readline())["url"]
-            vocabulary = json.loads((model / "config.json").read_text())["vocab_size"]
+            vocabulary = DecoderShape.read(model).vocabulary
             clock = psutil.Process(process.pid)
             for count in counts:
                 for _ in range(PASSES):

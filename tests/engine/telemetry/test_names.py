@@ -6,9 +6,10 @@ import pytest
 from click.testing import CliRunner
 
 from engine.commands.metrics import command
-from engine.learnerdir.counters import DropReason
+from engine.errors import RunError
 from engine.llm.asking import FAULTS
-from engine.telemetry import METRICS, learner_metrics, simulator_metrics
+from engine.rundir.layout import read_lines
+from engine.telemetry import METRICS, MetricsFile, declare, learner_metrics, simulator_metrics
 from engine.telemetry.metrics import meant
 from engine.telemetry.names import prometheus_name
 from tests.parts.places import ROOT
@@ -59,8 +60,23 @@ def test_a_key_of_another_version_is_unknown():
     assert meant("endpoint.a/b/requests_count") is None
 
 
+@pytest.mark.parametrize("key", ["nothing/like_it_count", learner_metrics.STALENESS_TOKENS, "endpoint.a/b/calls_count"])
+def test_a_row_with_an_undeclared_key_is_not_written(tmp_path, key):
+    """Nor is one whose placeholder nobody filled in; what was written before stays."""
+    with MetricsFile(tmp_path / "metrics.jsonl") as file:
+        file.append({learner_metrics.STEP: 1})
+        with pytest.raises(RunError, match=rf"undeclared metric {re.escape(repr(key))}"):
+            file.append({learner_metrics.STEP: 2, key: 1})
+    assert list(read_lines(tmp_path / "metrics.jsonl")) == [{learner_metrics.STEP: 1}]
+
+
+def test_a_key_is_declared_once():
+    """Two meanings of one key would be one column."""
+    with pytest.raises(ValueError, match="metric learner/step_count is declared twice"):
+        declare(learner_metrics.STEP, "1", "Another meaning")
+
+
 def test_what_is_repeated_here_is_what_its_owners_have():
-    """The engine cannot import the learner, nor the data seam the engine's parts."""
-    assert list(learner_metrics.DROPPED) == list(DropReason)
+    """The data seam cannot import the engine's parts."""
     assert set(simulator_metrics.PARTS) == set(FAULTS)
     assert all(metric.unit for metric in METRICS.values())
