@@ -16,6 +16,7 @@ from types import TracebackType
 from typing import Self, TypeVar
 
 import anyio
+from anyio.abc import TaskGroup
 
 from engine.types import Outcome, StopReason
 
@@ -200,3 +201,31 @@ class boundary:  # noqa: N801 - used as a statement: async with boundary(ToolErr
             self._deadline.end()
         if isinstance(error, Exception) and not isinstance(error, SynthError):
             raise self._kind(f"{self._what}: {type(error).__name__}: {error}") from error
+
+
+class owned_tasks:  # noqa: N801 - used as a statement: async with owned_tasks() as tasks
+    """A task group that ends with its block: its tasks are cancelled then, and one that fails cancels the block.
+
+    An error of the block alone comes out as it is, not wrapped in a group, so that whoever opens a resource need not
+    know that it has tasks of its own. What a task raised comes out in a group, as of any task group."""
+
+    __slots__ = ("_tasks",)
+
+    def __init__(self) -> None:
+        self._tasks: TaskGroup | None = None
+
+    async def __aenter__(self) -> TaskGroup:
+        self._tasks = anyio.create_task_group()
+        return await self._tasks.__aenter__()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
+    ) -> bool | None:
+        assert self._tasks is not None, "use `async with owned_tasks()`"
+        self._tasks.cancel_scope.cancel()
+        try:
+            return await self._tasks.__aexit__(kind, error, tb)
+        except BaseExceptionGroup as group:
+            if error is None or group.exceptions != (error,):
+                raise
+        return False

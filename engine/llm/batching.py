@@ -7,7 +7,7 @@ batch, and only a batch that everybody left is given up.
 
 from __future__ import annotations
 
-import asyncio
+import math
 import time
 from collections import Counter, OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
@@ -16,8 +16,9 @@ from types import TracebackType
 from typing import Self
 
 import anyio
+from anyio.abc import TaskGroup
 
-from engine.errors import EpisodeError, boundary
+from engine.errors import EpisodeError, SynthError, boundary, owned_tasks
 from engine.llm.question import Completed, Prompt
 from engine.telemetry.durations import Durations
 
@@ -32,8 +33,25 @@ class Call:
 
     owner: str
     prompt: Prompt
-    answer: asyncio.Future[Completed]
     flight: Flight | None = None
+    _outcome: Completed | SynthError | None = None
+    _resolved: anyio.Event = field(default_factory=anyio.Event)
+
+    def resolve(self, outcome: Completed | SynthError) -> None:
+        """Let who waits go on, with an answer or an error; only the first outcome counts."""
+        if self._outcome is None:
+            self._outcome = outcome
+            self._resolved.set()
+
+    async def answer(self) -> Completed:
+        """Wait for the outcome.
+
+        Raises the error if it is one."""
+        await self._resolved.wait()
+        assert self._outcome is not None
+        if isinstance(self._outcome, SynthError):
+            raise self._outcome
+        return self._outcome
 
 
 @dataclass(slots=True, eq=False)
@@ -49,6 +67,14 @@ class Flight:
         self._left += 1
         if self._left == len(self.calls):
             self.scope.cancel()
+
+    def fail(self, error: SynthError) -> None:
+        """Tell every caller that has no answer yet what went wrong.
+
+        An EpisodeError is the endpoint's failure here, whatever boundary it crossed before, and each caller gets one
+        of its own: an exception that several tasks raise collects all their frames. What ends the run is passed on."""
+        for call in self.calls:
+            call.resolve(EndpointError(str(error)) if isinstance(error, EpisodeError) else error)
 
 
 class Queue:
@@ -104,76 +130,78 @@ Send = Callable[[Sequence[Prompt]], Awaitable[Sequence[Completed | EndpointError
 
 
 class Batcher:
-    """Brings calls to `send` in batches, `concurrency` of them at once at most."""
+    """Brings calls to `send` in batches, `concurrency` of them at once at most; open it with `async with`.
+
+    Every call is resolved: with its answer, with what `send` raised (classified by `errors.boundary`), or with an
+    EndpointError at the end of the block. A fault of the batcher itself ends the block."""
 
     def __init__(self, queue: Queue, send: Send, *, concurrency: int) -> None:
         self._queue, self._send, self._room = queue, send, concurrency
-        self._timer: asyncio.TimerHandle | None = None
-        # Not a task group: it would wrap every error of the block that it is open in.
-        self._flying: set[asyncio.Task[None]] = set()
+        self._owned = owned_tasks()
+        self._tasks: TaskGroup | None = None
+        self._news = anyio.Event()
+        """Set when a call came, or room became free."""
 
     async def __aenter__(self) -> Self:
+        self._tasks = await self._owned.__aenter__()
+        self._tasks.start_soon(self._depart, self._tasks)
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
-    ) -> None:
-        """Give up what is on its way."""
-        for task in self._flying:
-            task.cancel()
-        if self._flying:
-            await asyncio.wait(self._flying)
+    ) -> bool | None:
+        """Give up what waits and what is on its way."""
+        self._tasks = None
+        while len(self._queue):
+            Flight(self._queue.take(math.inf, len(self._queue))).fail(_closed())
+        return await self._owned.__aexit__(kind, error, tb)
 
     async def call(self, owner: str, prompt: Prompt) -> Completed:
         """The answer to one prompt.
 
         Raises EndpointError if there is none."""
-        call = Call(owner, prompt, asyncio.get_running_loop().create_future())
+        if self._tasks is None:
+            raise _closed()
+        call = Call(owner, prompt)
         self._queue.put(call, time.monotonic())
-        self._pump()
+        self._news.set()
         try:
-            return await call.answer
+            return await call.answer()
         finally:
             # Cancelled while it waits, or while it flies; after an answer both are without effect.
             self._queue.drop(call)
             if call.flight is not None:
                 call.flight.leave()
 
-    def _pump(self) -> None:
-        """Send what is due, and look again when the next batch is."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        while self._room and (calls := self._queue.take(time.monotonic(), self._room)):
-            self._room -= len(calls)
-            task = asyncio.get_running_loop().create_task(self._fly(calls))
-            self._flying.add(task)
-            task.add_done_callback(self._flying.discard)
-        if self._room and (due_s := self._queue.due_s) is not None:
-            wait_s = max(0.0, due_s - time.monotonic())
-            self._timer = asyncio.get_running_loop().call_later(wait_s, self._pump)
+    async def _depart(self, tasks: TaskGroup) -> None:
+        """Send every batch when it is due, until cancelled."""
+        while True:
+            self._news = anyio.Event()
+            while self._room and (calls := self._queue.take(time.monotonic(), self._room)):
+                self._room -= len(calls)
+                flight = Flight(calls)
+                for call in calls:
+                    call.flight = flight
+                tasks.start_soon(self._fly, flight)
+            due_s = self._queue.due_s if self._room else None
+            with anyio.move_on_after(math.inf if due_s is None else due_s - time.monotonic()):
+                await self._news.wait()
 
-    async def _fly(self, calls: list[Call]) -> None:
-        flight = Flight(calls)
-        for call in calls:
-            call.flight = flight
+    async def _fly(self, flight: Flight) -> None:
         try:
             with flight.scope:
                 async with boundary(EndpointError, "endpoint"):
-                    answers = await self._send([call.prompt for call in calls])
-                self._land(calls, answers)
-        except EndpointError as error:
-            # One for each: an exception that several tasks raise collects all their frames.
-            self._land(calls, [EndpointError(str(error)) for _ in calls])
+                    answers = await self._send([call.prompt for call in flight.calls])
+                for call, answer in zip(flight.calls, answers, strict=True):
+                    call.resolve(answer)
+        except SynthError as error:
+            flight.fail(error)
         finally:
-            self._room += len(calls)
-            self._pump()
+            # Whoever has no outcome yet is told of the end of the block; that includes a fault of ours, which ends it.
+            flight.fail(_closed())
+            self._room += len(flight.calls)
+            self._news.set()
 
-    def _land(self, calls: Sequence[Call], answers: Sequence[Completed | EndpointError]) -> None:
-        for call, answer in zip(calls, answers, strict=True):
-            if call.answer.done():
-                continue
-            if isinstance(answer, EndpointError):
-                call.answer.set_exception(answer)
-            else:
-                call.answer.set_result(answer)
+
+def _closed() -> EndpointError:
+    return EndpointError("the endpoint was closed before it answered")

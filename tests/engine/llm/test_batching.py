@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from engine.errors import ConfigError, PolicyError, RunError
 from engine.llm.batching import Batcher, Call, EndpointError, Queue
 from engine.llm.question import Completed
 from tests.parts.llm_parts import prompt
@@ -17,7 +18,7 @@ WAITING = st.lists(st.sampled_from("abc"), max_size=30)
 
 def call(owner="a"):
     """A call of nobody: the queue never looks at the answer."""
-    return Call(owner, prompt(), None)  # type: ignore[arg-type]
+    return Call(owner, prompt())
 
 
 def waiting(owners, size=4, wait_s=1.0):
@@ -126,8 +127,8 @@ async def test_calls_that_come_together_are_one_request():
     """And each gets its own answer, or its own failure."""
     server, said = Server(), {}
     server.go.set()
-    async with anyio.create_task_group() as tasks:
-        batcher = Batcher(Queue(3, 0.05), server.send, concurrency=9)
+    batching = Batcher(Queue(3, 0.05), server.send, concurrency=9)
+    async with batching as batcher, anyio.create_task_group() as tasks:
         for text in ("one", "bad", "three", "four"):
             tasks.start_soon(ask, batcher, text, said)
     assert server.batches == [["one", "bad", "three"], ["four"]]
@@ -136,9 +137,8 @@ async def test_calls_that_come_together_are_one_request():
 
 async def test_who_is_cancelled_leaves_its_batch_unharmed():
     """In the queue it is not sent; on its way the others get their answers."""
-    server, said = Server(), {}
-    async with anyio.create_task_group() as tasks:
-        batcher = Batcher(Queue(2, 0.05), server.send, concurrency=9)
+    server, said, queue = Server(), {}, Queue(2, 30.0)
+    async with Batcher(queue, server.send, concurrency=9) as batcher, anyio.create_task_group() as tasks:
         async with anyio.create_task_group() as leaving:
             leaving.start_soon(ask, batcher, "gone", said)
             tasks.start_soon(ask, batcher, "stays", said)
@@ -147,8 +147,9 @@ async def test_who_is_cancelled_leaves_its_batch_unharmed():
         async with anyio.create_task_group() as leaving:
             leaving.start_soon(ask, batcher, "never sent", said)
             await anyio.wait_all_tasks_blocked()
+            assert len(queue) == 1
             leaving.cancel_scope.cancel()
-        await anyio.sleep(0.1)
+        assert len(queue) == 0
         server.go.set()
     assert said == {"stays": "stays"}
     assert server.batches == [["gone", "stays"]]
@@ -157,8 +158,7 @@ async def test_who_is_cancelled_leaves_its_batch_unharmed():
 async def test_a_batch_that_everybody_left_is_given_up():
     """Its room is free again."""
     server, said = Server(), {}
-    async with anyio.create_task_group():
-        batcher = Batcher(Queue(1, 0), server.send, concurrency=1)
+    async with Batcher(Queue(1, 0), server.send, concurrency=1) as batcher:
         async with anyio.create_task_group() as leaving:
             leaving.start_soon(ask, batcher, "gone", said)
             await anyio.wait_all_tasks_blocked()
@@ -173,8 +173,8 @@ async def test_a_batch_that_everybody_left_is_given_up():
 async def test_no_more_calls_are_in_flight_than_the_endpoint_takes():
     """The rest waits for room."""
     server, said = Server(), {}
-    async with anyio.create_task_group() as tasks:
-        batcher = Batcher(Queue(2, 0), server.send, concurrency=3)
+    batching = Batcher(Queue(2, 0), server.send, concurrency=3)
+    async with batching as batcher, anyio.create_task_group() as tasks:
         for text in "abcdef":
             tasks.start_soon(ask, batcher, text, said)
         await anyio.wait_all_tasks_blocked()
@@ -187,8 +187,86 @@ async def test_a_bug_in_sending_is_its_callers_trouble_alone():
     """Other batches go on."""
     server, said = Server(), {}
     server.go.set()
-    async with anyio.create_task_group() as tasks:
-        batcher = Batcher(Queue(1, 0), server.send, concurrency=3)
+    batching = Batcher(Queue(1, 0), server.send, concurrency=3)
+    async with batching as batcher, anyio.create_task_group() as tasks:
         tasks.start_soon(ask, batcher, "crash", said)
         tasks.start_soon(ask, batcher, "fine", said)
     assert said == {"crash": "! endpoint: ValueError: a bug", "fine": "fine"}
+
+
+@pytest.mark.parametrize(
+    ("raised", "caught"),
+    [
+        (ConfigError("its chat template refuses the conversation"), ConfigError),
+        (RunError("the disk is full"), RunError),
+        (PolicyError("nobody"), EndpointError),
+        (EndpointError("away"), EndpointError),
+        (RecursionError("too deep"), EndpointError),
+        (KeyError("content"), EndpointError),
+    ],
+)
+async def test_whatever_sending_raises_reaches_every_caller_at_once(raised, caught):
+    """What ends a run as it is; everything else as the endpoint's failure. The next batch goes on."""
+    sent = []
+
+    async def send(prompts):
+        sent.append(len(prompts))
+        if len(sent) == 1:
+            raise raised
+        return [Completed("fine", 1, 1) for _ in prompts]
+
+    async def asked():
+        with pytest.raises(caught) as error:
+            await batcher.call("a", prompt())
+        assert str(raised) in str(error.value)
+
+    with anyio.fail_after(5):
+        async with Batcher(Queue(2, 1.0), send, concurrency=2) as batcher:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(asked)
+                tasks.start_soon(asked)
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(batcher.call, "a", prompt())
+                tasks.start_soon(batcher.call, "b", prompt())
+    assert sent == [2, 2]
+
+
+async def test_the_end_of_the_block_resolves_every_call():
+    """In the queue, on its way, and too late."""
+    server, said = Server(), {}
+    async with anyio.create_task_group() as tasks:
+        async with Batcher(Queue(1, 0), server.send, concurrency=1) as batcher:
+            tasks.start_soon(ask, batcher, "flies", said)
+            tasks.start_soon(ask, batcher, "waits", said)
+            await anyio.wait_all_tasks_blocked()
+        await ask(batcher, "late", said)
+    assert server.batches == [["flies"]]
+    assert server.cancelled == 1
+    assert said == dict.fromkeys(("flies", "waits", "late"), "! the endpoint was closed before it answered")
+
+
+async def test_a_fault_of_the_batcher_ends_its_block():
+    """Loudly, and nobody is left waiting: here an answer is missing."""
+    said = {}
+
+    async def send(prompts):
+        return [Completed("one", 1, 1)] * (len(prompts) - 1)
+
+    async def block(tasks):
+        async with Batcher(Queue(2, 1.0), send, concurrency=2) as batcher:
+            tasks.start_soon(ask, batcher, "first", said)
+            tasks.start_soon(ask, batcher, "second", said)
+            await anyio.sleep_forever()
+
+    async with anyio.create_task_group() as tasks:
+        with anyio.fail_after(5), pytest.raises(ExceptionGroup) as caught:
+            await block(tasks)
+    assert caught.group_contains(ValueError)
+    assert said == {"first": "one", "second": "! the endpoint was closed before it answered"}
+
+
+async def test_an_error_of_the_block_comes_out_as_it_is():
+    """Not in a group: who opens an endpoint need not know that it has tasks."""
+    with pytest.raises(ConfigError, match="mine"):
+        async with Batcher(Queue(1, 0), Server().send, concurrency=1):
+            raise ConfigError("mine")

@@ -1,5 +1,6 @@
 """engine.llm.endpoint and transport over real HTTP: both routes, second attempts, limits, and what is counted."""
 
+import shutil
 import time
 
 import anyio
@@ -7,11 +8,12 @@ import orjson
 import pytest
 from aiohttp import web
 
+from engine.errors import ConfigError
 from engine.llm.batching import EndpointError
 from engine.llm.transport import retry_after_s
 from engine.scripted.endpoint import Endpoint as Scripted
 from engine.scripted.faults import Fault, Faults
-from tests.parts.llm_parts import listening, prompt, reachable
+from tests.parts.llm_parts import TINY, listening, prompt, reachable
 
 pytestmark = pytest.mark.anyio
 SAID = "I have nothing to say to that."
@@ -82,6 +84,37 @@ async def test_the_schema_goes_to_the_server():
     [parameters] = bodies[0]["sampling_params"]
     assert orjson.loads(parameters["json_schema"]) == prompt().schema
     assert bodies[0]["text"][0].count("Answer.") == 1
+
+
+@pytest.fixture
+def model(tmp_path, template):
+    """A model's directory with that chat template."""
+    shutil.copytree(TINY, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "chat_template.jinja").write_text(template)
+    return str(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("template", "kind", "sentence"),
+    [
+        ("{{ raise_exception('no system message, please') }}", ConfigError, "refuses the conversation: no system"),
+        ("{{ messages[0].content + 1 }}", EndpointError, "endpoint: TypeError: "),
+    ],
+)
+async def test_a_chat_template_that_fails_is_told_to_every_caller_at_once(model, kind, sentence):
+    """Nobody waits for a deadline, and nothing is sent."""
+    application, bodies = answering(generated("{}"))
+
+    async def asked(opened):
+        with pytest.raises(kind, match=sentence):
+            await opened.batcher.call("a", prompt())
+
+    async with listening(application) as url, reachable(url, api="sglang", model=model) as opened:
+        with anyio.fail_after(5):
+            async with anyio.create_task_group() as tasks:
+                for _ in range(3):
+                    tasks.start_soon(asked, opened)
+    assert bodies == []
 
 
 async def test_a_server_without_json_schemas_is_asked_in_a_simpler_way_from_then_on():
