@@ -66,6 +66,7 @@ class Endpoint:
         limit = settings.requests_per_minute
         # One at a time at an even pace: a burst at the start is what a limit of the minute punishes.
         self._rate = AsyncLimiter(1, _MINUTE_S / limit) if limit else None
+        self._proving = anyio.Lock()
 
     async def send(self, prompts: Sequence[Prompt]) -> Sequence[Completed | EndpointError]:
         """One batch, with all the attempts that it takes.
@@ -104,6 +105,15 @@ class Endpoint:
         return nobody and time.monotonic() - self._heard_s < _AWAY_S
 
     async def _attempt(self, prompts: Sequence[Prompt]) -> Sequence[Completed]:
+        if not self._transport.proved:
+            # One finds out how the server takes requests, or every first call would be refused in every other way.
+            # Where that one fails, the next in line tries.
+            async with self._proving:
+                if not self._transport.proved:
+                    return await self._request(prompts)
+        return await self._request(prompts)
+
+    async def _request(self, prompts: Sequence[Prompt]) -> Sequence[Completed]:
         if self._rate is not None:
             await self._rate.acquire()
         self.account.requests += 1

@@ -42,6 +42,11 @@ class RefusedError(Exception):
 class Transport(Protocol):
     """How an endpoint is asked."""
 
+    @property
+    def proved(self) -> bool:
+        """Whether it is known in which way the server takes requests; the first answer says it."""
+        ...
+
     async def send(self, session: aiohttp.ClientSession, prompts: Sequence[Prompt]) -> Sequence[Completed]:
         """One request with these prompts; one answer to each.
 
@@ -58,7 +63,7 @@ class OpenAiTransport:
     def __init__(self, endpoint: EndpointSection, url: str) -> None:
         self._url, self._endpoint = f"{url.rstrip('/')}/v1/chat/completions", endpoint
         self._modes: tuple[Mode, ...] = _LADDER if endpoint.structured == "auto" else (endpoint.structured,)
-        self._proved = False
+        self.proved = len(self._modes) == 1
 
     async def send(self, session: aiohttp.ClientSession, prompts: Sequence[Prompt]) -> Sequence[Completed]:
         """See Transport; there is one prompt."""
@@ -71,8 +76,8 @@ class OpenAiTransport:
                 if position + 1 == len(self._modes):
                     raise
                 continue
-            if not self._proved:
-                self._modes, self._proved = self._modes[position:], True
+            if not self.proved:
+                self._modes, self.proved = self._modes[position:], True
             return [_completed(reply)]
         raise AssertionError("an endpoint has a mode")
 
@@ -97,6 +102,8 @@ class OpenAiTransport:
 
 class SglangTransport:
     """SGLang's `POST /generate`: a batch of prompts a request, each held to its JSON Schema while it is sampled."""
+
+    proved = True
 
     def __init__(self, endpoint: EndpointSection, url: str) -> None:
         self._url, self._endpoint = f"{url.rstrip('/')}/generate", endpoint

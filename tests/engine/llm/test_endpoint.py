@@ -2,6 +2,7 @@
 
 import shutil
 import time
+from collections import Counter
 
 import anyio
 import orjson
@@ -137,6 +138,74 @@ async def test_a_server_without_json_schemas_is_asked_in_a_simpler_way_from_then
     ]
     assert [body.get("response_format", {}).get("schema") for body in bodies[1:3]] == [prompt().schema, None]
     assert "JSON Schema" in bodies[-1]["messages"][0]["content"]
+
+
+def taking_only_json_objects():
+    """The scripted endpoint as an API that knows no schema in any way, and what it refused, by mode."""
+    application, refused = Scripted(latency_s=0.05).application(), Counter()
+
+    @web.middleware
+    async def unschemed(request, handler):
+        asked = orjson.loads(await request.read()).get("response_format", {})
+        if asked.get("type") == "json_schema" or "schema" in asked:
+            refused["json_schema" if "json_schema" in asked else "json_object_schema"] += 1
+            return web.json_response({"error": "response_format: unknown"}, status=400)
+        return await handler(request)
+
+    application.middlewares.append(unschemed)
+    return application, refused
+
+
+async def test_many_first_calls_find_out_once_what_a_server_takes():
+    """One caller tries each mode, the others wait for what it finds: a mode that is refused is refused once."""
+    application, refused = taking_only_json_objects()
+    async with listening(application) as url, reachable(url) as opened:
+        async with anyio.create_task_group() as tasks:
+            for owner in range(8):
+                tasks.start_soon(opened.batcher.call, str(owner), prompt())
+        account = opened.endpoint.account
+        assert (account.calls, account.requests, account.retries) == (8, 8, 0)
+        assert not account.faults
+    assert refused == {"json_schema": 1, "json_object_schema": 1}
+
+
+@pytest.mark.parametrize("ending", ["fails", "is refused", "is cancelled"])
+async def test_a_first_call_that_finds_nothing_out_keeps_nobody_waiting(ending):
+    """The next one tries the modes, and the rest goes on."""
+    scripted, said, failed, hanging = Scripted().application(), [], [], anyio.Event()
+
+    @web.middleware
+    async def picky(request, handler):
+        body = orjson.loads(await request.read())
+        if "odd" not in body["messages"][1]["content"]:
+            return await handler(request)
+        hanging.set()
+        if ending == "is cancelled":
+            await anyio.sleep_forever()
+        return web.Response(status=500 if ending == "fails" else 400)
+
+    async def first(opened):
+        try:
+            await opened.batcher.call("odd", prompt("odd"))
+        except EndpointError as error:
+            failed.append(str(error))
+
+    async def other(opened, owner):
+        said.append((await opened.batcher.call(owner, prompt())).text)
+
+    scripted.middlewares.append(picky)
+    async with listening(scripted) as url, reachable(url, retries=0) as opened:
+        async with anyio.create_task_group() as tasks, anyio.create_task_group() as leaving:
+            leaving.start_soon(first, opened)
+            await hanging.wait()
+            for owner in range(4):
+                tasks.start_soon(other, opened, str(owner))
+            if ending == "is cancelled":
+                await anyio.wait_all_tasks_blocked()
+                leaving.cancel_scope.cancel()
+        assert (opened.endpoint.account.calls, opened.endpoint.account.requests) == (4, 5)
+    assert said == [SAID] * 4
+    assert len(failed) == (ending != "is cancelled")
 
 
 async def test_a_server_that_fails_at_a_way_that_it_does_not_know_is_asked_in_another():
