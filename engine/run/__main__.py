@@ -21,7 +21,8 @@ from engine.packs.pack import load_pack
 from engine.run.compose import UVLOOP, build_parts
 from engine.run.counters import RunClock
 from engine.run.engine import Engine, compose
-from engine.rundir.layout import JsonLines, RunDir
+from engine.rundir.event_lines import open_event_lines
+from engine.rundir.layout import RunDir
 from engine.stream.segment import CLOSED
 from engine.telemetry.log import configure_logging
 
@@ -39,10 +40,10 @@ async def serve_run(run: RunDir, parent: int | None = None) -> None:
     for directory in (run.trajectories, run.eval):
         (directory / CLOSED).unlink(missing_ok=True)
     pack, clock = await anyio.to_thread.run_sync(load_pack, run.pack), RunClock(run.metrics)
-    with JsonLines(run.swaps) as swaps:
-        async with build_parts(run, config, clock, swaps.append) as parts:
-            _spare_the_collector()
-            await _with_signals(compose(run, parts, pack, swaps.append), parent)
+    # Closed last: servers that are left still tell what is unloaded there.
+    async with open_event_lines(run.swaps) as swaps, build_parts(run, config, clock, swaps.append) as parts:
+        _spare_the_collector()
+        await _with_signals(compose(run, parts, pack, swaps.append), parent)
 
 
 def _spare_the_collector() -> None:

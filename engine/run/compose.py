@@ -23,8 +23,9 @@ from engine.policy.servers import Loads, Servers
 from engine.run.costs import Row, account
 from engine.run.simulators import Models, mapped_world, open_models, plugin, scorer_of, user_of
 from engine.run.swap import AdapterServers
+from engine.rundir.event_lines import open_event_lines
 from engine.rundir.layout import RunDir, adapter_name, read_json
-from engine.world.fault_lines import open_fault_lines
+from engine.world.fault_lines import FaultLines
 from engine.world.faults import FaultyWorld, profiles_of
 from engine.world.mapping import TaskMapping
 from engine.world.store import open_store
@@ -204,13 +205,13 @@ async def _world(run: RunDir, config: Config, models: Models, clock: Callable[[]
         if not profiles:
             yield _Made(world=world, flush=world.flush, mapping=world.mapping)
             return
-        async with open_fault_lines(run.faults, clock) as lines:
+        async with open_event_lines(run.faults) as lines:
 
             async def flush() -> None:
                 await world.flush()
                 await lines.flush()
 
-            faulty = FaultyWorld(world, profiles, config.run.seed, lines.add)
+            faulty = FaultyWorld(world, profiles, config.run.seed, FaultLines(lines, clock).add)
             yield _Made(world=faulty, flush=flush, mapping=world.mapping)
 
 

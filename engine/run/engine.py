@@ -157,7 +157,7 @@ class Engine:
 
     async def _rows(self) -> None:
         loads = Loads(running=0, queued=0, kv_used=0.0)
-        with MetricsFile(self.run.metrics) as metrics:
+        with await anyio.to_thread.run_sync(MetricsFile, self.run.metrics) as metrics:
             try:
                 while True:
                     loads = await self.parts.served.loads()

@@ -6,55 +6,22 @@ again, by a run that was killed or in a second evaluation of its task, has its l
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass
 
-import anyio
-
-from engine.rundir.layout import JsonLines
+from engine.rundir.event_lines import EventLines
 from engine.task import Task
 from engine.world.faults import Fault
 
 
+@dataclass(frozen=True, slots=True)
 class FaultLines:
-    """Takes faults as they happen and writes them in batches, in a worker thread."""
+    """Takes faults as they happen."""
 
-    def __init__(self, file: JsonLines, clock: Callable[[], float]) -> None:
-        self._file, self._clock = file, clock
-        self._pending: list[dict[str, Any]] = []
-        self._writing = anyio.Lock()
+    lines: EventLines
+    clock: Callable[[], float]
 
     def add(self, task: Task, seed: int, call: int, tool: str, fault: Fault) -> None:
         """One fault happened now (engine.world.faults.OnFault)."""
-        row = {"task": task.id, "seed": seed, "call": call, "tool": tool, "fault": fault, "at_s": self._clock()}
-        self._pending.append(row)
-
-    async def flush(self) -> None:
-        """Write what happened so far; await it before writing a frame that shows it.
-
-        Raises RunError if the disk does not take it."""
-        async with self._writing:
-            rows, self._pending = self._pending, []
-            if rows:
-                await anyio.to_thread.run_sync(self._write, rows)
-
-    def _write(self, rows: list[dict[str, Any]]) -> None:
-        for row in rows:
-            self._file.append(row)
-
-
-@asynccontextmanager
-async def open_fault_lines(path: Path, clock: Callable[[], float]) -> AsyncIterator[FaultLines]:
-    """The lines at `path`, until the end of the block; what is pending is written then, also under cancellation.
-
-    Raises RunError if the disk does not take it."""
-    file = await anyio.to_thread.run_sync(JsonLines, path)
-    with file:
-        lines = FaultLines(file, clock)
-        try:
-            yield lines
-        finally:
-            with anyio.CancelScope(shield=True):
-                await lines.flush()
+        row = {"task": task.id, "seed": seed, "call": call, "tool": tool, "fault": fault, "at_s": self.clock()}
+        self.lines.append(row)

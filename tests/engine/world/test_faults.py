@@ -141,7 +141,6 @@ async def test_every_fault_has_its_line(tmp_path: Path) -> None:
         for asked in (LIST, ORDER, ORDER, LIST):
             await session.call(asked)
         await session.close()
-        assert not await lines()
         await made.flush()
         rows = await lines()
         await made.flush()
