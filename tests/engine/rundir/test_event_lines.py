@@ -9,7 +9,10 @@ import anyio.lowlevel
 import anyio.to_thread
 import pytest
 
+from engine.config.load import load
 from engine.errors import ConfigError, RunError, leaves
+from engine.preflight.manifest import create
+from engine.run.engine import serve_run
 from engine.rundir.event_lines import open_event_lines
 from engine.rundir.layout import JsonLines, read_lines
 
@@ -35,8 +38,8 @@ async def written(path):
 
 
 async def until(condition):
-    """Wait for another thread, a few seconds at most."""
-    with anyio.fail_after(5):
+    """Wait for another thread, some seconds at most."""
+    with anyio.fail_after(15):
         while not await condition():  # noqa: ASYNC110 - another thread sets no event
             await anyio.sleep(0.005)
 
@@ -108,3 +111,38 @@ async def test_a_disk_that_takes_nothing_ends_the_block():
         errors = list(leaves(caught.value)) if isinstance(caught.value, ExceptionGroup) else [caught.value]
         assert {type(error) for error in errors} == {RunError}
         assert "/dev/full could not be written: No space left on device; free space" in str(errors[0])
+
+
+@pytest.mark.slow
+def test_an_engine_writes_no_event_on_its_loop(tmp_path, monkeypatch, blockbuster):
+    """Neither what happens to adapters, nor faults, nor metrics rows, nor evaluations."""
+    # What is read before anything is played may block.
+    blockbuster.deactivate()
+    settings = [
+        "run.steps=50",
+        "eval.every=0",
+        "eval.heldout_tasks=2",
+        "world.faults=*: error=0.5",
+        f"run.dir={tmp_path}",
+    ]
+    run = create(load("dry", settings).config)
+    run.adapter(0).mkdir()
+    writers, append = {}, JsonLines.append
+
+    def noting(file, row):
+        writers.setdefault(file._path.name, set()).add(threading.current_thread())
+        append(file, row)
+
+    async def all_written():
+        return {"swaps.jsonl", "faults.jsonl", "metrics.jsonl", "evaluations.jsonl"} <= writers.keys()
+
+    async def played():
+        async with anyio.create_task_group() as tg:
+            tg.start_soon(serve_run, run)
+            await until(all_written)
+            tg.cancel_scope.cancel()
+
+    monkeypatch.setattr(JsonLines, "append", noting)
+    monkeypatch.setattr("engine.run.engine._spare_the_collector", lambda: None)
+    anyio.run(played)
+    assert threading.main_thread() not in set().union(*writers.values())
