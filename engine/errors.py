@@ -156,6 +156,7 @@ class Deadline:
             self._scope.cancel()
 
     def _look_in(self, seconds: float) -> None:
+        # The end of the block cancels it.
         self._timer = asyncio.get_running_loop().call_later(seconds, self._look)
 
     def _look(self) -> None:

@@ -24,6 +24,7 @@ class Lifetime:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_signal)
         if parent_pid is not None:
+            # Nobody waits for it: it looks as long as the process lives, and has nothing to leave behind.
             threading.Thread(target=self._watch, args=(parent_pid,), name="parent-watch", daemon=True).start()
 
     def install_rank(self, *, leads: bool) -> None:
@@ -32,6 +33,7 @@ class Lifetime:
         If torchrun is gone, it was killed, and so is this process: others may already be starting in its place."""
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_signal if leads else signal.SIG_IGN)
+        # The same, and it is the one that ends the process.
         threading.Thread(target=_end_with, args=(os.getppid(),), name="parent-watch", daemon=True).start()
 
     @property

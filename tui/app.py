@@ -120,6 +120,7 @@ class Dashboard(App[int]):
         for number in (signal.SIGTERM, signal.SIGHUP):
             # Whoever started it is gone, or the terminal is: leave that as it was found.
             asyncio.get_running_loop().add_signal_handler(number, self.exit, EXIT_LEFT)
+        # Of the app: textual cancels it when that ends, and ends the app if it fails.
         self.run_worker(self._look_for_ever(), exclusive=True)
 
     # --- snapshots ------------------------------------------------------------------------------------------------
