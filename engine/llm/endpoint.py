@@ -10,7 +10,6 @@ Attempts are counted while others get answers. An endpoint that is away, restart
 from __future__ import annotations
 
 import math
-import random
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
@@ -23,6 +22,7 @@ import anyio
 from aiolimiter import AsyncLimiter
 
 from engine.config.endpoints import EndpointSection
+from engine.http.attempts import backoff_s
 from engine.llm.batching import Batcher, EndpointError, Queue
 from engine.llm.question import Completed, Prompt
 from engine.llm.transport import AttemptError, OpenAiTransport, RefusedError, SglangTransport, Transport
@@ -82,8 +82,7 @@ class Endpoint:
                     self.account.failed += len(prompts)
                     raise EndpointError(f"endpoint {self.name}: {attempt + 1} attempts failed: {error}") from error
                 self.account.retries += 1
-                backoff_s = min(_BACKOFF_S * 2**attempt, _LONGEST_BACKOFF_S) * random.uniform(0.5, 1.0)
-                await anyio.sleep(max(error.after_s, backoff_s))
+                await anyio.sleep(max(error.after_s, backoff_s(attempt, _BACKOFF_S, _LONGEST_BACKOFF_S)))
             except RefusedError as error:
                 self.account.faults["refused"] += 1
                 self._heard()

@@ -18,6 +18,7 @@ import orjson
 
 from engine.chat.template import ChatTemplate
 from engine.config.endpoints import EndpointSection, Mode
+from engine.http.attempts import excerpt
 from engine.llm.question import Completed, Prompt
 
 _LADDER: tuple[Mode, ...] = get_args(Mode)
@@ -145,11 +146,11 @@ async def _post(session: aiohttp.ClientSession, url: str, body: dict[str, Any]) 
     try:
         return orjson.loads(content)
     except orjson.JSONDecodeError as error:
-        raise AttemptError("garbage", f"{url}: not JSON: {_excerpt(content)}") from error
+        raise AttemptError("garbage", f"{url}: not JSON: {excerpt(content)}") from error
 
 
 def _failed(url: str, status: int, content: bytes, retry_after: str) -> NoReturn:
-    reason = f"{url}: HTTP {status}: {_excerpt(content)}"
+    reason = f"{url}: HTTP {status}: {excerpt(content)}"
     if status in (429, 503):
         raise AttemptError("busy", reason, retry_after_s(retry_after, time.time()))
     # llama-cpp-python says with a 500 that it does not know a format: that is no failure, and no moment mends it.
@@ -177,7 +178,7 @@ def _completed(reply: Any) -> Completed:
         text = reply["choices"][0]["message"]["content"] or ""
         return Completed(str(text), int(usage.get("prompt_tokens") or 0), int(usage.get("completion_tokens") or 0))
     except (AttributeError, KeyError, IndexError, TypeError, ValueError) as error:
-        raise AttemptError("garbage", f"not a chat completion: {_excerpt(orjson.dumps(reply))}") from error
+        raise AttemptError("garbage", f"not a chat completion: {excerpt(orjson.dumps(reply))}") from error
 
 
 def _generated(reply: Any) -> Completed:
@@ -189,11 +190,7 @@ def _generated(reply: Any) -> Completed:
         aborted = meta["finish_reason"]["type"] == "abort"
         found = Completed(str(reply["text"]), int(meta["prompt_tokens"]), int(meta["completion_tokens"]))
     except (KeyError, TypeError, ValueError) as error:
-        raise AttemptError("garbage", f"not a /generate reply: {_excerpt(orjson.dumps(reply))}") from error
+        raise AttemptError("garbage", f"not a /generate reply: {excerpt(orjson.dumps(reply))}") from error
     if aborted:
         raise AttemptError("error", f"the server aborted the request: {meta['finish_reason'].get('message')}")
     return found
-
-
-def _excerpt(content: bytes) -> str:
-    return content[:300].decode("utf-8", "replace")

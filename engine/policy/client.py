@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import math
 import os
-import random
 import time
 from array import array
 from collections.abc import Sequence
@@ -26,6 +25,7 @@ import orjson
 from yarl import URL
 
 from engine.errors import Ended, PolicyError
+from engine.http.attempts import backoff_s, excerpt
 from engine.policy.control import TRANSPORT
 from engine.policy.routing import Server
 from engine.policy.servers import Servers
@@ -110,7 +110,7 @@ class HttpPolicy:
                 row = {"event": event, "server": server.url, "adapter": turn.adapter, "turn": turn.id}
                 self._servers.on_event({**row, "start_s": start_s, "end_s": self._servers.clock(), "ok": False})
                 # Another server has not failed yet; the same one may need a moment.
-                pause_s = 0 if moved else min(_BACKOFF_S * 2**attempt, _LONGEST_BACKOFF_S) * random.uniform(0.5, 1.0)
+                pause_s = 0 if moved else backoff_s(attempt, _BACKOFF_S, _LONGEST_BACKOFF_S)
                 if time.monotonic() + pause_s > last_start:
                     raise PolicyError(f"{server.url}: {turn.id} failed {attempt + 1} times: {error}") from error
                 await anyio.sleep(pause_s)
@@ -184,16 +184,16 @@ class HttpPolicy:
             if turn.adapter is not None and turn.adapter.encode() in content:
                 # The adapter was loaded there before this turn began: the server restarted without it.
                 self._servers.suspect(server)
-                raise RetryError(f"HTTP 400: {_excerpt(content)}")
-            raise PolicyError(f"{server.url} refuses {turn.id}: {_excerpt(content)}")
+                raise RetryError(f"HTTP 400: {excerpt(content)}")
+            raise PolicyError(f"{server.url} refuses {turn.id}: {excerpt(content)}")
         if status != 200:
-            raise RetryError(f"HTTP {status}: {_excerpt(content)}")
+            raise RetryError(f"HTTP {status}: {excerpt(content)}")
         try:
             reply: dict[str, Any] = orjson.loads(content)
             if reply["meta_info"]["finish_reason"]["type"] not in ("stop", "length", "abort"):
-                raise RetryError(f"unknown finish reason: {_excerpt(content)}")
+                raise RetryError(f"unknown finish reason: {excerpt(content)}")
         except (orjson.JSONDecodeError, KeyError, TypeError, IndexError) as error:
-            raise RetryError(f"not a /generate reply: {_excerpt(content)}") from error
+            raise RetryError(f"not a /generate reply: {excerpt(content)}") from error
         return reply
 
     def _completion(self, url: str, turn: Turn, rid: str, reply: dict[str, Any]) -> Completion:
@@ -235,7 +235,3 @@ class HttpPolicy:
 @lru_cache
 def _generate(url: str) -> URL:
     return URL(url) / "generate"
-
-
-def _excerpt(content: bytes) -> str:
-    return content[:300].decode("utf-8", "replace")

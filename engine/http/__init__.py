@@ -1,0 +1,1 @@
+"""What the HTTP clients of policy servers and of language models share."""
