@@ -25,7 +25,7 @@ from anyio.abc import SocketListener, SocketStream, TaskGroup
 from anyio.streams.buffered import BufferedByteReceiveStream
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, ValidationError
 
-from engine.attach.answers import Following, Room, line, name
+from engine.attach.answers import Have, Room, head, line, name, results, texts, tokens
 from engine.core.ledger import Ledger
 from engine.core.live import LiveEpisodes
 from engine.errors import ConfigError, EpisodeError, boundary
@@ -37,8 +37,6 @@ log = structlog.get_logger()
 
 PROTOCOL = 1
 _QUESTION_BYTES, _ANSWER_BYTES, _ROWS_BYTES = 4_096, 65_536, 20_480
-_LITTLE = 256
-"""Bytes for which nothing more is looked up."""
 _SIZE = 4
 """Bytes of a length."""
 _CLIENTS = 4
@@ -59,18 +57,9 @@ class _Asked(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
-class _Have(_Asked):
-    messages: NonNegativeInt = 0
-    events: NonNegativeInt = 0
-    timings: NonNegativeInt = 0
-    ids: NonNegativeInt = 0
-    logprobs: NonNegativeInt = 0
-    spans: NonNegativeInt = 0
-
-
 class _Followed(_Asked):
     id: str
-    have: _Have = _Have()
+    have: Have = Have()
 
 
 class _Look(_Asked):
@@ -172,15 +161,14 @@ class Attach:
             where=look.where, sort=look.sort, down=look.down, grouped=look.grouped, top=look.top, rows=look.rows
         )
         shown, total = await self._selected(window, now_s)
-        rows = Room(_ROWS_BYTES)
-        lines = [orjson.Fragment(one) for one in (orjson.dumps(line(row)) for row in shown) if rows.takes(one)]
-        answer = {
+        answer: dict[str, Any] = {
             "clock": now_s,
             "phases": dict(self.live.phases),
             "total": total,
-            "rows": lines,
+            "rows": [],
             "rewards": list(self.live.rewards),
         }
+        Room(_ROWS_BYTES).fill(answer, (("rows", orjson.dumps(line(row))) for row in shown))
         if look.stages:
             answer |= self._stages()
         return {**answer, "episodes": await self._followed(look, answer, now_s)}
@@ -205,19 +193,16 @@ class Attach:
 
     async def _followed(self, look: _Look, answer: dict[str, Any], now_s: float) -> dict[str, Any]:
         """What is new of the followed ones: what was said, for all of them, then their tokens, then how they ended."""
-        shown = {
-            one.id: Following(live, one.have, now_s) if (live := self.live.get(one.id)) is not None else None
-            for one in look.follow
-        }
-        known = [following for following in shown.values() if following is not None]
-        fixed = {episode_id: following and following.fixed for episode_id, following in shown.items()}
-        room = Room(_ANSWER_BYTES - len(orjson.dumps({"v": PROTOCOL, **answer, "episodes": fixed})))
-        for add in (Following.texts, Following.tokens, Following.results):
-            for following in known:
-                if room.left > _LITTLE:
-                    add(following, room)
-                    await anyio.lowlevel.checkpoint()
-        return fixed
+        haves = {one.id: one.have for one in look.follow}
+        found = [live for one in haves if (live := self.live.get(one)) is not None]
+        told: dict[str, Any] = dict.fromkeys(haves) | {live.id: head(live, now_s) for live in found}
+        room = Room(_ANSWER_BYTES - len(orjson.dumps({"v": PROTOCOL, **answer, "episodes": told})))
+        for live, news in ((live, news) for news in (texts, tokens) for live in found):
+            room.fill(told[live.id], news(live, haves[live.id]))
+            await anyio.lowlevel.checkpoint()
+        for live in found:
+            room.fill(told[live.id], results(live))
+        return told
 
 
 def _question(content: bytes) -> _Look | _Cancel:
