@@ -9,7 +9,9 @@ import structlog
 
 
 def configure_logging(path: Path, process: str) -> None:
-    """Send structlog and the standard library's warnings to `path`, one JSON object a line, marked with `process`."""
+    """Send structlog and the standard library's warnings to `path`, one JSON object a line, marked with `process`.
+
+    A line is written where it is said, on the event loop too: there are few, and the last one before a crash counts."""
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,

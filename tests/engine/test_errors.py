@@ -1,9 +1,12 @@
 """engine.errors: the classifier at a boundary, and the deadlines of an episode."""
 
+from contextlib import AsyncExitStack
+
 import anyio
+import anyio.lowlevel
 import pytest
 
-from engine.errors import Deadline, PolicyError, ToolError, UserError, WallClockError, boundary
+from engine.errors import Deadline, PolicyError, RunError, ToolError, UserError, WallClockError, boundary, owned_tasks
 
 
 async def test_a_boundary_names_what_went_wrong_and_lets_its_own_errors_pass():
@@ -55,3 +58,58 @@ async def test_a_cancellation_from_outside_is_not_a_missed_deadline():
         async with boundary(PolicyError, "slow", deadline):
             await anyio.sleep(9)
     assert scope.cancelled_caught
+
+
+async def fail_when(gone):
+    """A task that fails once it is told to."""
+    await gone.wait()
+    raise RunError("task")
+
+
+async def test_tasks_end_with_their_block_and_its_error_comes_out_as_it_is():
+    """However the block ends, also one that is entered by hand."""
+    ended = []
+
+    async def forever():
+        try:
+            await anyio.sleep_forever()
+        finally:
+            ended.append(True)
+
+    async def failing():
+        async with AsyncExitStack() as opened:
+            (await opened.enter_async_context(owned_tasks())).start_soon(forever)
+            await anyio.lowlevel.checkpoint()
+            raise RunError("block")
+
+    async with owned_tasks() as tasks:
+        tasks.start_soon(forever)
+        await anyio.lowlevel.checkpoint()
+    with pytest.raises(RunError, match="block"):
+        await failing()
+    with anyio.move_on_after(0.01) as scope:
+        async with owned_tasks() as tasks:
+            tasks.start_soon(forever)
+            await anyio.sleep_forever()
+    assert scope.cancelled_caught
+    assert len(ended) == 3
+
+
+@pytest.mark.parametrize("failing", [False, True])
+async def test_a_task_that_fails_ends_its_block(failing):
+    """In a group, beside the error of the block if that has one too."""
+
+    async def block():
+        async with owned_tasks() as tasks:
+            gone = anyio.Event()
+            tasks.start_soon(fail_when, gone)
+            gone.set()
+            try:
+                await anyio.sleep_forever()
+            finally:
+                if failing:
+                    raise UserError("block")
+
+    with anyio.fail_after(5), pytest.raises(ExceptionGroup) as caught:
+        await block()
+    assert [str(error) for error in caught.value.exceptions] == ["task", "block"][: 1 + failing]
