@@ -37,11 +37,15 @@ class Call:
     _outcome: Completed | SynthError | None = None
     _resolved: anyio.Event = field(default_factory=anyio.Event)
 
+    @property
+    def waiting(self) -> bool:
+        """Whether it has no outcome yet."""
+        return self._outcome is None
+
     def resolve(self, outcome: Completed | SynthError) -> None:
-        """Let who waits go on, with an answer or an error; only the first outcome counts."""
-        if self._outcome is None:
-            self._outcome = outcome
-            self._resolved.set()
+        """Let who waits go on, with an answer or an error."""
+        self._outcome = outcome
+        self._resolved.set()
 
     async def answer(self) -> Completed:
         """Wait for the outcome.
@@ -74,7 +78,8 @@ class Flight:
         An EpisodeError is the endpoint's failure here, whatever boundary it crossed before, and each caller gets one
         of its own: an exception that several tasks raise collects all their frames. What ends the run is passed on."""
         for call in self.calls:
-            call.resolve(EndpointError(str(error)) if isinstance(error, EpisodeError) else error)
+            if call.waiting:
+                call.resolve(EndpointError(str(error)) if isinstance(error, EpisodeError) else error)
 
 
 class Queue:
@@ -139,12 +144,13 @@ class Batcher:
         self._queue, self._send, self._room = queue, send, concurrency
         self._owned = owned_tasks()
         self._tasks: TaskGroup | None = None
-        self._news = anyio.Event()
-        """Set when a call came, or room became free."""
+        self._due_s: float | None = None
+        """When the next batch leaves although it is not full; None if none waits, or there is no room for it."""
+        self._due_changed = anyio.Event()
 
     async def __aenter__(self) -> Self:
         self._tasks = await self._owned.__aenter__()
-        self._tasks.start_soon(self._depart, self._tasks)
+        self._tasks.start_soon(self._keep_time, self._tasks)
         return self
 
     async def __aexit__(
@@ -164,7 +170,7 @@ class Batcher:
             raise _closed()
         call = Call(owner, prompt)
         self._queue.put(call, time.monotonic())
-        self._news.set()
+        self._depart(self._tasks)
         try:
             return await call.answer()
         finally:
@@ -173,21 +179,29 @@ class Batcher:
             if call.flight is not None:
                 call.flight.leave()
 
-    async def _depart(self, tasks: TaskGroup) -> None:
-        """Send every batch when it is due, until cancelled."""
-        while True:
-            self._news = anyio.Event()
-            while self._room and (calls := self._queue.take(time.monotonic(), self._room)):
-                self._room -= len(calls)
-                flight = Flight(calls)
-                for call in calls:
-                    call.flight = flight
-                tasks.start_soon(self._fly, flight)
-            due_s = self._queue.due_s if self._room else None
-            with anyio.move_on_after(math.inf if due_s is None else due_s - time.monotonic()):
-                await self._news.wait()
+    def _depart(self, tasks: TaskGroup) -> None:
+        """Send every batch that is full or due."""
+        while self._room and (calls := self._queue.take(time.monotonic(), self._room)):
+            self._room -= len(calls)
+            flight = Flight(calls)
+            for call in calls:
+                call.flight = flight
+            tasks.start_soon(self._fly, flight, tasks)
+        due_s = self._queue.due_s if self._room else None
+        if due_s != self._due_s:
+            self._due_s = due_s
+            self._due_changed.set()
 
-    async def _fly(self, flight: Flight) -> None:
+    async def _keep_time(self, tasks: TaskGroup) -> None:
+        """Send what waits for others once it has waited long enough, until cancelled."""
+        while True:
+            self._due_changed = anyio.Event()
+            wait_s = math.inf if self._due_s is None else self._due_s - time.monotonic()
+            with anyio.move_on_after(wait_s):
+                await self._due_changed.wait()
+            self._depart(tasks)
+
+    async def _fly(self, flight: Flight, tasks: TaskGroup) -> None:
         try:
             with flight.scope:
                 async with boundary(EndpointError, "endpoint"):
@@ -200,7 +214,7 @@ class Batcher:
             # Whoever has no outcome yet is told of the end of the block; that includes a fault of ours, which ends it.
             flight.fail(_closed())
             self._room += len(flight.calls)
-            self._news.set()
+            self._depart(tasks)
 
 
 def _closed() -> EndpointError:
