@@ -22,8 +22,8 @@ from dataclasses import dataclass
 
 import orjson
 
-from engine.schema.canonical import deeper_than
-from engine.types import ToolCall
+from engine.schema.recordable import UnrecordableError, deeper_than, recorded
+from engine.types import Json, ToolCall
 
 _DEPTH = 32
 """Levels to which arguments may nest: far above any tool's, and far below what a frame can hold."""
@@ -34,6 +34,8 @@ _BARE = re.compile(
     re.MULTILINE,
 )
 _JSON = json.JSONDecoder()
+_LONG_NUMBER = re.compile(r"\d{19}")
+"""What an integer beyond 64 bits has at least."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,8 +112,13 @@ def _call(body: str, *, closed: bool) -> ToolCall | Malformed:
         return Malformed(reason="</tool_call> is missing")
     try:
         call = orjson.loads(body)
+        if _LONG_NUMBER.search(body):
+            # Read again, for orjson makes a float of an integer that is too large: another number, without a word.
+            json.loads(body, parse_int=_exact)
     except orjson.JSONDecodeError as error:
         return Malformed(reason=f"not JSON ({error.msg})")
+    except (UnrecordableError, RecursionError) as error:
+        return Malformed(reason=str(error))
     if not isinstance(call, dict):
         return Malformed(reason="not an object")
     name, arguments = call.get("name"), call.get("arguments")
@@ -122,3 +129,10 @@ def _call(body: str, *, closed: bool) -> ToolCall | Malformed:
     if deeper_than(_DEPTH, arguments):
         return Malformed(reason=f"arguments nest deeper than {_DEPTH} levels")
     return ToolCall(name=name, arguments=arguments)
+
+
+def _exact(digits: str) -> Json:
+    """An integer as it is written.
+
+    Raises UnrecordableError where it does not fit into 64 bits."""
+    return recorded(int(digits))

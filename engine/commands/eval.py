@@ -158,8 +158,9 @@ async def _evaluate(
     started = time.monotonic()
     groups: list[TaskGroup] = []
 
-    async def emit(tg: TaskGroup) -> None:
+    async def emit(tg: TaskGroup) -> TaskGroup:
         groups.append(tg)
+        return tg
 
     def nothing(_: Any) -> None:
         """Swaps and live counts are of no interest here."""

@@ -103,9 +103,11 @@ async def _complete(live: Ledger) -> Completion:
     turn = live.asked(limits)
     async with live.step(errors.PolicyError, turn.id, "policy"):
         completion = await live.seams.policy.complete(turn)
-    if completion.adapter != plan.adapter:
-        raise errors.PolicyError(f"{completion.server} sampled {turn.id} with {completion.adapter}, not {plan.adapter}")
-    live.sampled(completion)
+        if completion.adapter != plan.adapter:
+            raise errors.PolicyError(
+                f"{completion.server} sampled {turn.id} with {completion.adapter}, not {plan.adapter}"
+            )
+        live.sampled(completion)
     return completion
 
 
@@ -124,9 +126,9 @@ async def _ask(live: Ledger, user: UserSession, text: str) -> tuple[str, bool]:
     """Say `text` to the user; returns the reply and whether the user left."""
     async with live.step(errors.UserError, "user", "user"):
         reply = returned(await user.reply(text), Reply)
-        revealed = tuple(reply.revealed)
-    live.happened(EventKind.SAID, text, revealed=revealed)
-    return reply.text, reply.done
+        done = bool(reply.done)
+    live.happened(EventKind.SAID, text, revealed=tuple(reply.revealed))
+    return reply.text, done
 
 
 async def _score(live: Ledger, stop: StopReason) -> Reward:

@@ -14,10 +14,10 @@ from typing import Any, Literal, Self, TypeVar
 import anyio
 import anyio.to_thread
 import numpy as np
-import orjson
 
 from engine.core.seams import Plan, ScoringRecord, Seams
 from engine.errors import CancelError, Deadline, EpisodeError, PolicyError, boundary
+from engine.schema.recordable import legible, recorded, recorded_text
 from engine.types import (
     Completion,
     Episode,
@@ -147,10 +147,10 @@ class Ledger:
         self.ids.extend(ids)
 
     def ended_in(self, state: Json) -> None:
-        """Keep the world's final state, as it is now.
+        """Keep the world's final state, as whoever reads the record gets it.
 
-        Raises TypeError for what is not JSON: no frame could hold it."""
-        self.final_state = copied(state)
+        Raises UnrecordableError for what no record can hold."""
+        self.final_state = recorded(state)
 
     def asked(self, limits: Limits) -> Turn:
         """What the policy is asked to continue now."""
@@ -169,7 +169,9 @@ class Ledger:
     def sampled(self, completion: Completion) -> None:
         """Keep a completion: its ids as they were sampled.
 
-        Raises PolicyError for one without a token: there is nothing to train on, and no span for it."""
+        Raises PolicyError for one without a token: there is nothing to train on, and no span for it; and
+        UnrecordableError for a text that no record can hold."""
+        recorded_text(completion.text)
         if completion.ids is not None and not len(completion.ids):
             raise PolicyError(f"{completion.server} sampled nothing for {self.plan.id}@{self.turn:02d}")
         self.server = completion.server
@@ -227,7 +229,7 @@ class Ledger:
             final_state=self.final_state,
             timings=tuple(self.timings),
             turns=sum(message["role"] == "assistant" for message in self.messages),
-            error=error,
+            error=legible(error),
         )
         self.reward = None if reward is None else float(reward.value)
         self.outcome, self.turn, self.finished = str(outcome), episode.turns, episode

@@ -7,12 +7,12 @@ configuration names others as `package:Object`.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 from engine.core.live import LiveEpisodes
+from engine.schema.recordable import UnrecordableError, recorded, recorded_text
 from engine.task import Task
 from engine.types import (
     Completion,
@@ -153,18 +153,45 @@ class Plan:
 def returned(value: object, kind: type[_T]) -> _T:
     """What a session, a user or a scorer returned; somebody's own may return anything.
 
-    Raises TypeError or ValueError for what no record could hold."""
+    Raises TypeError or ValueError for what no record can hold (engine.schema.recordable)."""
     if not isinstance(value, kind):
         raise TypeError(f"returned {type(value).__name__}, not engine.types.{kind.__name__}")
-    if isinstance(value, Reward):
-        _check_reward(value)
-    elif not isinstance(text := value.text if isinstance(value, Reply) else value.content, str):
-        raise TypeError(f"the text of the {kind.__name__} is {type(text).__name__}, not str")
+    try:
+        _CHECKS[kind](value)
+    except UnrecordableError as error:
+        raise ValueError(f"the {kind.__name__}: {error}") from error
     return value
 
 
+def _check_observation(observation: Observation) -> None:
+    recorded_text(observation.content)
+    if observation.ok is not True and observation.ok is not False:
+        recorded({"ok": observation.ok})
+
+
+def _check_reply(reply: Reply) -> None:
+    recorded_text(reply.text)
+    if not isinstance(reply.revealed, list | tuple):
+        raise TypeError(f"what the Reply revealed is {type(reply.revealed).__name__}, not a tuple of names")
+    recorded({"revealed": reply.revealed})
+
+
 def _check_reward(reward: Reward) -> None:
-    if not all(map(math.isfinite, (reward.value, reward.F, reward.N, reward.I))):
-        raise ValueError(f"the Reward is not finite: {reward}")
-    if not all(isinstance(item, Verdict) for item in reward.items):
+    # Written and read by field name: one that a subclass adds would be read by nobody.
+    if type(reward) is not Reward:
+        raise TypeError(f"returned {type(reward).__name__}, which is a subclass of engine.types.Reward")
+    numbers = {"value": reward.value, "F": reward.F, "N": reward.N, "I": reward.I}
+    recorded(numbers)
+    for name, number in numbers.items():
+        if not isinstance(number, int | float):
+            raise TypeError(f"the {name} of the Reward is {type(number).__name__}, not a number")
+    if not isinstance(reward.items, list | tuple) or not all(type(item) is Verdict for item in reward.items):
         raise TypeError("the items of the Reward are not all engine.types.Verdict")
+    recorded({"items": [[item.id, item.part, item.met, item.evidence, item.by] for item in reward.items]})
+
+
+_CHECKS: Mapping[type, Callable[[Any], None]] = {
+    Observation: _check_observation,
+    Reply: _check_reply,
+    Reward: _check_reward,
+}

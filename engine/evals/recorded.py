@@ -96,11 +96,12 @@ class Evaluations:
                 self.adapters.versions.release(version)
         return result
 
-    async def _emit(self, tg: TaskGroup) -> None:
+    async def _emit(self, tg: TaskGroup) -> TaskGroup:
         await self.flush()
-        await self.writer.write(tg)
+        written = await self.writer.write(tg)
         if self.seams.live is not None:
-            self.seams.live.written(tg)
+            self.seams.live.written(written)
+        return written
 
     def _record(self, result: Evaluation) -> None:
         self.rows.append(result.row())

@@ -83,10 +83,12 @@ async def evaluate(
     seams: Seams,
     version: int,
     adapter: str | None,
-    emit: Callable[[TaskGroup], Awaitable[None]],
+    emit: Callable[[TaskGroup], Awaitable[TaskGroup]],
     live: Callable[[int], None],
 ) -> Evaluation:
-    """Play every task of `suite` once with one adapter version; `live` hears +1 and -1 as episodes start and end."""
+    """Play every task of `suite` once with one adapter version; `live` hears +1 and -1 as episodes start and end.
+
+    `emit` returns a group as it was recorded, which is what is measured."""
     slots = anyio.CapacityLimiter(suite.live_slots)
     episodes: list[Episode] = []
     start_s = seams.clock()
@@ -110,8 +112,7 @@ async def evaluate(
                 episode = await run_episode(plan, seams, stale=lambda _: False)
             finally:
                 live(-1)
-        episodes.append(episode)
-        await emit(
+        recorded = await emit(
             TaskGroup(
                 id=group_id,
                 position=index,
@@ -121,6 +122,7 @@ async def evaluate(
                 episodes=(episode,),
             )
         )
+        episodes.extend(recorded.episodes)
 
     async with anyio.create_task_group() as tg:
         for index, task in suite.tasks:

@@ -17,7 +17,7 @@ from anyio import create_task_group, to_thread
 from engine.audit.rewards import scoring_record
 from engine.config.load import load
 from engine.config.tree import Config
-from engine.core.seams import Scorer
+from engine.core.seams import Scorer, returned
 from engine.errors import RewardError, boundary
 from engine.judging.asked_judge import AskedJudge, Once
 from engine.llm.asking import JournaledAsker
@@ -26,6 +26,7 @@ from engine.reward.judges import judge_of
 from engine.reward.rubric import RubricScorer
 from engine.run.simulators import Models, scorer_of
 from engine.rundir.layout import RunDir
+from engine.schema.recordable import legible
 from engine.stream.reader import iter_headers
 from engine.task import Task
 from engine.types import Episode, Reward
@@ -95,6 +96,6 @@ async def _again(scorer: Scorer, tasks: Mapping[str, Task], episode: Episode) ->
         return Again(episode, None, "")
     try:
         async with boundary(RewardError, "scorer"):
-            return Again(episode, await scorer.score(scoring_record(task, episode)), "")
+            return Again(episode, returned(await scorer.score(scoring_record(task, episode)), Reward), "")
     except RewardError as error:
-        return Again(episode, None, str(error))
+        return Again(episode, None, legible(str(error)))

@@ -2,7 +2,8 @@
 
 A reply counts once it is a JSON object of the asked form and the caller admits it. What is refused is asked for again,
 warmer and with the reason; all replies are in the journal. A recorded answer is never asked for twice, and is checked
-like a fresh one: with a journal alone (engine.verify) a run's simulators are exactly what they were.
+like a fresh one: with a journal alone (engine.verify) a run's simulators are exactly what they were. A recorded reply
+that no record can hold (engine.schema.recordable) is no answer, though: it would end every resume as it ended the run.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ from engine.llm.journal import Exchange, Journal
 from engine.llm.json_text import parsed
 from engine.llm.question import Admit, Completed, Message, Prompt, Question, RefusedReplyError, Role
 from engine.schema import validate
+from engine.schema.recordable import UnrecordableError, legible, recorded, recorded_text
+from engine.types import Json
 
 _T = TypeVar("_T")
 
@@ -58,11 +61,11 @@ class JournaledAsker:
         """See engine.llm.question.Asker."""
         fault, tally = FAULTS[question.role], self.tallies[question.role]
         tally.asked += 1
-        recorded = await self._find(question.subject)
-        if recorded is not None:
+        answered = await self._find(question.subject)
+        if answered is not None:
             tally.recorded += 1
             try:
-                return _recorded(recorded, question, admit)
+                return _recorded(answered, question, admit)
             except RefusedReplyError as refusal:
                 raise fault(f"{_what(question)}: the recorded reply is refused: {refusal.reason}") from refusal
         if self._reachable is None:
@@ -74,9 +77,17 @@ class JournaledAsker:
             raise fault(f"{_what(question)}: {error}") from error
 
     async def _find(self, subject: str) -> Exchange | None:
+        """The exchange that answers a question; what has no usable text does not."""
         for journal in (*self._earlier, self._journal):
-            if (found := await journal.find(subject)) is not None:
-                return found
+            if (found := await journal.find(subject)) is None:
+                continue
+            try:
+                _object(found.reply)
+            except RefusedReplyError as refusal:
+                if journal is self._journal and self._reachable is not None:
+                    await journal.withdraw(found, f"{refusal.kind}: {refusal.reason}")
+                continue
+            return found
         return None
 
     async def _asked(self, reachable: Reachable, question: Question, admit: Admit[_T]) -> _T:
@@ -112,14 +123,26 @@ def _admitted(text: str, question: Question, admit: Admit[_T], document: Mapping
     """What the caller makes of a reply to a document.
 
     Raises RefusedReplyError for text without a JSON object, one of the wrong form, and whatever the caller refuses."""
-    value = parsed(text)
-    if value is None:
-        raise RefusedReplyError("malformed", "it is not one JSON object")
+    value = _object(text)
     defect = validate.compiled(question.schema)(value)
     if defect is not None:
         where = ".".join(map(str, defect.path)) or "the object"
         raise RefusedReplyError("malformed", f"{where}: {defect.reason}")
     return admit(value, document)
+
+
+def _object(text: str) -> Json:
+    """The JSON object in a reply.
+
+    Raises RefusedReplyError for a text without one, and for one that no record can hold."""
+    value = parsed(text)
+    if value is None:
+        raise RefusedReplyError("malformed", "it is not one JSON object")
+    try:
+        recorded_text(text)
+        return recorded(value)
+    except UnrecordableError as error:
+        raise RefusedReplyError("malformed", str(error)) from error
 
 
 def _recorded(exchange: Exchange, question: Question, admit: Admit[_T]) -> _T:
@@ -144,7 +167,7 @@ def _exchange(reachable: Reachable, question: Question, prompt: Prompt, complete
         endpoint=reachable.endpoint.name,
         model=reachable.endpoint.settings.model,
         request=orjson.dumps(asked),
-        reply=completed.text,
+        reply=legible(completed.text),
         refusal="",
         prompt_tokens=completed.prompt_tokens,
         completion_tokens=completed.completion_tokens,

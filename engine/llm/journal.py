@@ -41,6 +41,9 @@ CREATE TABLE exchanges (
 )
 """
 _ANSWERS = "CREATE UNIQUE INDEX answers ON exchanges (subject) WHERE refusal = ''"
+_REFUSE = """
+UPDATE exchanges SET request = ?, refusal = ?, digest = ? WHERE subject = ? AND reply = ? AND refusal = ''
+"""
 
 _DIGEST_BYTES = 16
 _RECENT_ANSWERS = 65_536
@@ -131,6 +134,12 @@ class Journal(RowStore[Exchange]):
         self.put(exchange)
         return exchange
 
+    async def withdraw(self, exchange: Exchange, refusal: str) -> None:
+        """Refuse an answer that the file holds: its question is then open again. One that took its place stays.
+
+        Raises RunError where the file cannot be written."""
+        await self._run(partial(self._refuse, exchange._replace(refusal=refusal)))
+
     async def exchanges(self, role: str | None = None, task: str | None = None) -> AsyncIterator[Exchange]:
         """All exchanges in the order in which they were kept, or those of one role or task.
 
@@ -166,6 +175,13 @@ class Journal(RowStore[Exchange]):
     def _stored(self, row: Exchange) -> Sequence[Any]:
         stored = row._replace(request=self._compressor.compress(row.request))
         return (*stored, _digest(stored))
+
+    def _refuse(self, exchange: Exchange) -> None:
+        # The request goes with its digest: compressed again, it may have other bytes.
+        stored = exchange._replace(request=self._compressor.compress(exchange.request))
+        changed = (stored.request, stored.refusal, _digest(stored), stored.subject, stored.reply)
+        with self._connection:
+            self._connection.execute(_REFUSE, changed)
 
     def _answer(self, subject: str) -> Exchange | None:
         query = "SELECT * FROM exchanges WHERE subject = ? AND refusal = ''"

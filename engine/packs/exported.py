@@ -21,7 +21,7 @@ from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
 
 from engine.errors import ConfigError
 from engine.packs.problems import DEPTH, Problem
-from engine.schema.canonical import deeper_than
+from engine.schema.recordable import deeper_than
 from engine.task import Task
 from engine.types import Observation, ToolCall
 from engine.world.admission import Open, admit, canonical_arguments, content

@@ -9,8 +9,9 @@ from typing import Any, NamedTuple
 
 from engine.reward.check_kinds import Names, check_problems
 from engine.schema import pointer
-from engine.schema.canonical import deeper_than, odd
+from engine.schema.canonical import odd
 from engine.schema.draw import undrawable
+from engine.schema.recordable import deeper_than
 from engine.schema.validate import SchemaProblem, argument_problems, schema_problems
 from engine.task import Task, Tool
 from engine.types import Json, ToolCall

@@ -1,8 +1,8 @@
 """Worlds, users, scorers and advantages of one's own, tried for a moment before a run starts.
 
 What an episode and a learner step ask of them is asked once, about the first task of the pack, in a process of its own
-(`python -m engine.preflight.rehearsal PACK`, the configuration on its standard input): what cannot work says so at
-once, and not as a run without a scored episode.
+(`python -m engine.preflight.rehearsal PACK`, the configuration on its standard input): what cannot work says so at once, and not
+as a run without a scored episode.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import anyio
-import orjson
 
 from engine.config.load import dump, load
 from engine.config.plugins import REMEDY, foreign, load_object
@@ -29,6 +28,7 @@ from engine.errors import ConfigError, EpisodeError
 from engine.packs.pack import load_pack
 from engine.reward.judges import require_judge
 from engine.run.simulators import plugin
+from engine.schema.recordable import UnrecordableError, recorded
 from engine.scripted import ConstantScorer, ConstantUser
 from engine.task import Task
 from engine.telemetry.writers import require_writer
@@ -109,8 +109,11 @@ async def _episode(config: Config, task: Task) -> None:
         call = ToolCall(name=tool.name, arguments={})
         await of_world.value(f"call({call}) of its session", partial(_called, session, call), Observation)
     state = await of_world.to("close() of its session", lambda: session.close())  # noqa: PLW0108 - it may have none
-    with foreign(f"{of_world.named}: close() of its session returned no JSON: writing it"):
-        orjson.dumps(state)
+    try:
+        state = recorded(state)
+    except UnrecordableError as error:
+        what = "close() of its session returned what no record can hold"
+        raise ConfigError(f"{of_world.named}: {what}: {error}; {REMEDY}") from error
     await of_scorer.value("score(record)", lambda: scorer.score(_record(task, state)), Reward)
 
 

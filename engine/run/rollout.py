@@ -119,18 +119,19 @@ class Rollout:
             episodes=tuple(episodes),
         )
         await self.flush()
-        await self.writer.write(tg)
+        tg = await self.writer.write(tg)
         if self.seams.live is not None:
             self.seams.live.written(tg)
         del self._admitted_s[position]
         self.counters.add(tg)
-        if any(episode.scored for episode in episodes):
+        if any(episode.scored for episode in tg.episodes):
             self._unscored, self._scored_s = 0, self.seams.clock()
             return
         self._unscored += 1
+        newest = tg.episodes[-1]
         waiting = self.seams.clock() - self._scored_s < _OUTAGE_S
         if self._unscored >= max(_HOPELESS_GROUPS, self.config.group_budget) and not waiting:
             raise RunError(
                 f"not one episode of the last {self._unscored} groups could be scored, so nothing can be learned. The "
-                f"newest, {episodes[-1].id}: {episodes[-1].outcome}: {episodes[-1].error}"
+                f"newest, {newest.id}: {newest.outcome}: {newest.error}"
             )

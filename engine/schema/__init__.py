@@ -1,1 +1,1 @@
-"""JSON from outside: one canonical form, JSON Schema, patterns in linear time, pointers, drawn values."""
+"""JSON values: what a record can hold."""

@@ -15,10 +15,10 @@ from typing import Any
 
 import orjson
 
+from engine.schema.recordable import recorded_text
 from engine.types import Json
 
 _INT64 = 2**63
-_NESTED = (dict, list)
 
 
 def canonical(value: Json) -> Json:
@@ -55,16 +55,6 @@ def odd(value: Json) -> str:
     return "" if made == value else f"{value!a} equals no argument, which are all trimmed and in NFC: write {made!a}"
 
 
-def deeper_than(levels: int, value: Json) -> bool:
-    """Whether the objects and arrays of parsed JSON nest deeper; told without recursion."""
-    found = [value] if isinstance(value, _NESTED) else []
-    while found and levels:
-        members = (outer.values() if isinstance(outer, dict) else outer for outer in found)
-        found = [inner for several in members for inner in several if isinstance(inner, _NESTED)]
-        levels -= 1
-    return bool(found)
-
-
 def _text(value: str) -> str:
     return _composed(value.strip())
 
@@ -72,9 +62,7 @@ def _text(value: str) -> str:
 def _composed(value: str) -> str:
     if value.isascii():
         return value
-    if any("\ud800" <= character <= "\udfff" for character in value):
-        raise ValueError("a lone surrogate is not text")
-    return unicodedata.normalize("NFC", value)
+    return unicodedata.normalize("NFC", recorded_text(value))
 
 
 def _number(value: float) -> float | int:

@@ -3,6 +3,7 @@
 ```
 write(tg) ──▶ bounded memory stream ──▶ run(): encode, one write() ──▶ acknowledged   (fsync every second and at close)
 ```
+An episode that no frame can hold is masked, and its siblings are written as they are (engine.stream.masking).
 Back-pressure: `write` waits while the memory stream is full, and returns when write() returned. A group that cannot
 be written whole is cut off again, so nothing half-written is ever acknowledged; from then on every `write` raises.
 """
@@ -24,6 +25,7 @@ from engine.rundir.layout import write_json
 from engine.stream import frame
 from engine.stream.append import SegmentFile
 from engine.stream.frame import StreamError
+from engine.stream.masking import masked
 from engine.stream.segment import CLOSED, Segment, SegmentHeader, segment_numbers
 from engine.types import TaskGroup
 
@@ -99,8 +101,8 @@ class TrajectoryWriter:
         self._failure = ""
         self._finished = anyio.Event()
 
-    async def write(self, tg: TaskGroup) -> None:
-        """Append a group; returns when it is acknowledged.
+    async def write(self, tg: TaskGroup) -> TaskGroup:
+        """Append a group; returns it as it was written, when it is acknowledged.
 
         A caller that is cancelled meanwhile leaves the group in the queue: it is written. Raises StreamError (a
         RunError) if it cannot be written, and for every group after that."""
@@ -114,6 +116,7 @@ class TrajectoryWriter:
         await pending.done.wait()
         if pending.error:
             raise StreamError(pending.error)
+        return pending.tg
 
     async def close(self) -> None:
         """Finish the writes in progress, the footer and closed.json; returns when all is durable.
@@ -171,7 +174,7 @@ class TrajectoryWriter:
     async def _acknowledge(self, pending: _Pending) -> None:
         pending.error = "the writer was stopped"
         try:
-            pending.error = await self._guarded(lambda: self._append(pending.tg))
+            pending.error = await self._guarded(lambda: self._append(pending))
         finally:
             pending.done.set()
 
@@ -212,18 +215,26 @@ class TrajectoryWriter:
         self._segments += 1
         return SegmentFile(self.directory, self._number, self._header)
 
-    def _append(self, tg: TaskGroup) -> None:
+    def _append(self, pending: _Pending) -> None:
         assert self._file is not None
-        content = frame.encode(tg, self._clock())
+        content = self._encoded(pending)
         self._check_space()
         if self._file.end >= self._settings.segment_bytes:
             self._file.finish()
             self._number += 1
             self._file = self._new_file()
-        self._file.append(tg.id, tg.position, content)
+        self._file.append(pending.tg.id, pending.tg.position, content)
         self._frames += 1
         self._bytes += len(content)
         self._body_bytes += frame.body_bytes(content)
+
+    def _encoded(self, pending: _Pending) -> bytes:
+        """The frame of a group, which becomes the group that can be written."""
+        try:
+            return frame.encode(pending.tg, self._clock())
+        except StreamError:
+            pending.tg = masked(pending.tg)
+            return frame.encode(pending.tg, self._clock())
 
     def _check_space(self) -> None:
         free, least = shutil.disk_usage(self.directory).free, self._settings.low_water_bytes

@@ -128,6 +128,7 @@ async def _record(run, tasks, config):
 
             async def emit(tg):
                 evaluations.append(tg)
+                return tg
 
             await evaluate(suite, parts.seams, 0, "a-v00000", emit, lambda _: None)
             await parts.flush()

@@ -56,6 +56,7 @@ async def play(run, config, tasks, run_id):
 
     async def emit(tg):
         groups.append(tg)
+        return tg
 
     async with (
         build_parts(run, config, time.monotonic, lambda _: None, ready_s=200) as parts,

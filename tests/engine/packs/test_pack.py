@@ -10,10 +10,10 @@ import pytest
 import zstandard
 
 from engine.errors import ConfigError
-from engine.packs import pack as packs
+from engine.packs import pack as tasks
 from engine.packs.pack import FORMAT, PackHeader, load_pack, pack_problems, task_json, write_pack
 from engine.reward.checks import evaluate
-from engine.schema.canonical import deeper_than
+from engine.schema.recordable import deeper_than
 from engine.task import Split
 from engine.world.tools import apply
 from tests.parts.worlds import TEXT, call, outputs, shop, tool
@@ -105,7 +105,7 @@ def test_a_task_keeps_its_json() -> None:
     assert made["tools"] == value["tools"]
     assert made["world"] == value["world"]
     assert made["meta"] == value["meta"]
-    assert packs.parse_task(made) == shop(**value)
+    assert tasks.parse_task(made) == shop(**value)
 
 
 def test_the_smallest_task_loads(tmp_path: Path) -> None:
@@ -164,7 +164,7 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 
 def test_a_decompression_bomb_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The bound holds for the decompressed size, whatever the file's."""
-    monkeypatch.setattr(packs, "MAX_BYTES", 1 << 20)
+    monkeypatch.setattr(tasks, "MAX_BYTES", 1 << 20)
     for name, content in (
         ("b.jsonl.zst", zstandard.ZstdCompressor().compress(bytes(1 << 25))),
         ("b.jsonl", bytes(1 << 21)),

@@ -161,9 +161,9 @@ def tried(*overrides):
             r"open\(task, seed\) gave no answer within limits.turn_s = 0.5",
         ),
         ({"call": "return '{}'"}, "returned str, not engine.types.Observation"),
-        ({"call": "return Observation(content={}, ok=True)"}, "the text of the Observation is dict, not str"),
+        ({"call": "return Observation(content={}, ok=True)"}, "the Observation: the text is dict, not str"),
         ({"call": "return call.arguments['title']"}, r"find_book.*raised KeyError: 'title' .*line 4"),
-        ({"close": "return {1j}"}, r"close\(\) of its session returned no JSON"),
+        ({"close": "return {1j}"}, r"close\(\) of its session returned what no record can hold: set is no JSON value"),
     ],
 )
 def test_a_world_that_cannot_work_is_told(here, change, said):
@@ -208,9 +208,9 @@ def test_a_user_that_cannot_work_is_told(here, source, said):
     ("value", "said"),
     [
         ("0.5", "returned float, not engine.types.Reward"),
-        ("Reward(value=float('nan'), F=1, N=1, I=1)", "the Reward is not finite"),
+        ("Reward(value=float('nan'), F=1, N=1, I=1)", "the Reward: value: nan is no JSON number"),
         ("Reward(value=1, F=1, N=1, I=1, items=['met'])", "the items of the Reward are not all engine.types.Verdict"),
-        ("Reward(value=None, F=1, N=1, I=1)", "must be real number"),
+        ("Reward(value=None, F=1, N=1, I=1)", "the value of the Reward is NoneType, not a number"),
     ],
 )
 def test_a_scorer_that_cannot_work_is_told(here, value, said):
