@@ -126,9 +126,8 @@ async def _ask(live: Ledger, user: UserSession, text: str) -> tuple[str, bool]:
     """Say `text` to the user; returns the reply and whether the user left."""
     async with live.step(errors.UserError, "user", "user"):
         reply = returned(await user.reply(text), Reply)
-        done = bool(reply.done)
-    live.happened(EventKind.SAID, text, revealed=tuple(reply.revealed))
-    return reply.text, done
+    live.happened(EventKind.SAID, text, revealed=reply.revealed)
+    return reply.text, reply.done
 
 
 async def _score(live: Ledger, stop: StopReason) -> Reward:

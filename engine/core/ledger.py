@@ -171,11 +171,11 @@ class Ledger:
 
         Raises PolicyError for one without a token: there is nothing to train on, and no span for it; and
         UnrecordableError for a text that no record can hold."""
-        recorded_text(completion.text)
+        text = recorded_text(completion.text)
         if completion.ids is not None and not len(completion.ids):
             raise PolicyError(f"{completion.server} sampled nothing for {self.plan.id}@{self.turn:02d}")
         self.server = completion.server
-        self.messages.append({"role": "assistant", "content": completion.text})
+        self.messages.append({"role": "assistant", "content": text})
         if completion.ids is None or completion.logprobs is None:
             self.trainable = False
             return

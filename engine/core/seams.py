@@ -151,47 +151,40 @@ class Plan:
 
 
 def returned(value: object, kind: type[_T]) -> _T:
-    """What a session, a user or a scorer returned; somebody's own may return anything.
+    """What a session, a user or a scorer returned, as the record holds it; somebody's own may return anything.
 
     Raises TypeError or ValueError for what no record can hold (engine.schema.recordable)."""
     if not isinstance(value, kind):
         raise TypeError(f"returned {type(value).__name__}, not engine.types.{kind.__name__}")
     try:
-        _CHECKS[kind](value)
+        plain: _T = _PLAIN[kind](value)
     except UnrecordableError as error:
         raise ValueError(f"the {kind.__name__}: {error}") from error
-    return value
+    return plain
 
 
-def _check_observation(observation: Observation) -> None:
-    recorded_text(observation.content)
-    if observation.ok is not True and observation.ok is not False:
-        recorded({"ok": observation.ok})
+def _observation(given: Observation) -> Observation:
+    return Observation(content=recorded_text(given.content), ok=bool(given.ok))
 
 
-def _check_reply(reply: Reply) -> None:
-    recorded_text(reply.text)
-    if not isinstance(reply.revealed, list | tuple):
-        raise TypeError(f"what the Reply revealed is {type(reply.revealed).__name__}, not a tuple of names")
-    recorded({"revealed": reply.revealed})
+def _reply(given: Reply) -> Reply:
+    if not isinstance(given.revealed, list | tuple):
+        raise TypeError(f"what the Reply revealed is {type(given.revealed).__name__}, not a tuple of names")
+    return Reply(text=recorded_text(given.text), revealed=tuple(recorded(list(given.revealed))), done=bool(given.done))
 
 
-def _check_reward(reward: Reward) -> None:
-    # Written and read by field name: one that a subclass adds would be read by nobody.
-    if type(reward) is not Reward:
-        raise TypeError(f"returned {type(reward).__name__}, which is a subclass of engine.types.Reward")
-    numbers = {"value": reward.value, "F": reward.F, "N": reward.N, "I": reward.I}
-    recorded(numbers)
+def _reward(given: Reward) -> Reward:
+    numbers = recorded({"value": given.value, "F": given.F, "N": given.N, "I": given.I})
     for name, number in numbers.items():
         if not isinstance(number, int | float):
             raise TypeError(f"the {name} of the Reward is {type(number).__name__}, not a number")
-    if not isinstance(reward.items, list | tuple) or not all(type(item) is Verdict for item in reward.items):
+    if not isinstance(given.items, list | tuple) or not all(isinstance(item, Verdict) for item in given.items):
         raise TypeError("the items of the Reward are not all engine.types.Verdict")
-    recorded({"items": [[item.id, item.part, item.met, item.evidence, item.by] for item in reward.items]})
+    fields = [
+        {"id": item.id, "part": item.part, "met": item.met, "evidence": item.evidence, "by": item.by}
+        for item in given.items
+    ]
+    return Reward(**numbers, items=tuple(Verdict(**item) for item in recorded({"items": fields})["items"]))
 
 
-_CHECKS: Mapping[type, Callable[[Any], None]] = {
-    Observation: _check_observation,
-    Reply: _check_reply,
-    Reward: _check_reward,
-}
+_PLAIN: Mapping[type, Callable[[Any], Any]] = {Observation: _observation, Reply: _reply, Reward: _reward}

@@ -35,25 +35,26 @@ def recorded(value: Json) -> Json:
     Raises UnrecordableError for what a frame refuses or would change: NaN and infinities, integers beyond 64 bits, half
     a surrogate pair, keys that are no text, nesting beyond LEVELS, and every type that JSON does not have."""
     try:
-        made = orjson.loads(orjson.dumps(value, option=_EXACT))
+        content = orjson.dumps(value, option=_EXACT)
     except TypeError as error:
         raise UnrecordableError(next(_defects(value), str(error))) from error
-    # Two comparisons in C decide nearly always; only what they leave open is walked through.
-    if made != value or deeper_than(LEVELS, made):
+    made = orjson.loads(content)
+    # Decided in C nearly always; only what is left open, tuples too, is walked through.
+    if made != value or (content.count(b"[") + content.count(b"{") > LEVELS and deeper_than(LEVELS, made)):
         for defect in _defects(value):
             raise UnrecordableError(defect)
     return made
 
 
 def recorded_text(text: str) -> str:
-    """Returns the text.
+    """Returns the text as plain `str`.
 
     Raises UnrecordableError for what is no text, and for half a surrogate pair, which is no character."""
     if not isinstance(text, str):
         raise UnrecordableError(f"the text is {_kind(text)}, not str")
     if defect := _text_defect(text):
         raise UnrecordableError(defect)
-    return text
+    return str.__str__(text)
 
 
 def legible(text: str) -> str:

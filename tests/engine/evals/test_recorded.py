@@ -60,6 +60,7 @@ class Written:
 
     async def write(self, tg):
         """Acknowledged."""
+        return tg
 
 
 @pytest.fixture
