@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from engine.schema.recordable import legible
-from engine.stream.frame import MAX_BODY_BYTES, StreamError, body_bytes, encode
+from engine.stream import frame
 from engine.types import Episode, Outcome, TaskGroup
 
 
@@ -19,10 +19,10 @@ def masked(tg: TaskGroup) -> TaskGroup:
 
 
 def _masked(tg: TaskGroup, episode: Episode) -> Episode:
-    share = MAX_BODY_BYTES // len(tg.episodes)
+    share = frame.MAX_BODY_BYTES // len(tg.episodes)
     try:
-        size = body_bytes(encode(replace(tg, episodes=(episode,))))
-    except StreamError as error:
+        size = frame.body_bytes(frame.encode(replace(tg, episodes=(episode,))))
+    except frame.StreamError as error:
         return _emptied(episode, str(error))
     return episode if size <= share else _emptied(episode, f"it has {size} bytes, and its share is {share}; lower G")
 

@@ -1,11 +1,13 @@
 """engine.llm.asking and json_text: contracts, second replies, and answers that stay what they were."""
 
 import anyio
+import orjson
 import pytest
+from anyio import to_thread
 
 from engine.errors import RewardError, ToolError, UserError
 from engine.llm.asking import JournaledAsker
-from engine.llm.journal import open_journal
+from engine.llm.journal import Exchange, open_journal, read_journal
 from engine.llm.json_text import parsed
 from engine.llm.question import Question, RefusedReplyError
 from tests.engine.llm.test_endpoint import answering, completion
@@ -116,6 +118,101 @@ async def test_two_who_ask_the_same_at_once_agree(tmp_path):
             tasks.start_soon(ask, asker)
             tasks.start_soon(ask, asker)
     assert len(set(said)) == 1
+
+
+def answered(about, text):
+    """An exchange that answered a question with that text, as a journal keeps it."""
+    request = {"messages": [{"role": "system", "content": ""}, {"role": "user", "content": '{"as": "user"}'}]}
+    return Exchange(
+        subject=question(about=about).subject,
+        attempt=0,
+        role="user",
+        task="t1",
+        endpoint="sim",
+        model="m",
+        request=orjson.dumps(request),
+        reply=text,
+        refusal="",
+        prompt_tokens=1,
+        completion_tokens=1,
+    )
+
+
+async def kept(path, *exchanges):
+    """A journal of these."""
+    async with open_journal(path) as journal:
+        for exchange in exchanges:
+            journal.put(exchange)
+
+
+UNRECORDABLE = {
+    '{"ok": true, "says": "yes \\ud83d"}': "says: half a surrogate pair (\\ud83d) is no character",
+    'Sure: {"ok": true, "\\udc00": 1}': "\\udc00: half a surrogate pair (\\udc00) is no character",
+    '```json\n{"ok": true, "n": 123456789012345678901}\n```': "n: an integer does not fit into 64 bits",
+    'Well, {"ok": true, "n": [1e999]}': "n.0: inf is no JSON number",
+    '{"ok": true, "n": ' + "[" * 300 + "]" * 300 + "}": "nests deeper than 200 levels",
+}
+
+
+@pytest.mark.parametrize("role", ["tool", "user", "judge"])
+@pytest.mark.parametrize(("text", "said"), UNRECORDABLE.items(), ids=UNRECORDABLE.values())
+async def test_a_reply_that_no_record_can_hold_is_asked_for_again(tmp_path, role, text, said):
+    """Whoever is played: the model is told what is wrong with it, and the journal keeps it as refused."""
+    application, bodies = answering(completion(text), completion('{"ok": true}'))
+    async with listening(application) as url, open_journal(tmp_path / "j") as journal, reachable(url) as opened:
+        asker = JournaledAsker(journal, opened)
+        assert await asker.ask(question(role), admit) == {"ok": True}
+        assert dict(asker.tallies[role].refused) == {"malformed": 1}
+        rows = [(exchange.reply, exchange.refusal) async for exchange in journal.exchanges()]
+    assert said in bodies[1]["messages"][-1]["content"]
+    assert [reply for reply, _ in rows] == [text, '{"ok": true}']
+    assert said in rows[0][1]
+    assert rows[1][1] == ""
+
+
+@pytest.mark.parametrize("text", UNRECORDABLE, ids=UNRECORDABLE.values())
+async def test_a_recorded_reply_that_no_record_can_hold_is_no_answer(tmp_path, text):
+    """It is refused in the journal and asked for again, once for everybody who asks; after that it has an answer."""
+    await kept(tmp_path / "j", answered("x", text), answered("y", '{"ok": true, "n": 1}'))
+    application, bodies = answering(completion('{"ok": true, "n": 2}'))
+    async with listening(application) as url, open_journal(tmp_path / "j") as journal, reachable(url) as opened:
+        asker = JournaledAsker(journal, opened)
+        said = []
+
+        async def ask(about):
+            said.append((about, (await asker.ask(question(about=about), admit))["n"]))
+
+        async with anyio.create_task_group() as tasks:
+            for about in ("x", "x", "y"):
+                tasks.start_soon(ask, about)
+        await ask("x")
+    assert sorted(said) == [("x", 2), ("x", 2), ("x", 2), ("y", 1)]
+    asked = len(bodies)
+    async with open_journal(tmp_path / "j") as journal:
+        assert (await JournaledAsker(journal, None).ask(question(about="x"), admit))["n"] == 2
+        counts = await journal.check()
+        assert (counts.accepted["user"], counts.refused["user"]) == (2, 1)
+    assert len(bodies) == asked <= 2
+
+
+@pytest.mark.parametrize("text", UNRECORDABLE, ids=UNRECORDABLE.values())
+async def test_such_a_reply_in_a_journal_that_is_only_read_is_passed_over(tmp_path, text):
+    """Nobody writes there: the question is not answered, or a later journal answers it."""
+    path = tmp_path / "earlier"
+    await kept(path, answered("x", text))
+    before = await to_thread.run_sync(path.read_bytes)
+    application, _ = answering(completion('{"ok": true, "n": 2}'))
+    async with (
+        listening(application) as url,
+        read_journal(path) as earlier,
+        open_journal(tmp_path / "j") as journal,
+        reachable(url) as opened,
+    ):
+        with pytest.raises(UserError, match="not in the journal"):
+            await JournaledAsker(earlier, None).ask(question(), admit)
+        assert (await JournaledAsker(journal, opened, [earlier]).ask(question(), admit))["n"] == 2
+        assert (await JournaledAsker(journal, None, [earlier]).ask(question(), admit))["n"] == 2
+    assert await to_thread.run_sync(path.read_bytes) == before
 
 
 @pytest.mark.parametrize(

@@ -9,18 +9,22 @@ import sys
 import time
 from collections import Counter
 from dataclasses import replace
+from functools import reduce
 from pathlib import Path
 from types import SimpleNamespace
 
 import anyio
+import numpy as np
 import pytest
 from anyio import to_thread
 
 from engine.errors import RunError
 from engine.rundir.layout import read_json
+from engine.stream import frame
 from engine.stream.reader import StreamReader, iter_groups, iter_headers, read_group_ids, written_positions
 from engine.stream.segment import CLOSED, Segment, segment_numbers, segment_path
 from engine.stream.writer import TrajectoryWriter, WriterSettings
+from engine.types import Outcome, Reward
 from tests.parts.stream_groups import HEADER, SETTINGS, assert_same, group, write_segment
 
 
@@ -75,6 +79,64 @@ async def test_acknowledged_means_readable(tmp_path):
     assert await to_thread.run_sync(followed) == ([0, 1, 2], True)
     headers = await to_thread.run_sync(list, iter_headers(tmp_path))
     assert [found.written_s for found in headers] == [12.5] * 3
+
+
+def bad_ledger(episode):
+    """Its ledger has fewer log-probabilities than its spans have tokens."""
+    return replace(episode, tokens=replace(episode.tokens, logprobs=episode.tokens.logprobs[1:]))
+
+
+def recursive(episode):
+    """Its final state has itself in it."""
+    state = {}
+    state["state"] = state
+    return replace(episode, final_state=state)
+
+
+def event(episode, **changes):
+    """Its first event is changed."""
+    return replace(episode, events=(replace(episode.events[0], **changes), *episode.events[1:]))
+
+
+def reward(episode, **changes):
+    """Its reward is of somebody's own kind."""
+    mine = type("Mine", (Reward,), {})
+    return replace(episode, reward=mine(**{"value": 1.0, "F": 1.0, "N": 1.0, "I": 1.0, **changes}))
+
+
+UNWRITABLE = {
+    "text": lambda one: replace(one, messages=({"role": "user", "content": "\ud83d"},)),
+    "key": lambda one: replace(one, final_state={("a", 1): 2}),
+    "set": lambda one: event(one, arguments={"a": {1}}),
+    "NumPy": lambda one: replace(one, reward=replace(one.reward, value=np.float64(1))),
+    "integer": lambda one: event(one, revealed=(2**70,)),
+    "subclass": reward,
+    "recursion": recursive,
+    "depth": lambda one: replace(one, final_state=reduce(lambda inner, _: [inner], range(300), 1)),
+    "ledger": bad_ledger,
+    "size": lambda one: replace(one, messages=({"role": "user", "content": "x" * 990_000},)),
+}
+
+
+@pytest.mark.parametrize("kind", UNWRITABLE)
+async def test_an_episode_that_cannot_be_written_is_masked(tmp_path, monkeypatch, kind):
+    """The net below the seams: its siblings are written as they are, and so is every other group."""
+    monkeypatch.setattr(frame, "MAX_BODY_BYTES", 990_000)
+    whole = group(1)
+    first, second, third = whole.episodes
+    writer = TrajectoryWriter(tmp_path, HEADER, SETTINGS)
+    async with anyio.create_task_group() as tasks:
+        await tasks.start(writer.run)
+        written = await writer.write(replace(whole, episodes=(first, UNWRITABLE[kind](second), third)))
+        await writer.write(group(2))
+        await writer.close()
+    read = await to_thread.run_sync(list, iter_groups(tmp_path))
+    assert_same(read[0], written)
+    assert_same(read[1], group(2))
+    masked = written.episodes[1]
+    assert_same(written, replace(whole, episodes=(first, masked, third)))
+    assert (masked.id, masked.outcome, masked.reward, masked.tokens) == (second.id, Outcome.INFRA_ERROR, None, None)
+    assert masked.error.startswith("g000001.01 cannot be recorded: ")
 
 
 def test_segments_roll_over(tmp_path):
