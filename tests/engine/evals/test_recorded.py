@@ -13,10 +13,13 @@ from engine.evals.recorded import Evaluations
 from engine.reward.rubric import RubricScorer
 from engine.rundir.layout import JsonLines, RunDir
 from engine.scripted import GoldPolicy
+from engine.stream.reader import iter_groups
+from engine.stream.writer import TrajectoryWriter
 from engine.synthesis.tiny_family import make_task
 from engine.task import Split
 from engine.world.offline import OfflineUser, OfflineWorld
 from tests.parts.policy_parts import tiny_chat
+from tests.parts.stream_groups import HEADER, SETTINGS
 
 CHAT = tiny_chat()
 
@@ -108,6 +111,38 @@ def test_a_validation_is_recorded_and_the_best_is_linked(run):
     assert (run.adapters / "best").readlink().name == "v00001"
     assert evaluations_of(run).measured("validation", 1)
     assert not evaluations_of(run).measured("validation", 2)
+
+
+class Meddling(RubricScorer):
+    """A scorer that writes into the messages of one task what no frame can hold."""
+
+    async def score(self, record):
+        if record.task.id == "task-2":
+            record.messages.append({"role": "tool", "content": object()})
+        return await super().score(record)
+
+
+def test_what_is_measured_is_what_was_written(run):
+    """An episode that cannot be written is masked by the writer: outside the mean, and counted."""
+    evaluations = evaluations_of(run)
+    evaluations.seams = replace(evaluations.seams, scorer=Meddling())
+    evaluations.writer = TrajectoryWriter(run.eval, HEADER, SETTINGS)
+
+    async def measured():
+        async with anyio.create_task_group() as tasks:
+            await tasks.start(evaluations.writer.run)
+            result = await evaluations.measure("validation", 1)
+            await evaluations.writer.close()
+        return result
+
+    result = anyio.run(measured)
+    episodes = [episode for tg in iter_groups(run.eval) for episode in tg.episodes]
+    rewards = [episode.reward.value for episode in episodes if episode.scored]
+    assert (result.episodes, result.masked, len(rewards)) == (4, 1, 3)
+    assert result.mean == pytest.approx(sum(rewards) / 3)
+    masked = {episode.task_id: episode.error for episode in episodes if episode.error}
+    assert list(masked) == ["task-2"]
+    assert "is not JSON serializable: object" in masked["task-2"]
 
 
 def test_an_evaluation_that_scored_nothing_is_no_result(run):

@@ -5,6 +5,7 @@ import sqlite3
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import orjson
 import pytest
 
@@ -15,7 +16,7 @@ from engine.rundir.layout import RunDir
 from engine.scripted.cassette import Cassette
 from engine.scripted.endpoint import Endpoint
 from engine.stream.reader import iter_groups
-from engine.types import Reward
+from engine.types import Reward, Verdict
 from tests.parts.judged_runs import invoke, judged_run, judging, shops
 from tests.parts.played_runs import packed, recorded
 from tests.parts.recorded_runs import write_stream
@@ -126,6 +127,35 @@ def test_a_scorer_of_ones_own_scores_again_and_has_no_judge(tmp_path):
     assert "the first of them: scorer: KeyError: 'rushed'" in output
     with pytest.raises(ConfigError, match=r"--judge has no effect with scorer\.kind"):
         invoke(*own, "--judge")
+
+
+class Odd:
+    """A scorer of one's own, whose rewards no row could hold."""
+
+    async def score(self, record):
+        whole = Reward(value=0.5, F=1, N=0.5, I=0.5)
+        tools = {event.tool for event in record.events}
+        if "rush_order" in tools:
+            return replace(whole, value=np.float64(0.5))
+        if "place_order" in tools:
+            raise ValueError("\ud83d")
+        return (
+            replace(whole, items=(Verdict(id="\ud83d", part="subgoal", met=True),)) if "find_shop" in tools else whole
+        )
+
+
+def test_a_reward_that_no_record_can_hold_is_none(tmp_path):
+    """Each such episode is told with the reason; the rows are written."""
+    run, out = recorded(tmp_path, packed(tmp_path / "shops.jsonl")), tmp_path / "rows.jsonl"
+    _, output = invoke("rescore", run.path, "--set", "scorer.kind=tests.engine.judging.test_rescore:Odd", "--out", out)
+    assert counts(output)[0][2:] == [0, 9]
+    lines = [orjson.loads(line) for line in out.read_bytes().splitlines()]
+    assert {line.get("error") for line in lines} == {
+        None,
+        "scorer: ValueError: \\ud83d",
+        "scorer: ValueError: the Reward: value: numpy.float64 is no JSON value",
+        "scorer: ValueError: the Reward: items.0.id: half a surrogate pair (\\ud83d) is no character",
+    }
 
 
 def test_the_audit_finds_every_verdict_in_the_journal(run):

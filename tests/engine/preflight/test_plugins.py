@@ -163,6 +163,12 @@ def tried(*overrides):
         ({"call": "return '{}'"}, "returned str, not engine.types.Observation"),
         ({"call": "return Observation(content={}, ok=True)"}, "the Observation: the text is dict, not str"),
         ({"call": "return call.arguments['title']"}, r"find_book.*raised KeyError: 'title' .*line 4"),
+        (
+            {"call": "return Observation(content='\\ud83d', ok=True)"},
+            r"the Observation: half a surrogate pair \(\\ud83d\)",
+        ),
+        ({"close": "return {'n': [float('nan')]}"}, r"close\(\) .* no record can hold: n\.0: nan is no JSON number"),
+        ({"close": "return {1: 2}"}, r"close\(\) .* no record can hold: a key is int, not str"),
         ({"close": "return {1j}"}, r"close\(\) of its session returned what no record can hold: set is no JSON value"),
     ],
 )
@@ -181,6 +187,15 @@ def test_a_world_that_can_work_is_not_complained_of(here):
     tried(f"world.kind={here(WORLD.format(**failing))}:World")
 
 
+IMPORTS = "import numpy as np\nfrom engine.types import Reward\n"
+SET_USER = """
+from engine.types import Reply
+class User:
+    async def open(self, *_): return self
+    async def reply(self, said): return Reply(text=said, revealed={'title'})
+"""
+
+
 @pytest.mark.parametrize(
     ("source", "said"),
     [
@@ -193,6 +208,10 @@ def test_a_world_that_can_work_is_not_complained_of(here):
         (
             "class User:\n    async def open(self, *_): return self\n    async def reply(self, said): return said",
             r"reply\('Hello\?'\) of its session: returned str, not engine\.types\.Reply",
+        ),
+        (
+            SET_USER,
+            r"reply\('Hello\?'\) of its session: what the Reply revealed is set, not a tuple of names",
         ),
     ],
 )
@@ -210,14 +229,16 @@ def test_a_user_that_cannot_work_is_told(here, source, said):
         ("0.5", "returned float, not engine.types.Reward"),
         ("Reward(value=float('nan'), F=1, N=1, I=1)", "the Reward: value: nan is no JSON number"),
         ("Reward(value=1, F=1, N=1, I=1, items=['met'])", "the items of the Reward are not all engine.types.Verdict"),
+        ("Reward(value=np.float64(1), F=1, N=1, I=1)", "the Reward: value: numpy.float64 is no JSON value"),
+        ("Reward(value=1, F=1, N=1, I=1, items=iter([]))", "the items of the Reward are not all engine.types.Verdict"),
         ("Reward(value=None, F=1, N=1, I=1)", "the value of the Reward is NoneType, not a number"),
     ],
 )
 def test_a_scorer_that_cannot_work_is_told(here, value, said):
     """A reward that no record could hold."""
-    source = f"from engine.types import Reward\nclass Scorer:\n    async def score(self, record): return {value}"
+    source = f"class Scorer:\n    async def score(self, record): return {value}"
     with pytest.raises(ConfigError, match=said):
-        tried(f"scorer.kind={here(source)}:Scorer")
+        tried(f"scorer.kind={here(IMPORTS + source)}:Scorer")
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,9 @@
 """engine.run.rollout: when a run in which nothing can be scored is given up."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
+import anyio
 import pytest
 
 from engine.config.load import load
@@ -10,8 +12,11 @@ from engine.errors import RunError
 from engine.packs.pack import load_pack
 from engine.run.counters import Counters
 from engine.run.rollout import Rollout
+from engine.stream.reader import iter_groups
+from engine.stream.writer import TrajectoryWriter
 from engine.types import Outcome, Reward
 from tests.parts.recorded_runs import small_pack
+from tests.parts.stream_groups import HEADER, SETTINGS, group
 
 
 class Sink:
@@ -19,6 +24,25 @@ class Sink:
 
     async def write(self, tg):
         return tg
+
+
+def rollout_of(task, writer, clock):
+    """A rollout of one task."""
+
+    async def nothing():
+        pass
+
+    return Rollout(
+        config=load("dry").config,
+        run_id="r",
+        tasks=[task],
+        seams=SimpleNamespace(clock=clock, live=None),
+        versions=Versions(slots=2),
+        writer=writer,
+        flush=nothing,
+        counters=Counters(),
+        written=set(),
+    )
 
 
 @pytest.fixture
@@ -31,23 +55,10 @@ def task(tmp_path):
 def emitted(task):
     """Called with whether it is scored, it hands over one more episode; its `now_s` is the clock of the run."""
 
-    async def nothing():
-        pass
-
     def clock():
         return emit.now_s
 
-    rollout = Rollout(
-        config=load("dry").config,
-        run_id="r",
-        tasks=[task],
-        seams=SimpleNamespace(clock=clock, live=None),
-        versions=Versions(slots=2),
-        writer=Sink(),
-        flush=nothing,
-        counters=Counters(),
-        written=set(),
-    )
+    rollout = rollout_of(task, Sink(), clock)
     reward = Reward(value=0.0, F=1.0, N=0.0, I=0.0)
 
     async def emit(scored):
@@ -91,3 +102,24 @@ async def test_an_outage_is_waited_out(emitted):
     emitted.now_s += 2
     with pytest.raises(RunError, match="could be scored"):
         await emitted(False)
+
+
+def test_what_is_counted_is_what_was_written(task, tmp_path):
+    """An episode that cannot be written is masked by the writer, and so it is in the counters."""
+    writer = TrajectoryWriter(tmp_path / "stream", HEADER, SETTINGS)
+    rollout = rollout_of(task, writer, clock=lambda: 0.0)
+    rollout._admitted_s[0] = 0.0
+    first, second, third = group(0).episodes
+
+    async def emit():
+        async with anyio.create_task_group() as tasks:
+            await tasks.start(writer.run)
+            await rollout._emit(0, [first, replace(second, final_state={1, 2}), third])
+            await writer.close()
+
+    anyio.run(emit)
+    assert rollout.counters.masked == 2
+    assert rollout.counters.outcomes == {first.outcome: 1, Outcome.INFRA_ERROR: 2}
+    [written] = iter_groups(tmp_path / "stream")
+    assert [episode.scored for episode in written.episodes] == [True, False, False]
+    assert "is not JSON serializable: set" in written.episodes[1].error
