@@ -19,6 +19,8 @@ from hypothesis import strategies as st
 
 from engine.chat.actions import Calls, Malformed, parse
 from engine.core.seams import returned
+from engine.llm.asking import _object
+from engine.llm.question import RefusedReplyError
 from engine.schema.recordable import LEVELS, UnrecordableError, legible, recorded, recorded_text
 from engine.scripted.constant import ConstantScorer, ConstantSession, ConstantUser, ConstantUserSession, ConstantWorld
 from engine.stream.frame import decode, encode
@@ -150,7 +152,7 @@ def assert_held(episode: Episode) -> None:
     assert repr(replace(read, tokens=None)) == repr(replace(episode, tokens=None))
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(values)
 def test_what_is_admitted_a_frame_can_hold(value):
     """And whoever reads it gets the value that was admitted, to the type; what is refused is refused in words."""
@@ -212,7 +214,7 @@ SEAMS = (
 )
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=120, deadline=None)
 @given(st.sampled_from(SEAMS), values)
 def test_whatever_a_plugin_hands_in_its_episode_can_be_written(seam, value):
     """It is part of the record as it was admitted, or its episode is masked by name: never more than that."""
@@ -330,7 +332,7 @@ arguments = st.dictionaries(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(arguments)
 def test_a_call_is_what_was_written_or_malformed(wanted):
     """Integers above all: no other number stands in for one that does not fit."""
@@ -365,3 +367,28 @@ def test_an_integer_beyond_64_bits_is_no_other_number(number, call):
         expected = Malformed(reason=call)
     written = f'<tool_call>{{"name": "get", "arguments": {{"id": {number}}}}}</tool_call>'
     assert parse(written) == Calls(calls=(expected,))
+
+
+# --- replies of language models --------------------------------------------------------------------------------------
+
+written = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.integers(-(2**70), 2**70) | st.floats() | any_text,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(any_text, inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.dictionaries(any_text, written, max_size=3), st.sampled_from(["{}", "Sure: {}", "```json\n{}\n```", HALF + "{}"])
+)
+def test_what_is_read_of_a_reply_a_frame_can_hold(value, around):
+    """Escapes, long integers and numbers that are none included; anything else is refused with words that a model and
+    the journal can be given."""
+    try:
+        made = _object(around.replace("{}", json.dumps(value)))
+    except RefusedReplyError as refusal:
+        refusal.reason.encode()
+        return
+    episode = replace(group(1).episodes[0], final_state=made)
+    assert repr(read_back(episode).final_state) == repr(made)
