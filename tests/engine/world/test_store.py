@@ -79,9 +79,10 @@ def test_the_answers_of_an_evaluation_are_committed_before_its_frames(tmp_path: 
         async with open_store(run.world) as store:
             world = OfflineWorld(store)
 
-            async def write(tg: TaskGroup) -> None:
+            async def write(tg: TaskGroup) -> TaskGroup:
                 pending = [row for row in store._pending if row.task == tg.task_id]
                 written.append((tg.task_id, len(tg.episodes[0].events), pending))
+                return tg
 
             evaluations = await anyio.to_thread.run_sync(
                 lambda: Evaluations(
