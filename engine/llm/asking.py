@@ -3,7 +3,7 @@
 A reply counts once it is a JSON object of the asked form and the caller admits it. What is refused is asked for again,
 warmer and with the reason; all replies are in the journal. A recorded answer is never asked for twice, and is checked
 like a fresh one: with a journal alone (engine.verify) a run's simulators are exactly what they were. A recorded reply
-that no record can hold (engine.schema.recordable) is no answer, though: it would end every resume as it ended the run.
+that no record can hold (engine.schema.recordable) is no answer: it is refused in the journal, and asked for again.
 """
 
 from __future__ import annotations
