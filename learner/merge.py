@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import shutil
 import sys
+import tempfile
 import warnings
 from pathlib import Path
 
@@ -36,14 +37,15 @@ def merge(base_path: Path, adapter: Path, out: Path) -> None:
         # peft 0.21 reads an attribute that transformers 5.23 has renamed; neither concerns us.
         warnings.simplefilter("ignore", FutureWarning)
         merged = PeftModel.from_pretrained(model, adapter).merge_and_unload()
-    staged = out.with_name(f".{out.name}.tmp")
-    shutil.rmtree(staged, ignore_errors=True)
-    merged.to(stored).save_pretrained(staged)
-    for path in base_path.iterdir():
-        # Tokenizer, chat template, license: everything that is not weights and was not written just now.
-        if path.is_file() and not path.name.endswith(_WEIGHTS) and path.name not in _WRITTEN:
-            shutil.copyfile(path, staged / path.name)
-    staged.rename(out)
+    # A directory with a name of its own: whatever else lies beside `out` is somebody's.
+    with tempfile.TemporaryDirectory(prefix=f".{out.name}.tmp-", dir=out.parent) as scratch:
+        staged = Path(scratch) / out.name
+        merged.to(stored).save_pretrained(staged)
+        for path in base_path.iterdir():
+            # Tokenizer, chat template, license: everything that is not weights and was not written just now.
+            if path.is_file() and not path.name.endswith(_WEIGHTS) and path.name not in _WRITTEN:
+                shutil.copyfile(path, staged / path.name)
+        staged.rename(out)
 
 
 def main() -> int:

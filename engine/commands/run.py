@@ -179,7 +179,8 @@ def _finish(console: Console, run: RunDir, ending: Ending) -> None:
         return
     console.print(_escaped(ending.message), style="bold red", soft_wrap=True)
     if ending.code == EXIT_CONFIG and not next(run.trajectories.glob("*"), None):
-        remove = f"synth-engine runs remove {shlex.quote(str(run.path))}"
+        name, base = shlex.quote(run.path.name), shlex.quote(str(run.path.parent))
+        remove = f"synth-engine runs remove {name} --dir {base}"
         console.print(f"Nothing was done in {run.path}; remove it with:  {remove}", markup=False, soft_wrap=True)
         return
     console.print(f"Everything finished is kept in {run.path}; go on with:  {resume}", markup=False, soft_wrap=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import shutil
 import time
@@ -126,15 +127,47 @@ def live_runs(base: Path) -> list[RunDir]:
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @_BASE
 def remove(directory: str, names: tuple[str, ...], yes: bool) -> None:  # noqa: FBT001 - click passes flags by name
-    """Remove runs with everything in them. A run that is being worked on is refused."""
-    for name in names:
-        run = find_run(name, directory)
+    """Remove runs of DIR, by name or path, with everything in them. A run that is being worked on is refused.
+
+    Of a link only the link is removed: what it points at stays.
+    """
+    # All names are looked at first: one that is refused leaves the others untouched.
+    for path in list(dict.fromkeys(_removable(name, Path(directory)) for name in names)):
+        size = "a link" if path.is_symlink() else f"{_megabytes(path):.1f} MB"
         if not yes:
-            click.confirm(f"remove {run.path} ({_megabytes(run.path):.1f} MB)?", abort=True)
+            click.confirm(f"remove {path} ({size})?", abort=True)
+        if path.is_symlink():
+            path.unlink()
+            click.echo(f"removed {path}, a link; what it points at stays")
+            continue
+        run = RunDir(path)
         with run.locked():
             _leave_latest(run)
-            shutil.rmtree(run.path)
-        click.echo(f"removed {run.path}")
+            shutil.rmtree(path)
+        click.echo(f"removed {path}")
+
+
+def _removable(name: str, base: Path) -> Path:
+    """What `name` means directly below `base`: a run, or a link, which is not followed.
+
+    Raises ConfigError, with the remedy, for anything else."""
+    path = Path(name) if os.sep in name else base / name
+    if path.name in ("", "..") or path.parent.resolve() != base.resolve():
+        raise ConfigError(
+            f"{name!r} is not directly in {base}: only runs of that directory are removed; name one of them "
+            f"(`synth-engine runs list --dir {base}`), or pass --dir DIR"
+        )
+    path = base.resolve() / path.name
+    if not os.path.lexists(path):
+        raise ConfigError(f"no run {path.name!r} in {base}; `synth-engine runs list --dir {base}` lists them")
+    if not path.is_symlink():
+        try:
+            _ = RunDir(path).run_id
+        except (SynthError, OSError) as error:
+            raise ConfigError(
+                f"{path} is not removed, for it is no run of synth-engine ({error}); `rm -r` removes it, if you are sure"
+            ) from error
+    return path
 
 
 def _leave_latest(run: RunDir) -> None:
@@ -160,7 +193,7 @@ def gc(directory: str, name: str | None) -> None:
     for run in [find_run(name, directory)] if name else list(all_runs(Path(directory))):
         try:
             with run.locked():
-                freed = sum(_removed(path) for path in garbage(run))
+                freed = sum(map(_removed, list(garbage(run))))
         except (SynthError, OSError) as error:
             if name:
                 raise
@@ -176,15 +209,20 @@ def all_runs(base: Path) -> Iterator[RunDir]:
 
 
 def garbage(run: RunDir) -> Iterator[Path]:
-    """What nobody needs any more: staged leftovers, and adapters that no rule keeps."""
-    for place in (run.path, run.adapters, run.learner):
-        yield from place.glob(".*.tmp-*")
-    versions = run.versions()
+    """What nobody needs any more: staged leftovers, and adapters that no rule keeps; nothing behind a link.
+
+    Raises ConfigError or RunError for a directory that is no run."""
+    _ = run.run_id
     every = load(run.config).config.stream.keep_adapters_every
-    best = run.adapters / "best"
+    for place in (run.path, run.adapters, run.learner):
+        if not place.is_symlink():
+            yield from place.glob(".*.tmp-*")
+    if run.adapters.is_symlink():
+        return
+    versions, best = run.versions(), run.adapters / "best"
     kept = {*versions[:1], *versions[-1:], *(version for version in versions if version % every == 0)}
     if best.is_symlink():
-        kept.add(int(best.readlink().name[1:]))
+        kept.update(version for version in versions if run.adapter(version).name == best.readlink().name)
     yield from (run.adapter(version) for version in versions if version not in kept)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import re
 import secrets
 import shutil
 import tempfile
@@ -15,6 +16,7 @@ import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -27,6 +29,8 @@ from engine.errors import ConfigError, RunError
 FORMAT = 1
 _SOCKET_PATH_BYTES = 100
 _CHUNK_BYTES = 1 << 16
+_RUN_ID = re.compile(r"\w[\w.-]*", re.ASCII)
+"""It becomes part of file names, so it has no separator in it."""
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
@@ -36,13 +40,13 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
     )
 
 
-def write_atomic(path: Path, content: bytes) -> None:
-    """Write to a sibling, fsync, rename, fsync the directory.
+def write_atomic(path: Path, content: bytes, mode: int = 0o666) -> None:
+    """Write to a sibling, fsync, rename, fsync the directory; the file gets `mode`, less the umask.
 
     Raises RunError if the disk does not take it; the old file is still there then."""
     staged = _staged(path)
     with written(path):
-        with staged.open("wb") as file:
+        with open(staged, "wb", opener=partial(os.open, mode=mode)) as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
@@ -158,9 +162,9 @@ def _staged(path: Path) -> Path:
 
 
 def remove_staged(directory: Path) -> None:
-    """Remove what a killed process left staged in `directory`."""
+    """Remove what a killed process left staged in `directory`; nothing is staged as a link."""
     for path in directory.glob(".*.tmp-*"):
-        if path.is_dir():
+        if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
 
 
@@ -308,11 +312,16 @@ class RunDir:
 
     @property
     def run_id(self) -> str:
-        """`<name>-<8 hex>` from the manifest."""
+        """`<name>-<8 hex>` from the manifest.
+
+        Raises ConfigError if there is no manifest, RunError for one that no run wrote."""
         manifest = read_json(self.manifest)
         if manifest is None:
             raise ConfigError(f"{self.path}: no manifest.json: this is not a run directory")
-        return str(manifest["run_id"])
+        run_id = manifest.get("run_id")
+        if not isinstance(run_id, str) or not _RUN_ID.fullmatch(run_id):
+            raise RunError(f"{self.manifest}: {run_id!r} is not the id of a run; restore the file from a copy")
+        return run_id
 
     def adapter(self, version: int) -> Path:
         """The directory of one version."""
@@ -341,8 +350,8 @@ class RunDir:
     def locked(self) -> Iterator[None]:
         """Hold the run's lock (flock) for the length of the block.
 
-        Raises RunError if another supervisor holds it."""
-        with (self.path / "lock").open("w") as file:
+        Raises RunError if another supervisor holds it, OSError if it is a link: the file elsewhere is not touched."""
+        with os.fdopen(os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)) as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:

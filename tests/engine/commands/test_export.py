@@ -163,9 +163,9 @@ def test_latest_turns_to_the_newest_that_is_left(run, pack, tmp_path):
     second, third = RecordedRun.make(tmp_path, pack).write(), RecordedRun.make(tmp_path, pack).write()
     for age, made in enumerate((third, second, run)):
         os.utime(made.manifest, (1_000 - age, 1_000 - age))
-    invoke("runs", "remove", third.path, "--yes")
+    invoke("runs", "remove", third.path, "--yes", "--dir", tmp_path)
     assert find_run(None, tmp_path).path == second.path
-    invoke("runs", "remove", run.path, "--yes")
+    invoke("runs", "remove", run.path, "--yes", "--dir", tmp_path)
     assert find_run(None, tmp_path).path == second.path
 
 
