@@ -9,7 +9,6 @@ import re
 import shlex
 import shutil
 import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
@@ -18,6 +17,7 @@ import click
 from engine.commands.runs import live_runs
 from engine.config.environment import child_environment
 from engine.errors import ConfigError, RunError
+from engine.processes.child import PYTHON
 from engine.rundir.layout import RunDir, find_run
 from engine.supervise.background import DASHBOARD, ask_to_stop, look, on_terminal
 
@@ -104,7 +104,7 @@ def _picture(run: RunDir, shot: Path, screen: str | None, size: str | None) -> N
         vector = Path(scratch) / "shot.svg"
         given = {"--size": size, "--screen": screen}
         chosen = [argument for option, value in given.items() if value for argument in (option, value)]
-        argv = (sys.executable, "-m", DASHBOARD, str(run.path), "--shot", str(vector), *chosen)
+        argv = (*PYTHON, "-m", DASHBOARD, str(run.path), "--shot", str(vector), *chosen)
         code = subprocess.run(argv, env=child_environment(), stdin=subprocess.DEVNULL, check=False).returncode
         if code or not vector.exists():
             raise RunError(f"the dashboard drew no picture (exit code {code}); what it said stands above")

@@ -26,12 +26,14 @@ from engine.rundir.layout import RunDir, find_run
 from engine.rundir.rows import write_rows
 from engine.serving.served import READY_S, fitting, served_apart
 from engine.task import Split
+from engine.trust.opening import PLAYED, open_run, trust_option
 from engine.types import TaskGroup
 from engine.world.store import EntryStore
 
 _EXAMPLES = """\b
 synth-engine eval --run                      the best adapter of the latest run
 synth-engine eval --run tiny --adapter none  its base, on the same tasks
+synth-engine eval --run received/run --trust a run from elsewhere, with what it names
 synth-engine eval --config mine.toml --url http://localhost:30000
 """
 
@@ -61,6 +63,7 @@ synth-engine eval --config mine.toml --url http://localhost:30000
 @click.option(
     "--tasks", "limit", metavar="N", type=click.IntRange(1), default=400, show_default=True, help="At most N tasks."
 )
+@trust_option
 @click.option("--dir", "directory", metavar="DIR", help="With --run: where runs live.  [default: runs]")
 def command(**options: Any) -> None:
     """Measure a policy: mean reward with its 95 % interval, the breakdown, and one line per task.
@@ -70,7 +73,10 @@ def command(**options: Any) -> None:
     wanted = Wanted(**options)
     wanted.check()
     run = find_run(wanted.run or None, wanted.directory or "runs") if wanted.run is not None else None
-    config = load(run.config if run else wanted.file or "tiny", wanted.pointed(run)).config
+    overrides = wanted.pointed(run)
+    config = (
+        open_run(run, overrides, PLAYED, trust=wanted.trust) if run else load(wanted.file or "tiny", overrides).config
+    )
     adapter = _adapter(config, run, wanted.adapter)
     config = fitting(config, adapter)
     suite = _suite(config, Split(wanted.split), wanted.limit)
@@ -96,6 +102,7 @@ class Wanted:
     url: str | None
     split: str
     limit: int
+    trust: bool
     directory: str | None
 
     def check(self) -> None:
@@ -106,6 +113,8 @@ class Wanted:
             raise ConfigError("--run and --config exclude each other: a run brings its configuration")
         if self.run is None and self.directory is not None:
             raise ConfigError("--dir has no effect without --run")
+        if self.run is None and self.trust:
+            raise ConfigError("--trust has no effect without --run: a configuration that you name is your own")
 
     def pointed(self, run: RunDir | None) -> tuple[str, ...]:
         """The overrides, with the run's own copy of its pack, and the server of --url."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ from engine.config.load import load
 from engine.errors import ConfigError, RunError
 from engine.packs.pack import load_pack
 from engine.preflight.manifest import base_model
-from engine.processes.child import torch_environment
+from engine.processes.child import PYTHON, torch_environment
 from engine.rundir.layout import RunDir, find_run
 from engine.stream.reader import iter_groups, iter_headers
 from engine.types import Episode, TaskGroup
@@ -194,7 +193,7 @@ def write_merged(run: RunDir, path: Path, adapter: str | None) -> str:
     source = chosen_adapter(run, adapter)
     config = load(run.config).config
     model = base_model(run, config)
-    argv = [sys.executable, "-m", "learner.merge", str(model), str(source), str(path)]
+    argv = [*PYTHON, "-m", "learner.merge", str(model), str(source), str(path)]
     done = subprocess.run(argv, env=torch_environment(1), capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise RunError(f"merging {source} into {model} failed: {done.stderr.strip()[-2000:]}")

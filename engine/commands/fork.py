@@ -13,7 +13,6 @@ import click
 from rich.console import Console
 
 from engine.commands.show import episode_table
-from engine.config.load import load
 from engine.config.tree import Config
 from engine.errors import ConfigError
 from engine.evals.split import mean_ci95
@@ -23,6 +22,7 @@ from engine.report.words import print_transcript
 from engine.run.compose import UVLOOP
 from engine.rundir.layout import RunDir, find_run
 from engine.serving.served import fitting, served_apart
+from engine.trust.opening import PLAYED, open_run, trust_option
 from engine.types import EPISODE_ID, Episode
 from engine.verify.fork import Fork, begun, find_fork, go_on
 
@@ -33,6 +33,7 @@ synth-engine fork demo g000178.03@2 -n 16    16 times, each with samples of its 
 synth-engine fork g000178.03@2 --say "<question>Which color?</question>"
 synth-engine fork e00000-0012.00@1 --version 50
 synth-engine fork g000178.03@2 --set endpoints.sim.url=http://127.0.0.1:30000
+synth-engine fork received/run g000178.03@2 --trust    a run from elsewhere, with what it names
 """
 
 
@@ -50,6 +51,7 @@ synth-engine fork g000178.03@2 --set endpoints.sim.url=http://127.0.0.1:30000
     help="The adapter that goes on, 0 for the base.  [default: the one that played the episode]",
 )
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a key of the run; repeatable.")
+@trust_option
 @click.option("--dir", "directory", metavar="DIR", default="runs", show_default=True, help="Where runs live.")
 def command(**options: Any) -> None:
     """Go on live from a turn of a recorded episode of RUN (default: the latest), numbered as `show` does.
@@ -65,7 +67,7 @@ def command(**options: Any) -> None:
     found, console = find_run(run, wanted.directory), wide_console()
     episode_id, turn = _turn(place)
     tg, episode = find_fork(found, episode_id, turn)
-    config = load(found.config, wanted.overrides).config
+    config = open_run(found, wanted.overrides, PLAYED, trust=wanted.trust)
     if config.policy.launch == "scripted" and wanted.version is not None:
         raise ConfigError("--version has no effect with policy.launch = 'scripted': no model takes part; remove it")
     version = episode.version if wanted.version is None else wanted.version
@@ -92,6 +94,7 @@ class Wanted:
     say: str | None
     version: int | None
     overrides: tuple[str, ...]
+    trust: bool
     directory: str
 
 

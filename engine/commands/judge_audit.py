@@ -11,7 +11,6 @@ import click
 import orjson
 
 from engine.commands.export import check_place
-from engine.config.load import load
 from engine.errors import ConfigError
 from engine.judging.agreement import spreads
 from engine.judging.asked_judge import AskedJudge, asked_judge
@@ -21,11 +20,13 @@ from engine.report.console import wide_console
 from engine.report.counting import counting
 from engine.report.judging import tell
 from engine.rundir.layout import find_run
+from engine.trust.opening import JUDGED, open_run, trust_option
 
 _EXAMPLES = """\b
 synth-engine judge audit                            the judge of the latest run, over its own episodes
 synth-engine judge audit demo --repeats 6 --set endpoints.sim.temperature=0.7
 synth-engine judge audit demo --set scorer.judge=big --set endpoints.big.url=http://localhost:30000
+synth-engine judge audit received/run --trust       a run from elsewhere, with the judge that it names
 """
 
 
@@ -39,6 +40,7 @@ synth-engine judge audit demo --set scorer.judge=big --set endpoints.big.url=htt
 )
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a key of the run; repeatable.")
 @click.option("--out", metavar="FILE", type=Path, help="Write one JSON line per episode: every reward and verdict.")
+@trust_option
 @click.option("--dir", "directory", metavar="DIR", default="runs", show_default=True, help="Where runs live.")
 def command(**options: Any) -> None:
     """Ask the judge to decide all rubric items of scored episodes of RUN (default: the latest), several times.
@@ -52,7 +54,7 @@ def command(**options: Any) -> None:
     if wanted.out is not None:
         check_place(wanted.out)
     run, console = find_run(wanted.run, wanted.directory), wide_console()
-    config = load(run.config, wanted.overrides).config
+    config = open_run(run, wanted.overrides, JUDGED, trust=wanted.trust)
     tasks = {task.id: task for task in load_pack(run.pack).tasks}
     judged, count = sample(run, tasks, wanted.episodes, config.run.seed)
     if not judged:
@@ -76,6 +78,7 @@ class Wanted:
     repeats: int
     overrides: tuple[str, ...]
     out: Path | None
+    trust: bool
     directory: str
 
 

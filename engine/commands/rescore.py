@@ -15,7 +15,6 @@ from rich.table import Table
 
 from engine.audit.check import named
 from engine.commands.export import check_place
-from engine.config.load import load
 from engine.config.tree import Config
 from engine.errors import ConfigError
 from engine.evals.split import mean_ci95
@@ -28,10 +27,12 @@ from engine.report.counting import Counted, counting
 from engine.rundir.layout import RunDir, find_run
 from engine.stream.reader import read_group_ids
 from engine.task import Task
+from engine.trust.opening import JUDGED, SCORED, open_run, trust_option
 
 _EXAMPLES = """\b
 synth-engine rescore --pack changed.jsonl                  the latest run, under other rubrics
 synth-engine rescore demo --pack changed.jsonl --judge     and whatever its judge has not decided yet
+synth-engine rescore received/run --judge --trust          a run from elsewhere, with the judge that it names
 """
 
 
@@ -43,6 +44,7 @@ synth-engine rescore demo --pack changed.jsonl --judge     and whatever its judg
 @click.option(
     "--out", metavar="FILE", type=Path, help="Write one JSON line per episode: id, task, both rewards, items, error."
 )
+@trust_option
 @click.option("--dir", "directory", metavar="DIR", default="runs", show_default=True, help="Where runs live.")
 def command(**options: Any) -> None:
     """Score the recorded episodes of RUN (default: the latest) again.
@@ -55,7 +57,8 @@ def command(**options: Any) -> None:
     if wanted.out is not None:
         check_place(wanted.out)
     found, console = find_run(wanted.run, wanted.directory), wide_console()
-    config = load(found.config, wanted.overrides).config
+    uses = (*SCORED, *JUDGED) if wanted.judge else SCORED
+    config = open_run(found, wanted.overrides, uses, trust=wanted.trust)
     if wanted.judge and config.scorer.kind != "rubric":
         raise ConfigError(f"--judge has no effect with scorer.kind = {config.scorer.kind!r}; remove it")
     path = pack_file(wanted.pack) if wanted.pack else found.pack
@@ -83,6 +86,7 @@ class Wanted:
     judge: bool
     overrides: tuple[str, ...]
     out: Path | None
+    trust: bool
     directory: str
 
 

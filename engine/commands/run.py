@@ -21,6 +21,7 @@ from engine.serving.models import find_models
 from engine.supervise.background import Background, on_terminal
 from engine.supervise.supervisor import EXIT_CONFIG, EXIT_OK, Ending, Supervisor
 from engine.task import Split
+from engine.trust.opening import RESUMED, open_run, trust_option
 
 _MEASURED = "about 5 minutes on two cores, as measured for this configuration"
 _STOP = "Ctrl-C once drains and saves, twice stops at once"
@@ -29,6 +30,7 @@ synth-engine run                             the tiny model on this machine, in 
 synth-engine run --config dry                everything but the models, in seconds
 synth-engine run --set run.steps=20 --name short
 synth-engine run --resume                    the latest run, where it stopped
+synth-engine run --resume received/run --trust    one from elsewhere, with what it names
 synth-engine run --config mine.toml --plan   what it would start, and whether it fits
 """
 
@@ -53,6 +55,7 @@ synth-engine run --config mine.toml --plan   what it would start, and whether it
 )
 @click.option("--metrics-port", type=int, metavar="N", help="Prometheus text on 127.0.0.1:N; --set metrics.port=N.")
 @click.option("--resume", is_flag=False, flag_value="", metavar="[RUN]", help="Go on with a run: the latest, or RUN.")
+@trust_option
 @click.option("--plan", is_flag=True, help="Show placement, memory, commands and expected staleness; start nothing.")
 @click.option("--plain", is_flag=True, help="No dashboard: one line per ten seconds, even on a terminal.")
 def command(
@@ -77,6 +80,8 @@ def command(
     console = wide_console()
     if metrics_port is not None:
         overrides = (*overrides, f"metrics.port={metrics_port}")
+    if flags["trust"] and resume is None:
+        raise ConfigError("--trust has no effect without --resume: a configuration that you name is your own")
     if flags["plan"]:
         if resume is not None:
             raise ConfigError("--plan has no effect on a run that exists: `synth-engine show` tells what it is")
@@ -93,10 +98,11 @@ def command(
         if file or name:
             raise ConfigError("--resume takes name and configuration from the run; change single keys with --set")
         run = find_run(resume or None, directory or "runs")
+        wanted = open_run(run, overrides, RESUMED, trust=flags["trust"])
         # Under the lock: what a run that is being worked on reads must not change.
         with run.locked():
             # First: what is refused must not become the run's configuration.
-            rehearse(load(run.config, overrides).config, run.pack)
+            rehearse(wanted, run.pack)
             config = reopen(run, overrides)
     front = on_terminal() and not flags["plain"]
     announce(console, run, config, measured=resume is None and file in (None, "tiny") and not overrides, front=front)

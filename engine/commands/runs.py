@@ -165,7 +165,7 @@ def _removable(name: str, base: Path) -> Path:
             _ = RunDir(path).run_id
         except (SynthError, OSError) as error:
             raise ConfigError(
-                f"{path} is not removed, for it is no run of synth-engine ({error}); `rm -r` removes it, if you are sure"
+                f"{path} is not removed, for it is no run of synth-engine ({error}); `rm -r` does it, if you are sure"
             ) from error
     return path
 

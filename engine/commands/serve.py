@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from engine.processes.child import torch_environment
+from engine.processes.child import PYTHON, torch_environment
 from engine.serving.models import find_model
 
 
@@ -54,7 +54,7 @@ def command(
 
     Prints one JSON line with its URL when it is ready; Ctrl-C ends it. Select an adapter per request with "lora_path".
     """
-    argv = [sys.executable, "-m", "engine.embedded", "--model", str(find_model(model).path)]
+    argv = [*PYTHON, "-m", "engine.embedded", "--model", str(find_model(model).path)]
     argv += ["--threads", str(threads), "--max-loras", str(max(8, len(adapters)))]
     for name, value in options.items():
         argv += [] if value is None else ["--" + name.replace("_", "-"), str(value)]

@@ -12,6 +12,7 @@ from engine.commands.show import EPISODE
 from engine.report.console import wide_console
 from engine.report.counting import counting
 from engine.rundir.layout import find_run
+from engine.trust.opening import REPLAYED, open_run, trust_option
 from engine.verify.compare import Difference
 from engine.verify.run import Verified, verify_run
 
@@ -22,14 +23,16 @@ synth-engine verify                          every episode of the latest run
 synth-engine verify demo                     every episode of the run `demo`
 synth-engine verify demo g000178.03          one of them, with its transcript hash
 synth-engine verify e00040-0012.00           an episode of an evaluation of the latest run
+synth-engine verify received/run --trust     a run from elsewhere, with the code that it names
 """
 
 
 @click.command(epilog=_EXAMPLES)
 @click.argument("run", required=False)
 @click.argument("episodes", nargs=-1, metavar="[EPISODE]...")
+@trust_option
 @click.option("--dir", "directory", metavar="DIR", default="runs", show_default=True, help="Where runs live.")
-def command(run: str | None, episodes: tuple[str, ...], directory: str) -> None:
+def command(run: str | None, episodes: tuple[str, ...], directory: str, trust: bool) -> None:  # noqa: FBT001 - click passes flags by name
     """Execute the scored episodes of RUN (default: the latest) again, and compare transcripts and rewards.
 
     Only the policy's tokens and the answers of language models come from the record (trajectories/, eval/ and
@@ -43,6 +46,7 @@ def command(run: str | None, episodes: tuple[str, ...], directory: str) -> None:
     if run is not None and EPISODE.match(run):
         episodes, run = (run, *episodes), None
     found, console = find_run(run, directory), wide_console()
+    open_run(found, (), REPLAYED, trust=trust)
     with counting(console, "verifying", "groups") as progress:
         result = anyio.run(verify_run, found, episodes, progress)
     _print(console, result)

@@ -33,6 +33,10 @@ class Loaded:
     config: Config
     sources: Mapping[str, str]
 
+    def in_file(self, name: str) -> bool:
+        """Whether the file set this key, and no override did."""
+        return not self.sources.get(name, _SET).startswith(_SET)
+
 
 def fields(endpoints: Iterable[str] = ("NAME",)) -> Iterator[tuple[str, FieldInfo]]:
     """Every key of the tree as ("learner.lr", its field), in order; those of an endpoint once for each name given."""

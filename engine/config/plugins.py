@@ -7,10 +7,13 @@ import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
+from importlib.machinery import ModuleSpec
+from itertools import accumulate
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from engine.config.tree import Config
 from engine.errors import ConfigError, SynthError
 
 REMEDY = "docs/plugins.md says what is expected of it"
@@ -36,6 +39,40 @@ def _place(tb: TracebackType | None) -> str:
     lines = ((frame.f_code.co_filename, line) for frame, line in traceback.walk_tb(tb))
     theirs = [f" ({file}, line {line})" for file, line in lines if not Path(file).is_relative_to(_OURS)]
     return theirs[-1] if theirs else ""
+
+
+def plugins(config: Config) -> dict[str, str]:
+    """What a configuration names as `package:Object`, by key."""
+    kinds = {"world.kind": config.world.kind, "user.kind": config.user.kind, "scorer.kind": config.scorer.kind}
+    kinds |= {"learner.advantage": config.learner.advantage} if config.learner.kind == "grpo" else {}
+    return {key: kind for key, kind in kinds.items() if ":" in kind}
+
+
+def module_file(name: str) -> Path | None:
+    """The file whose code runs first when `load_object` loads `name`; None if there is no such module.
+
+    Nothing is imported: of `package.module:Object` whose module is missing, it is the package."""
+    found, places = None, ["", *sys.path]
+    module_name, _, _ = name.partition(":")
+    for part in accumulate(module_name.split("."), "{}.{}".format):
+        spec = _spec(part, places)
+        if spec is None:
+            break
+        inside = list(spec.submodule_search_locations or ())
+        # A package without a file of its own is a directory; what is built in has no place at all.
+        found = Path(spec.origin or inside[0]) if spec.origin or inside else found
+        places = inside
+    return found
+
+
+def _spec(name: str, places: list[str]) -> ModuleSpec | None:
+    """A module as the first of the interpreter's finders has it, in `places`."""
+    for finder in sys.meta_path:
+        # Built-in modules are found by their name, whatever the place.
+        spec = finder.find_spec(name, places if places or "." in name else None)
+        if spec is not None:
+            return spec
+    return None
 
 
 def load_object(name: str, key: str) -> Any:

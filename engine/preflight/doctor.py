@@ -20,10 +20,11 @@ import psutil
 
 from engine.config.endpoints import EndpointSection, SglangSection
 from engine.config.environment import api_key
+from engine.config.plugins import plugins
 from engine.config.tree import Config
 from engine.errors import ConfigError, RunError
 from engine.preflight.manifest import pack_file
-from engine.preflight.rehearsal import plugins, rehearse
+from engine.preflight.rehearsal import rehearse
 from engine.run.compose import UVLOOP, descriptors_needed, raise_descriptor_limit
 from engine.serving.gpus import gpus
 from engine.serving.install import look

@@ -30,6 +30,7 @@ from engine.rundir.rows import write_rows
 from engine.serving.memory import check_placement
 from engine.serving.models import Model, Models, download, endpoint_key, find_model, find_models, model_revision, sha256
 from engine.task import Split
+from engine.trust.opening import register, register_given
 from engine.world.store import EntryStore
 
 _PACKAGES = (
@@ -77,6 +78,7 @@ def create(config: Config) -> RunDir:
         write_rows(EntryStore, run.world, answers)
     write_atomic(run.config, dump(resolved).encode())
     _write_manifest(run, resolved, {"tasks": splits, **_described(models, chat)})
+    register(run, resolved)
     point_latest(run)
     return run
 
@@ -90,9 +92,11 @@ def reopen(run: RunDir, overrides: tuple[str, ...]) -> Config:
 
     Raises ConfigError if an override changes what a resumed run may not change, or a model is gone."""
     before = load(run.config).config
-    after = load(run.config, overrides).config
+    loaded = load(run.config, overrides)
+    after = loaded.config
     refuse_changes(before, after)
     after = Models(policy=Model(path=base_model(run, after)), endpoints=_endpoint_models(run, after)).into(after)
+    register_given(run, loaded, after)
     if after != before:
         write_atomic(run.config, dump(after).encode())
     return after

@@ -21,11 +21,12 @@ from typing import Any
 import anyio
 
 from engine.config.load import dump, load
-from engine.config.plugins import REMEDY, foreign, load_object
+from engine.config.plugins import REMEDY, foreign, load_object, plugins
 from engine.config.tree import Config
 from engine.core.seams import Scorer, ScoringRecord, Session, User, World, returned
 from engine.errors import ConfigError, EpisodeError
 from engine.packs.pack import load_pack
+from engine.processes.child import PYTHON
 from engine.reward.judges import require_judge
 from engine.run.simulators import plugin
 from engine.schema.recordable import UnrecordableError, recorded
@@ -39,13 +40,6 @@ _REWARDS = (0.0, 1.0, 0.25)
 _ANSWER = "This is a rehearsal."
 
 
-def plugins(config: Config) -> dict[str, str]:
-    """What a configuration names as `package:Object`, by key."""
-    kinds = {"world.kind": config.world.kind, "user.kind": config.user.kind, "scorer.kind": config.scorer.kind}
-    kinds |= {"learner.advantage": config.learner.advantage} if config.learner.kind == "grpo" else {}
-    return {key: kind for key, kind in kinds.items() if ":" in kind}
-
-
 def rehearse(config: Config, pack: Path) -> None:
     """Try what the configuration names as `package:Object`, and look for its judge and what its metrics writers need.
 
@@ -55,7 +49,7 @@ def rehearse(config: Config, pack: Path) -> None:
         require_writer(writer)
     if not plugins(config):
         return
-    argv = [sys.executable, "-m", "engine.preflight.rehearsal", str(pack)]
+    argv = [*PYTHON, "-m", "engine.preflight.rehearsal", str(pack)]
     done = subprocess.run(argv, input=dump(config), capture_output=True, text=True, check=False)
     if done.returncode:
         raise ConfigError(done.stderr.strip() or f"the rehearsal of {plugins(config)} ended with {done.returncode}")

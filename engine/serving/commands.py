@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from engine.config.tree import Config
-from engine.processes.child import Command, torch_environment
+from engine.processes.child import PYTHON, Command, torch_environment
 from engine.rundir.layout import RunDir
 from engine.serving.addresses import Address
 from engine.serving.sglang_commands import endpoint_commands, look_around, policy_commands
@@ -36,7 +35,7 @@ def server_commands(
 def _embedded(run: RunDir, config: Config, port: int, index: int, adapter_root: Path) -> Command:
     policy, name = config.policy, f"server-{index}"
     argv = (
-        *(sys.executable, "-m", "engine.embedded", "--model", config.model.path, "--port", str(port)),
+        *(*PYTHON, "-m", "engine.embedded", "--model", config.model.path, "--port", str(port)),
         *(
             "--adapter-root",
             str(adapter_root),

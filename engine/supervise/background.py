@@ -26,7 +26,7 @@ import psutil
 from engine.config.environment import child_environment, environment
 from engine.errors import RunError
 from engine.processes import alive
-from engine.processes.child import Child, Command, leash
+from engine.processes.child import PYTHON, Child, Command, leash
 from engine.rundir.layout import RunDir, read_json
 from engine.supervise.supervisor import DRAINING, SIGNALLED, Ending, Phase, Status, exit_name
 
@@ -51,7 +51,7 @@ def on_terminal() -> bool:
 def dashboard(*arguments: str) -> Iterator[subprocess.Popen[bytes]]:
     """The dashboard in front; afterwards the terminal is as it was, however it ended."""
     before = termios.tcgetattr(sys.stdin)
-    argv = (sys.executable, "-m", DASHBOARD, *arguments)
+    argv = (*PYTHON, "-m", DASHBOARD, *arguments)
     # Safe here: these commands have one thread. Without the leash it would fight the shell for the terminal.
     process = subprocess.Popen(argv, env=child_environment(), preexec_fn=leash)  # noqa: PLW1509
     try:
@@ -109,7 +109,8 @@ class Background:
 
     def __init__(self, run: RunDir, on_tick: Callable[[Status], None]) -> None:
         self.run_directory, self.on_tick = run, on_tick
-        argv = (sys.executable, "-m", "engine.cli", "run", "--resume", str(run.path), "--plain")
+        argv = (*PYTHON, "-m", "engine.cli", "run", "--resume", str(run.path), "--plain", "--trust")
+        # Whoever starts this has opened the run, or made it.
         log = run.path / "supervisor.log"
         self.supervisor = Child(Command(name="supervisor", argv=argv, log=log, environment=child_environment()))
         self._front: subprocess.Popen[bytes] | None = None

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -28,7 +27,7 @@ from engine.config.environment import child_environment
 from engine.config.tree import Config
 from engine.errors import RunError
 from engine.learnerdir.progress import LearnerProgress, LearnerState, read_progress
-from engine.processes.child import Child, Command, end_orphans, likely_cause, record, torch_environment
+from engine.processes.child import PYTHON, Child, Command, end_orphans, likely_cause, record, torch_environment
 from engine.rundir.layout import RunDir, read_json
 from engine.serving.addresses import Address, free_addresses, write_addresses
 from engine.serving.commands import server_commands
@@ -114,9 +113,11 @@ def _learner(run: RunDir, config: Config) -> Command:
     if ranks == 1:
         return Command(name="learner", argv=_module("learner", run=run), log=log, environment=environment)
     argv = (
-        *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--local-addr", "127.0.0.1"),
+        *(*PYTHON, "-m", "torch.distributed.run", "--standalone", "--local-addr", "127.0.0.1"),
         *("--nproc-per-node", str(ranks), "--log-dir", str(run.learner / "torchrun"), "-m", "learner", str(run.path)),
     )
+    # It starts the ranks itself.
+    environment |= {"PYTHONSAFEPATH": "1"}
     return Command(name="learner", argv=argv, log=log, environment=environment, leashed=True)
 
 
@@ -332,7 +333,7 @@ class Supervisor:
 
 
 def _module(*arguments: str, run: RunDir) -> tuple[str, ...]:
-    return (sys.executable, "-m", *arguments, str(run.path), "--parent-pid", str(os.getpid()))
+    return (*PYTHON, "-m", *arguments, str(run.path), "--parent-pid", str(os.getpid()))
 
 
 def exit_name(code: int) -> str:

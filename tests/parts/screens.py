@@ -94,7 +94,7 @@ class Screen(Terminal):
         [found] = [
             child
             for child in psutil.Process(self.process.pid).children(recursive=True)
-            if child.cmdline()[1:3] == ["-m", "tui"]
+            if child.cmdline()[1:4] == ["-P", "-m", "tui"]
         ]
         return found
 

@@ -98,7 +98,7 @@ def test_what_our_reader_does_not_accept_is_no_run(run, manifest):
         run.manifest.mkdir()
     elif manifest is not None:
         run.manifest.write_bytes(manifest)
-    refused("mine", match=r"is no run of synth-engine .*`rm -r` removes it, if you are sure")
+    refused("mine", match=r"is no run of synth-engine .*`rm -r` does it, if you are sure")
     assert run.config.exists()
 
 

@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 
 from engine.config.load import load
+from engine.config.plugins import plugins
 from engine.core.seams import ScoringRecord
 from engine.errors import ConfigError, RunError
 from engine.packs.pack import load_pack
-from engine.preflight.rehearsal import plugins, rehearse, try_here
+from engine.preflight.rehearsal import rehearse, try_here
 from engine.rundir.layout import RunDir, read_lines
 from engine.stream.reader import iter_groups
 from engine.types import Event, EventKind, StopReason

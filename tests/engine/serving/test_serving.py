@@ -142,7 +142,7 @@ def test_an_endpoints_server_is_given_what_its_calls_need(fake_environment, tmp_
         "concurrency": 8,
     }
     policy, command = commands_of(judged(endpoint), tmp_path, [30_000, 31_000])
-    assert policy.argv[1:3] == ("-m", "engine.embedded")
+    assert policy.argv[1:4] == ("-P", "-m", "engine.embedded")
     assert (command.name, command.log) == ("endpoint-sim", tmp_path / "endpoint-sim.log")
     assert command.argv[:3] == (str(fake_environment / "bin/python"), "-m", "sglang.launch_server")
     flags = ("--model-path", "--port", "--context-length", "--max-running-requests", "--max-total-tokens", "--dtype")
@@ -356,7 +356,7 @@ def test_a_leashed_process_ends_with_its_parent(tmp_path):
     sleeps = "import os, pathlib, sys, time; pathlib.Path(sys.argv[1]).write_text(str(os.getpid())); time.sleep(60)"
     parent = (
         "import sys, time; from pathlib import Path; from engine.config.environment import child_environment\n"
-        "from engine.processes.child import Child, Command\n"
+        "from engine.processes import Child, Command\n"
         "argv = (sys.executable, '-c', sys.argv[2], sys.argv[1])\n"
         "log = Path(sys.argv[1]).with_name('log')\n"
         "Child(Command(name='x', argv=argv, log=log, environment=child_environment(), leashed=True)).start(0)\n"

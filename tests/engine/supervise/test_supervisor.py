@@ -1,7 +1,6 @@
 """engine.supervise and engine.processes: order, restarts, drain, orphans, with real (small) processes."""
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -15,11 +14,13 @@ import pytest
 from engine.config.environment import child_environment
 from engine.config.load import load
 from engine.errors import RunError
+from engine.processes import child as processes
 from engine.processes.child import Child, Command, end_orphans, likely_cause, record
 from engine.rundir.layout import RunDir, read_json, write_json
 from engine.serving.addresses import addresses
 from engine.stream.segment import CLOSED
-from engine.supervise.supervisor import Phase, Supervisor, commands
+from engine.supervise import supervisor as supervise
+from engine.supervise.supervisor import Phase, Supervisor
 
 PRELUDE = """
 import json, os, pathlib, signal, sys, time
@@ -105,9 +106,8 @@ def supervisor(
         servers = [command(f"server-{index}", server, address.port) for index, address in enumerate(addresses)]
         return servers, command("learner", learner), command("engine", engine)
 
-    monkeypatch.setattr("engine.supervise.supervisor.commands", commands)
-    where = "engine.supervise.supervisor.metrics_command"
-    monkeypatch.setattr(where, lambda *_: command("metrics", metrics) if metrics else None)
+    monkeypatch.setattr(supervise, "commands", commands)
+    monkeypatch.setattr(supervise, "metrics_command", lambda *_: command("metrics", metrics) if metrics else None)
     config = load(None, ["run.max_restarts=2", "run.drain_s=1", *sets]).config
     return Supervisor(run, config, on_tick)
 
@@ -337,7 +337,7 @@ def test_a_second_signal_stops_at_once(monkeypatch, run):
 
 def test_a_drain_is_bounded(monkeypatch, run):
     """A child that ignores the stop is killed after run.drain_s and a grace, and a note says so."""
-    monkeypatch.setattr("engine.supervise.supervisor._GRACE_S", 0.2)
+    monkeypatch.setattr(supervise, "_GRACE_S", 0.2)
     stubborn = 'signal.signal(signal.SIGTERM, signal.SIG_IGN)\ntell("start engine")\nforever()'
     notes = []
     sent = []
@@ -405,14 +405,14 @@ def test_likely_causes(monkeypatch, run):
     assert "GPU's memory" in likely_cause(1, ["torch.OutOfMemoryError: CUDA out of memory."], run.path)
     assert "disk" in likely_cause(1, ["OSError: [Errno 28] No space left on device"], run.path)
     assert likely_cause(1, ["KeyError: 'x'"], run.path) == ""
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=0))
+    monkeypatch.setattr(processes.shutil, "disk_usage", lambda _: SimpleNamespace(free=0))
     assert "disk" in likely_cause(1, [], run.path)
 
 
 def test_commands_carry_thread_and_allocator_settings(run):
     """Children that compute with torch get one thread and the allocator's settings, the engine gets neither."""
     config = load("tiny", ["run.seed=5", "policy.servers=2"]).config
-    servers, learner, engine = commands(run, config, addresses(config, [1234, 1235]))
+    servers, learner, engine = supervise.commands(run, config, addresses(config, [1234, 1235]))
     for command in (*servers, learner):
         assert command.environment["OMP_NUM_THREADS"] == "1"
         assert command.environment["MALLOC_MMAP_MAX_"] == "0"
@@ -429,13 +429,13 @@ def test_several_ranks_are_started_by_torchrun(run):
     cpu = load("tiny", ["learner.ranks=3", "learner.threads=2"]).config
     gpu = load("tiny", ["learner.gpus=[5, 2]"]).config
     for config, count in ((cpu, "3"), (gpu, "2")):
-        learner = commands(run, config, [])[1]
-        assert learner.argv[1:3] == ("-m", "torch.distributed.run")
+        learner = supervise.commands(run, config, [])[1]
+        assert learner.argv[1:4] == ("-P", "-m", "torch.distributed.run")
         assert learner.argv[learner.argv.index("--nproc-per-node") + 1] == count
         assert learner.argv[-3:] == ("-m", "learner", str(run.path))
         assert learner.leashed
-    assert commands(run, cpu, [])[1].environment["OMP_NUM_THREADS"] == "2"
+    assert supervise.commands(run, cpu, [])[1].environment["OMP_NUM_THREADS"] == "2"
     assert learner.environment["CUDA_VISIBLE_DEVICES"] == "5,2"
-    one = commands(run, load("tiny", ["learner.gpus=[5]"]).config, [])[1]
-    assert one.argv[1:3] == ("-m", "learner")
+    one = supervise.commands(run, load("tiny", ["learner.gpus=[5]"]).config, [])[1]
+    assert one.argv[1:4] == ("-P", "-m", "learner")
     assert one.environment["CUDA_VISIBLE_DEVICES"] == "5"
