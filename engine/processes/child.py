@@ -30,7 +30,7 @@ from engine.processes import alive
 from engine.rundir.layout import RunDir, read_json, write_json
 
 PYTHON = (sys.executable, "-P")
-"""How a process of our own is started: no module of the working directory, which may be anybody's, comes before ours."""
+"""How a process of our own is started: no module of the working directory, which may be anybody's, hides ours."""
 _WINDOW_S = 600.0
 _LONGEST_BACKOFF_S = 32.0
 _GRACE_S = 5.0
