@@ -31,8 +31,8 @@ def merge(base_path: Path, adapter: Path, out: Path) -> None:
     if not (adapter / "adapter_config.json").exists():
         raise ConfigError(f"{adapter}: no adapter_config.json: not an adapter directory")
     disable_progress_bar()
-    stored = AutoModelForCausalLM.from_pretrained(base_path, dtype="auto").dtype
-    model = AutoModelForCausalLM.from_pretrained(base_path, dtype=torch.float32)
+    stored = AutoModelForCausalLM.from_pretrained(base_path, dtype="auto", trust_remote_code=False).dtype
+    model = AutoModelForCausalLM.from_pretrained(base_path, dtype=torch.float32, trust_remote_code=False)
     with warnings.catch_warnings():
         # peft 0.21 reads an attribute that transformers 5.23 has renamed; neither concerns us.
         warnings.simplefilter("ignore", FutureWarning)

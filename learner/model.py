@@ -183,7 +183,9 @@ def load_policy(
     disable_progress_bar()
     torch.manual_seed(seed)
     device, dtype = placed
-    base = AutoModelForCausalLM.from_pretrained(base_path, dtype=dtype, attn_implementation=attention.NAME)
+    base = AutoModelForCausalLM.from_pretrained(
+        base_path, dtype=dtype, attn_implementation=attention.NAME, trust_remote_code=False
+    )
     base.config.use_cache = False
     config = LoraConfig(
         r=lora.rank, lora_alpha=lora.alpha, target_modules=list(TARGET_MODULES), lora_dropout=0.0, bias="none"

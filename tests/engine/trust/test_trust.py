@@ -1,12 +1,10 @@
-"""engine.trust: what a run directory from elsewhere names is used only once its user accepted it, through the program."""
+"""engine.trust: what a run directory from elsewhere names is used only once its user accepted it."""
 
 import os
 import pty
-import re
 import shutil
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
 
 import orjson
 import pytest
@@ -15,7 +13,7 @@ from engine.config.load import load
 from engine.config.plugins import module_file
 from engine.errors import ConfigError
 from engine.preflight.manifest import create, reopen
-from engine.rundir.layout import RunDir
+from engine.rundir.layout import RunDir, read_json, write_json
 from engine.trust.accepted import accepted, list_path, remember
 from engine.trust.asks import asks
 from engine.trust.opening import PLAYED, RESUMED, SCORED, open_run
@@ -24,6 +22,7 @@ from tests.parts.places import ROOT
 
 NOWHERE = "http://127.0.0.1:1"
 SCORER = {"scorer.kind": "evil:Scorer", "scorer.judge": None}
+WORLD = {"world.kind": "evil:World", "world.mode": None, "world.mapping": None, "world.faults": None}
 SCRIPT = {"policy.script": "evil:Policy"}
 GRPO = {"learner.kind": "grpo", "learner.pace_s": None, "learner.advantage": "evil:advantage", "run.steps": 9}
 EMBEDDED = {"policy.launch": "embedded", "policy.script": None}
@@ -83,7 +82,7 @@ def refused(received, *arguments, names):
     [
         (
             ("verify", "run"),
-            {"world.kind": "evil:World", "world.mode": None, "world.mapping": None, "world.faults": None},
+            WORLD,
         ),
         (("verify", "run"), {"user.kind": "evil:User"}),
         (("rescore", "run"), SCORER),
@@ -126,30 +125,31 @@ def test_any_object_is_code(received, name):
     refused(received, "rescore", "run", names=[f"scorer.kind = {name!r}, loaded from "])
 
 
-def test_reading_commands_neither_ask_nor_import(received):
+@pytest.mark.parametrize(
+    "command",
+    [
+        "show run",
+        "show run g000000.00",
+        "audit run",
+        "runs list --dir .",
+        "export run --chat made",
+        "export run --parquet made",
+        "world audit run",
+        "world export run --out made",
+        "metrics export run --to tensorboard --out made",
+        "attach run --shot made.svg",
+        "runs gc run",
+    ],
+)
+def test_reading_commands_neither_ask_nor_import(received, command):
     """Not even modules of the working directory that are named like ours, or like what ours import."""
     edit(received.run, {**SCORER, **SCRIPT, "user.kind": "evil:User"})
     for name in ("tui", "textual", "engine", "learner", "orjson", "anyio", "click", "json", "html"):
         shutil.copyfile(received.place / "evil.py", received.place / f"{name}.py")
-    commands = [
-        ("show", "run"),
-        ("show", "run", "g000000.00"),
-        ("audit", "run"),
-        ("runs", "list", "--dir", "."),
-        ("export", "run", "--chat", "chat.jsonl"),
-        ("world", "audit", "run"),
-        ("world", "export", "run", "--out", "answers"),
-        ("metrics", "export", "run", "--to", "tensorboard"),
-        ("attach", "run", "--shot", "shot.svg"),
-        ("runs", "gc", "run"),
-    ]
-    with ThreadPoolExecutor(2) as pool:
-        for command, (_, said) in zip(
-            commands, pool.map(lambda words: received.program(*words), commands), strict=True
-        ):
-            assert "--trust" not in said, command
-    for made in ("chat.jsonl", "shot.svg", "answers", "run/tensorboard"):
-        assert (received.place / made).exists()
+    code, said = received.program(*command.split())
+    assert code == (1 if command.startswith("audit") else 0), said
+    assert "--trust" not in said
+    assert any(path.name.startswith("made") for path in received.place.iterdir()) == ("made" in command)
     assert not received.executed
     assert not received.accepted.exists()
 
@@ -179,7 +179,7 @@ def test_a_run_that_names_nothing_is_not_asked_about(received):
     ids=lambda value: value[0] if isinstance(value, tuple) else value.__name__,
 )
 def test_no_secret_is_sent(received, command, changes):
-    """Of a policy server and of an endpoint, by each command that would: variable and URL are named, nobody is called."""
+    """Of a policy server and of an endpoint, by each command that would: variable and URL are named."""
     with sink() as (url, heard):
         edit(received.run, changes(url))
         refused(received, *command, names=[f"the environment variable '{VARIABLE}', sent to '{url}'", f": '{url}'"])
@@ -202,9 +202,7 @@ def test_an_accepted_secret_is_sent_where_it_was_accepted_for(received, original
             code, said = received.program("judge", "audit", "run")
             assert (code, "Pass --trust" in said) == (2, True)
         another = RunDir(shutil.copytree(original, received.place / "another", symlinks=True))
-        another.manifest.write_bytes(
-            another.manifest.read_bytes().replace(another.run_id.encode(), b"another-01234567")
-        )
+        write_json(another.manifest, {**(read_json(another.manifest) or {}), "run_id": "another-01234567"})
         edit(another, judged_by(url))
         code, said = received.program("judge", "audit", "another")
         assert (code, "Pass --trust" in said) == (2, True)
@@ -250,7 +248,7 @@ def planted(received):
 
 @pytest.mark.parametrize("form", ["environment", "command", "endpoint", "flags"])
 def test_no_command_is_started(received, form):
-    """An environment in the run directory, a command by its name, one of an endpoint, and flags for what is installed."""
+    """An environment in the run directory, a command by name, one of an endpoint, flags for what is installed."""
     program = planted(received)
     policy = {"policy.launch": "sglang", "policy.script": None, "policy.device": "cpu", "run.steps": 9}
     endpoint = {"scorer.judge": "sim", "endpoints.sim.launch": "sglang", "endpoints.sim.model": str(ROOT)}
@@ -307,7 +305,7 @@ def test_accepted_code_runs_until_it_changes(received):
 
 
 def test_a_run_made_here_is_ones_own(mine):
-    """Also when its plug-in is edited, its directory moved, and --set changes it; not when run.toml names something else."""
+    """Also when its plug-in is edited or its directory moved; not when run.toml names something else."""
     sets = ["scorer.kind=evil:Scorer", "policy.launch=scripted", "learner.kind=simulated", f"run.dir={mine}/runs"]
     run = create(load("dry", sets).config)
     open_run(run, (), RESUMED, trust=False)
@@ -440,8 +438,20 @@ def test_text_of_a_run_cannot_dress_up_the_question(received):
     assert "\x1b[2J" not in said
 
 
-def test_no_model_brings_code_of_its_own():
-    """A model of the hub is weights and a tokenizer: nothing here lets one run its repository's Python."""
-    for package in ("engine", "learner", "tui"):
-        for path in (ROOT / package).rglob("*.py"):
-            assert not re.search(r"trust.remote.code", path.read_text(encoding="utf-8")), path
+@pytest.mark.slow
+def test_no_model_brings_code_of_its_own(received):
+    """A base model with Python beside its weights: nothing asks whether to run it, so nobody can say yes."""
+    model = received.place / "model"
+    model.mkdir()
+    named = {"AutoConfig": "evil.Config", "AutoModelForCausalLM": "evil.Model"}
+    (model / "config.json").write_bytes(orjson.dumps({"model_type": "unheard-of", "auto_map": named}))
+    (model / "evil.py").write_text(f"open({str(received.place / 'EXECUTED')!r}, 'w')\n")
+    adapter = received.place / "adapter"
+    adapter.mkdir()
+    (adapter / "adapter_config.json").write_text("{}")
+    argv = [sys.executable, "-m", "learner.merge", str(model), str(adapter), str(received.place / "out")]
+    environment = {**received.environment, "HF_HOME": str(received.state)}
+    done = subprocess.run(argv, env=environment, input="y\n" * 9, capture_output=True, text=True, check=False)
+    assert done.returncode
+    assert not received.executed
+    assert "y/N" not in done.stdout
