@@ -35,11 +35,17 @@ def accepted(run_id: str) -> frozenset[str]:
     """What was accepted for a run, as the texts of its asks.
 
     Raises ConfigError for a list of another version of this program."""
+    path = list_path()
     try:
-        return frozenset(_read(list_path()).get(run_id, ()))
+        try:
+            runs = _read(path)
+        except ValueError:
+            with _locked(path):
+                runs = _mended(path)
     except OSError as error:
-        _notice(f"{list_path()} cannot be read ({error.strerror}): no run counts as known")
+        _notice(f"{path} cannot be read ({error.strerror}): no run counts as known")
         return frozenset()
+    return frozenset(runs.get(run_id, ()))
 
 
 def remember(run_id: str, texts: Iterable[str]) -> None:
@@ -53,7 +59,7 @@ def remember(run_id: str, texts: Iterable[str]) -> None:
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         with _locked(path):
-            runs = _read(path)
+            runs = _mended(path)
             known = frozenset(runs.get(run_id, ()))
             if not wanted <= known:
                 runs[run_id] = sorted(known | wanted)
@@ -63,27 +69,31 @@ def remember(run_id: str, texts: Iterable[str]) -> None:
         _notice(f"what was accepted for {run_id} is not remembered, and asked again next time: {error}")
 
 
-def _read(path: Path) -> dict[str, list[str]]:
-    """The list by run id; a damaged one is set aside.
-
-    Raises ConfigError for another format, OSError for a list that cannot be read."""
+def _mended(path: Path) -> dict[str, list[str]]:
+    """The list by run id, read under its lock: a damaged one is set aside. Raises as `_read` does otherwise."""
     try:
-        content = path.read_bytes()
-    except FileNotFoundError:
-        return {}
-    try:
-        value = orjson.loads(content)
-        if isinstance(value, dict) and isinstance(value.get("format"), int) and value["format"] != FORMAT:
-            raise ConfigError(
-                f"{path}: format {value['format']} is not {FORMAT}: another version of synth-engine wrote it; use that "
-                "one, or remove the file, and be asked again"
-            )
-        return _runs(value)
+        return _read(path)
     except ValueError:
         aside = path.with_name(f"{path.name}.damaged-{time.strftime('%Y%m%dT%H%M%S')}")
         path.replace(aside)
         _notice(f"{path} is damaged: it is set aside as {aside.name}, and no run counts as known")
         return {}
+
+
+def _read(path: Path) -> dict[str, list[str]]:
+    """The list by run id.
+
+    Raises ValueError for a damaged one, ConfigError for another format, OSError for one that cannot be read."""
+    try:
+        value = orjson.loads(path.read_bytes())
+    except FileNotFoundError:
+        return {}
+    if isinstance(value, dict) and isinstance(value.get("format"), int) and value["format"] != FORMAT:
+        raise ConfigError(
+            f"{path}: format {value['format']} is not {FORMAT}: another version of synth-engine wrote it; use that "
+            "one, or remove the file, and be asked again"
+        )
+    return _runs(value)
 
 
 def _runs(value: Any) -> dict[str, list[str]]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shlex
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -99,9 +100,12 @@ def _model_key(table: str) -> str:
 
 
 def _program(command: str) -> Path | None:
-    """The program that a command starts, as far as it can be found."""
-    word = (command.split() or [""])[0].strip("'\"")
-    found = shutil.which(word)
+    """The program that a command starts; None for what cannot be started either."""
+    try:
+        words = shlex.split(command)
+    except ValueError:
+        return None
+    found = shutil.which(words[0]) if words else None
     return Path(found) if found else None
 
 

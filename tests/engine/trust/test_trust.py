@@ -125,6 +125,12 @@ def test_any_object_is_code(received, name):
     refused(received, "rescore", "run", names=[f"scorer.kind = {name!r}, loaded from "])
 
 
+def poisoned(received):
+    """Put what would hide modules of ours, and some that ours import, into the working directory."""
+    for name in ("tui", "textual", "engine", "learner", "orjson", "anyio", "click", "json", "html"):
+        shutil.copyfile(received.place / "evil.py", received.place / f"{name}.py")
+
+
 @pytest.mark.parametrize(
     "command",
     [
@@ -144,14 +150,30 @@ def test_any_object_is_code(received, name):
 def test_reading_commands_neither_ask_nor_import(received, command):
     """Not even modules of the working directory that are named like ours, or like what ours import."""
     edit(received.run, {**SCORER, **SCRIPT, "user.kind": "evil:User"})
-    for name in ("tui", "textual", "engine", "learner", "orjson", "anyio", "click", "json", "html"):
-        shutil.copyfile(received.place / "evil.py", received.place / f"{name}.py")
+    poisoned(received)
     code, said = received.program(*command.split())
     assert code == (1 if command.startswith("audit") else 0), said
     assert "--trust" not in said
     assert any(path.name.startswith("made") for path in received.place.iterdir()) == ("made" in command)
     assert not received.executed
     assert not received.accepted.exists()
+
+
+@pytest.mark.slow
+def test_the_processes_of_a_run_find_ours(received):
+    """In a working directory with modules that are named like ours, or like what ours import."""
+    poisoned(received)
+    sets = [
+        "run.steps=1",
+        "schedule.groups_per_step=2",
+        "schedule.group_size=2",
+        "eval.every=0",
+        "eval.heldout_tasks=0",
+    ]
+    words = [word for override in sets for word in ("--set", override)]
+    code, said = received.program("run", "--config", "dry", "--plain", *words)
+    assert code == 0, said
+    assert not received.executed
 
 
 def test_a_run_that_names_nothing_is_not_asked_about(received):
