@@ -132,5 +132,4 @@ async def _ask(live: Ledger, user: UserSession, text: str) -> tuple[str, bool]:
 
 async def _score(live: Ledger, stop: StopReason) -> Reward:
     async with live.step(errors.RewardError, f"{live.plan.id}: scoring", "scoring"):
-        reward = returned(await live.seams.scorer.score(live.to_score(stop)), Reward)
-        return replace(reward, items=tuple(reward.items))
+        return returned(await live.seams.scorer.score(live.to_score(stop)), Reward)

@@ -14,6 +14,7 @@ from typing import Any, Literal, Self, TypeVar
 import anyio
 import anyio.to_thread
 import numpy as np
+import orjson
 
 from engine.core.seams import Plan, ScoringRecord, Seams
 from engine.errors import CancelError, Deadline, EpisodeError, PolicyError, boundary

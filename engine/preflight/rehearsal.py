@@ -1,8 +1,8 @@
 """Worlds, users, scorers and advantages of one's own, tried for a moment before a run starts.
 
 What an episode and a learner step ask of them is asked once, about the first task of the pack, in a process of its own
-(`python -m engine.preflight.rehearsal PACK`, the configuration on its standard input): what cannot work says so at once, and not
-as a run without a scored episode.
+(`python -m engine.preflight.rehearsal PACK`, the configuration on its standard input): what cannot work says so at
+once, and not as a run without a scored episode.
 """
 
 from __future__ import annotations
