@@ -44,6 +44,10 @@ class RunError(SynthError):
     """The run cannot go on; what was acknowledged is kept, and `--resume` continues."""
 
 
+class IncompleteError(RunError):
+    """The records of a run lack what its other files say there must be; nothing was started or changed."""
+
+
 class EpisodeError(SynthError):
     """Ends one episode; `outcome` and `stop` say how it is recorded."""
 

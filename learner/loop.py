@@ -24,6 +24,7 @@ from engine.learnerdir.counters import LearnerCounters
 from engine.learnerdir.progress import LearnerProgress, LearnerState, write_progress
 from engine.learnerdir.steps import TrainedStep
 from engine.rundir.layout import RunDir, remove_staged, write_json
+from engine.stream.integrity import Part, require_complete
 from engine.stream.reader import StreamReader
 from engine.types import TaskGroup
 from learner import health, records
@@ -101,6 +102,7 @@ class Learner:
                 raise RunError(f"{self.run.learner}: its checkpoint was made with other settings; start a new run")
             self.counters = checkpoint.state.counters
             self.opened = OpenStep(version=self.counters.version)
+            require_complete(self.run, Part.TRAINING, Part.STEPS)
         self._progress(LearnerState.STARTING)
         learner = self.config.learner
         self.advantage = find_advantage(learner.advantage)

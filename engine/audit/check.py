@@ -11,6 +11,7 @@ from engine.config.tree import Config
 from engine.learnerdir.progress import LearnerProgress, read_progress
 from engine.learnerdir.steps import TrainedStep, read_steps
 from engine.rundir.layout import RunDir, read_json, read_lines
+from engine.stream.integrity import Gap, gaps
 from engine.types import TaskGroup
 
 _NAMED = 5
@@ -61,6 +62,8 @@ class Recorded:
     rows: Sequence[Mapping[str, Any]]
     """metrics.jsonl."""
     progress: LearnerProgress
+    gaps: Sequence[Gap]
+    """What the streams and steps.jsonl lack, by the other files."""
 
     @classmethod
     def read(cls, run: RunDir) -> Recorded:
@@ -75,6 +78,7 @@ class Recorded:
             swaps=list(read_lines(run.swaps)),
             rows=list(read_lines(run.metrics)),
             progress=read_progress(run),
+            gaps=gaps(run, checksums=True),
         )
 
     def total(self, key: str) -> float:

@@ -13,6 +13,7 @@ from engine.audit.steps import Advantages, Staleness, TrainedTwice
 from engine.audit.stream import EmitOnce, Lost, MixedVersions, Outcomes
 from engine.audit.swaps import Aborted, Paused, Published
 from engine.audit.verdicts import Verdicts
+from engine.stream.frame import StreamError
 from engine.stream.reader import iter_groups
 from engine.types import TaskGroup
 
@@ -41,8 +42,8 @@ def checks(recorded: Recorded, opened: ExitStack) -> list[Check]:
 def audit(recorded: Recorded, also: Sequence[Callable[[TaskGroup], None]] = ()) -> list[Finding]:
     """Run every check; `also` sees the same groups, so that a summary needs no second read.
 
-    Raises StreamError at a damaged segment, ConfigError for a damaged copy of the pack, RunError for an altered
-    journal."""
+    What is damaged in the streams is passed over; a check says so. Raises ConfigError for a damaged copy of the pack,
+    RunError for an altered journal."""
     with ExitStack() as opened:
         all_checks = checks(recorded, opened)
         for tg in _groups(recorded):
@@ -54,5 +55,6 @@ def audit(recorded: Recorded, also: Sequence[Callable[[TaskGroup], None]] = ()) 
 
 
 def _groups(recorded: Recorded) -> Iterator[TaskGroup]:
-    yield from iter_groups(recorded.run.trajectories)
-    yield from iter_groups(recorded.run.eval)
+    damage: list[StreamError] = []
+    yield from iter_groups(recorded.run.trajectories, damage)
+    yield from iter_groups(recorded.run.eval, damage)

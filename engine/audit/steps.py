@@ -6,6 +6,7 @@ from collections import Counter
 from statistics import fmean, stdev
 
 from engine.audit.check import Finding, Recorded, named
+from engine.stream.integrity import Part
 from engine.types import Source, TaskGroup
 
 _STD_EPSILON = 1e-4
@@ -35,6 +36,7 @@ class TrainedTwice:
         order = [(step.step, step.version) for step in self._recorded.steps]
         if order != [(number, number) for number in range(1, len(order) + 1)]:
             violations.append(f"steps and versions are not 1, 2, 3, ...: {order[:5]} ...")
+        violations += [gap.told for gap in self._recorded.gaps if gap.part is Part.STEPS]
         return Finding(
             name="episodes_trained_twice",
             promise="no episode is trained on twice, and versions only grow",

@@ -6,8 +6,7 @@ from collections import Counter
 from collections.abc import Mapping
 
 from engine.audit.check import Finding, Recorded, named
-from engine.rundir.layout import read_json
-from engine.stream.segment import CLOSED
+from engine.stream.integrity import Part
 from engine.telemetry import engine_metrics as keys
 from engine.types import Outcome, Source, TaskGroup
 
@@ -71,47 +70,33 @@ class EmitOnce:
 
 
 class Lost:
-    """Nothing that was acknowledged is missing: by the writer's, the engine's and the learner's own counts."""
+    """Nothing that was acknowledged is missing: by engine.stream.integrity, and by the engine's own count."""
 
     def __init__(self, recorded: Recorded) -> None:
         self._recorded = recorded
-        self._readable: set[str] = set()
         self._frames = 0
 
     def see(self, tg: TaskGroup) -> None:
-        """Remember what is there."""
-        if tg.source is not Source.EVAL:
-            self._readable.add(tg.id)
-            self._frames += 1
+        """Count what is there."""
+        self._frames += tg.source is not Source.EVAL
 
     def finding(self) -> Finding:
-        """Episodes of groups that a count or a step knows, and the stream does not have."""
-        recorded = self._recorded
-        known: dict[str, int] = {}
-        for step in recorded.steps:
-            known.update({group.id: len(group.advantages) for group in step.groups})
-            known.update({id_: recorded.config.schedule.group_size for ids in step.dropped.values() for id_ in ids})
-        missing = [id_ for id_ in known if id_ not in self._readable]
-        violations = [f"in steps.jsonl, not in the stream: {named(missing)}"] if missing else []
-        closed = read_json(recorded.run.trajectories / CLOSED) or {"frames": 0}
-        counts = {
-            "closed.json": closed["frames"],
-            "the engine's metrics": max((row[keys.GROUPS_WRITTEN] for row in recorded.rows), default=0),
-            "the learner's progress.json": recorded.progress.counters.frames_read,
-        }
-        violations += [
-            f"{who} counts {count} groups, the stream has {self._frames}"
-            for who, count in counts.items()
-            if count > self._frames
-        ]
-        short = max(0, *counts.values(), self._frames) - self._frames
-        lost = max(sum(known[id_] for id_ in missing), short * recorded.config.schedule.group_size)
+        """Episodes of groups that a record knows, and the streams do not have."""
+        recorded, written = self._recorded, max((row[keys.GROUPS_WRITTEN] for row in self._recorded.rows), default=0)
+        gaps = [gap for gap in recorded.gaps if gap.part is not Part.STEPS and not gap.twice]
+        violations = [gap.told for gap in gaps]
+        if written > self._frames:
+            violations.append(f"the engine's metrics count {written} groups, the stream has {self._frames}")
+        training = [gap for gap in gaps if gap.part is Part.TRAINING]
+        named_groups = {id_ for gap in training for id_ in gap.groups}
+        short = max(len(named_groups), written - self._frames, *(gap.count for gap in training), 0)
+        measured = max((gap.count for gap in gaps if gap.part is Part.EVALUATIONS), default=0)
         return Finding(
             name="episodes_lost",
             promise="every acknowledged group can be read back",
-            checked=f"{self._frames} groups against {len(counts)} counts and {len(recorded.steps)} steps",
+            checked=f"{self._frames} groups against 4 counts and {len(recorded.steps)} steps",
             violations=violations,
-            count=lost,
+            count=short * recorded.config.schedule.group_size + measured,
         )
 
 

@@ -17,6 +17,7 @@ from engine.packs.pack import load_pack
 from engine.preflight.manifest import base_model
 from engine.processes.child import PYTHON, torch_environment
 from engine.rundir.layout import RunDir, find_run
+from engine.stream.integrity import Part, require_complete
 from engine.stream.reader import iter_groups, iter_headers
 from engine.types import Episode, TaskGroup
 
@@ -45,6 +46,8 @@ def command(**options: Any) -> None:
     wanted = Wanted(**options)
     wanted.check()
     found = find_run(wanted.run, wanted.directory)
+    if wanted.chat or wanted.parquet:
+        require_complete(found, Part.TRAINING, checksums=True)
     if wanted.chat:
         click.echo(f"{wanted.chat}: {write_chat(found, wanted.chat, wanted.min_reward)} episodes")
     if wanted.parquet:

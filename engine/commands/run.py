@@ -18,6 +18,7 @@ from engine.report.console import wide_console
 from engine.report.progress import Progress
 from engine.rundir.layout import RunDir, find_run, read_json
 from engine.serving.models import find_models
+from engine.stream.integrity import require_complete
 from engine.supervise.background import Background, on_terminal
 from engine.supervise.supervisor import EXIT_CONFIG, EXIT_OK, Ending, Supervisor
 from engine.task import Split
@@ -101,6 +102,7 @@ def command(
         wanted = open_run(run, overrides, RESUMED, trust=flags["trust"])
         # Under the lock: what a run that is being worked on reads must not change.
         with run.locked():
+            require_complete(run, checksums=True)
             # First: what is refused must not become the run's configuration.
             rehearse(wanted, run.pack)
             config = reopen(run, overrides)

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from engine.config.load import load
-from engine.errors import ConfigError
+from engine.errors import ConfigError, RunError
 from engine.evals.split import mean_ci95
 from engine.packs.pack import load_pack
 from engine.report.console import wide_console
@@ -21,6 +21,7 @@ from engine.report.progress import progress_line
 from engine.report.transcript import rubric_texts
 from engine.report.words import print_transcript, sentences
 from engine.rundir.layout import RunDir, find_run, read_json, read_lines
+from engine.stream.integrity import gaps
 from engine.stream.reader import iter_headers
 from engine.task import Task
 from engine.types import EPISODE_ID, GROUP_ID, Episode, TaskGroup
@@ -55,10 +56,21 @@ def command(run: str | None, what: str | None, directory: str) -> None:
 
 def _group(run: RunDir, group_id: str) -> TaskGroup:
     place = run.eval if group_id.startswith("e") else run.trajectories
-    groups = [header.tg for header in iter_headers(place) if header.tg.id == group_id]
+    groups = [header.tg for header in iter_headers(place, []) if header.tg.id == group_id]
     if not groups:
-        raise ConfigError(f"{run.path}: it has no group {group_id}; `synth-engine show {run.path}` lists the newest")
+        missing = "".join(f"; {told}" for told in _incomplete(run))
+        raise ConfigError(
+            f"{run.path}: it has no group {group_id}; `synth-engine show {run.path}` lists the newest{missing}"
+        )
     return groups[-1]
+
+
+def _incomplete(run: RunDir) -> list[str]:
+    """What the records of the run lack, one sentence each."""
+    try:
+        return [f"incomplete: {gap.told}" for gap in gaps(run, checksums=True)]
+    except RunError as error:
+        return [str(error)]
 
 
 def _show_run(console: Console, run: RunDir) -> None:
@@ -67,6 +79,8 @@ def _show_run(console: Console, run: RunDir) -> None:
     console.print(f"[bold]{manifest['run_id']}[/]   {run.path}   created {manifest['created_at']}", soft_wrap=True)
     state = sentences(summary) if summary else progress_line(read_gauges(run, config))
     console.print(state, markup=False, soft_wrap=True)
+    for told in _incomplete(run):
+        console.print(told, style="red", markup=False, soft_wrap=True)
     rows = list(read_lines(run.eval / "evaluations.jsonl"))
     if rows:
         table = Table(title="evaluations", title_justify="left")
@@ -76,7 +90,7 @@ def _show_run(console: Console, run: RunDir) -> None:
             cells = (f"v{row['version']}", f"{row['mean']:.3f} ± {row['ci95']:.3f}", *(f"{row[p]:.3f}" for p in "FNI"))
             table.add_row(row["name"], *cells, str(row["episodes"]), str(row["masked"]))
         console.print(table)
-    recent = [header.tg for header in iter_headers(run.trajectories)][-_RECENT:]
+    recent = [header.tg for header in iter_headers(run.trajectories, [])][-_RECENT:]
     if not recent:
         console.print("No group of the training has been recorded yet, so there is no episode of it to show.")
         return
@@ -142,7 +156,7 @@ def _show_task(console: Console, run: RunDir, task_id: str) -> None:
         line = Text(f"  {who:<12} ", style="dim")
         console.print(line.append(text, style="default"), soft_wrap=True)
     for place in (run.trajectories, run.eval):
-        for header in iter_headers(place):
+        for header in iter_headers(place, []):
             if header.tg.task_id == task_id:
                 _show_group(console, header.tg)
 

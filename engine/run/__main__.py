@@ -23,6 +23,7 @@ from engine.run.counters import RunClock
 from engine.run.engine import Engine, compose
 from engine.rundir.event_lines import open_event_lines
 from engine.rundir.layout import RunDir
+from engine.stream.integrity import require_complete
 from engine.stream.segment import CLOSED
 from engine.telemetry.log import configure_logging
 
@@ -37,6 +38,8 @@ async def serve_run(run: RunDir, parent: int | None = None) -> None:
 
     Raises ConfigError or RunError."""
     config = load(run.config).config
+    # Before a position is admitted: what a step used and the stream lacks would be played, and trained on, again.
+    await anyio.to_thread.run_sync(require_complete, run)
     for directory in (run.trajectories, run.eval):
         (directory / CLOSED).unlink(missing_ok=True)
     pack, clock = await anyio.to_thread.run_sync(load_pack, run.pack), RunClock(run.metrics)

@@ -27,6 +27,7 @@ from engine.learnerdir.steps import TrainedGroup, TrainedStep, read_steps
 from engine.modeldir.shape import TARGET_MODULES
 from engine.rundir.layout import FORMAT, JsonLines, RunDir, write_directory
 from engine.scripted.zero_adapter import zero_adapter
+from engine.stream.integrity import Part, require_complete
 from engine.stream.reader import StreamReader
 from engine.types import TaskGroup
 
@@ -116,6 +117,7 @@ class SimulatedLearner:
         if not steps:
             self._checkpoint(None)
             return
+        require_complete(self._run, Part.TRAINING, Part.STEPS)
         state = read_checkpoint(self._run, steps[-1])
         self._at = state.counters
         if state.trained is not None:

@@ -20,19 +20,17 @@ from engine.types import TaskGroup
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.001, 0.05
 
 
-def iter_groups(directory: Path) -> Iterator[TaskGroup]:
+def iter_groups(directory: Path, damage: list[StreamError] | None = None) -> Iterator[TaskGroup]:
     """Every whole group on disk now, in arrival order.
 
-    Raises StreamError at a damaged frame."""
-    for segment, raw in _frames(directory):
+    Raises StreamError at a damaged frame; where there is a list for `damage`, that is added to it and passed over."""
+    for segment, raw in _frames(directory, damage):
         yield _decoded(segment, raw)
 
 
-def iter_headers(directory: Path) -> Iterator[Header]:
-    """The same, without arrays (`tokens` is None): what lists and tables need.
-
-    Raises StreamError at a damaged frame."""
-    for segment, raw in _frames(directory):
+def iter_headers(directory: Path, damage: list[StreamError] | None = None) -> Iterator[Header]:
+    """The same, without arrays (`tokens` is None): what lists and tables need."""
+    for segment, raw in _frames(directory, damage):
         yield _header(segment, raw)
 
 
@@ -81,9 +79,9 @@ def _segments(directory: Path) -> Iterator[Segment]:
             yield segment
 
 
-def _frames(directory: Path) -> Iterator[tuple[Segment, RawFrame]]:
+def _frames(directory: Path, damage: list[StreamError] | None) -> Iterator[tuple[Segment, RawFrame]]:
     for segment in _segments(directory):
-        for raw in segment.groups():
+        for raw in segment.groups(damage):
             yield segment, raw
 
 

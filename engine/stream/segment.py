@@ -117,13 +117,17 @@ class Segment:
     def header(self) -> tuple[SegmentHeader, int] | None:
         """The header and the offset of the first group; None while it is not whole.
 
-        Raises StreamError for a file that is no segment or has another format."""
+        Raises StreamError for a file that is no segment, is another one than its name says, or has another format."""
         found = self._whole(0)
         if found is None:
             return None
         magic, raw = found
         if magic != _HEADER:
             raise self.error(0, "not a segment of a trajectory stream")
+        if raw.position != self.number:
+            raise self.error(
+                0, f"it is segment {raw.position:05d} under another number: segments were renamed, copied or swapped"
+            )
         fields = orjson.loads(raw.payload)
         if fields.pop("format", None) != FORMAT:
             raise self.error(0, f"its format is not {FORMAT}; read it with the synth-engine version that wrote it")
@@ -140,15 +144,29 @@ class Segment:
             raise self.error(offset, f"unknown frame {found[0]!r}; a later synth-engine wrote it, read it with that")
         return found[1]
 
-    def groups(self) -> Iterator[RawFrame]:
+    def groups(self, damage: list[StreamError] | None = None) -> Iterator[RawFrame]:
         """Every whole group frame, in order.
 
-        Raises StreamError at a damaged one."""
-        header = self.header()
-        raw = self.group(header[1]) if header else None
-        while raw:
+        Raises StreamError at a damaged one; where there is a list for `damage`, that is added to it, and the next whole
+        frame follows."""
+        offset: int | None = 0
+        while offset is not None:
+            try:
+                raw = self.group(offset) if offset else self._first()
+            except StreamError as error:
+                if damage is None:
+                    raise
+                damage.append(error)
+                offset = self._next_whole(offset + 1, self._size())
+                continue
+            if raw is None:
+                return
             yield raw
-            raw = self.group(raw.end)
+            offset = raw.end
+
+    def _first(self) -> RawFrame | None:
+        header = self.header()
+        return self.group(header[1]) if header else None
 
     def index(self) -> list[IndexRow] | None:
         """The footer's rows; None for a segment that was not closed cleanly."""
@@ -191,7 +209,8 @@ class Segment:
             raise self.error(
                 offset,
                 f"damaged, not torn: whole frames follow at byte {following}. Restore the file from a copy, or stop"
-                f" the run and give up what follows with `truncate -s {offset} {self.path}`; --resume plays it again",
+                f" the run and give up what follows with `truncate -s {offset} {self.path}`; --resume plays it again if"
+                " no step has used it",
             )
         return None
 

@@ -195,9 +195,10 @@ def test_show_reads_a_run_a_group_an_episode_and_a_task(run, pack):
 
 
 def test_show_of_a_run_without_groups_invents_none(tmp_path, pack):
-    """It says what is missing."""
+    """It says that there are none yet."""
     made = RecordedRun.make(tmp_path, pack)
     made.groups.clear()
+    made.steps.clear()
     output = invoke("show", made.write().path)
     assert "No group of the training has been recorded yet" in output
     assert "g000000" not in output
