@@ -24,6 +24,7 @@ from engine.learnerdir.steps import TrainedStep
 from engine.rundir.layout import RunDir, read_json
 from engine.telemetry import engine_metrics as keys
 from engine.telemetry.learner_metrics import STEP
+from tui.incomplete import Incomplete
 from tui.snapshot import LogLine, RunFacts
 from tui.tails import Newest, Row, Tail, Thinned
 
@@ -101,6 +102,7 @@ class RunFiles:
         self._phase: Mapping[str, Any] = {}
         self._progress = LearnerProgress()
         self._problems: list[str] = []
+        self._incomplete = Incomplete(run)
 
     def close(self) -> None:
         """Release the files."""
@@ -122,6 +124,9 @@ class RunFiles:
             self._progress = read_progress(self._run)
         except (RunError, OSError) as error:
             self._problems.append(str(error))
+        self._incomplete.look()
+        if self._incomplete.note:
+            self._problems.append(self._incomplete.note)
 
     def now(self) -> Told:
         """Everything that is written."""

@@ -85,7 +85,7 @@ def require_complete(run: RunDir, *parts: Part, checksums: bool = False) -> None
         else f"`synth-engine show {run.path}` and `audit` still tell what there is, and `export --merged` works"
     )
     raise IncompleteError(
-        f"{run.path}: its records are not complete; nothing was started or changed. "
+        f"{run.path}: its records are incomplete, so nothing is done with them. "
         f"{'. '.join(gap.told for gap in found)}. Restore what is missing from a copy; without one, {instead}"
     )
 
@@ -221,9 +221,9 @@ def _used(promised: _Promised, training: Listing) -> Iterator[Gap]:
         steps = sorted(set(groups.values()))
         who = f"step {steps[0]}" if len(steps) == 1 else f"steps {steps[0]} to {steps[-1]}"
         place = f"{first:05d}.seg" if first == last else f"{first:05d}.seg to {last:05d}.seg"
-        has = sum(len(training.segments.get(number, ())) for number in range(first, last + 1))
+        left = (f"{len(training.segments.get(at, ()))} in {at:05d}.seg" for at in range(first, last + 1))
         told = f"{Part.TRAINING}/{place}: {_groups(len(groups))} missing that {who} trained or dropped"
-        told = f"{told}: {_named(list(groups))}; {_groups(has)} left there"
+        told = f"{told}: {_named(list(groups))} (there are {', '.join(left)})"
         yield Gap(part=Part.TRAINING, told=told, groups=tuple(groups), count=len(groups))
 
 
