@@ -283,6 +283,22 @@ def test_a_version_with_other_content_is_never_rewritten(tmp_path, model, groups
     assert "never rewritten" in read_json(run.progress)["error"]
 
 
+def test_a_resume_without_the_groups_of_its_steps_is_refused(tmp_path, model, groups):
+    """An engine played them again behind the cursor: they would be trained on a second time."""
+    run = make_run(tmp_path / "demo", model, steps=2)
+    write_stream(run, groups)
+    assert train(run) == EXIT_OK
+    before = hashes(run), (run.learner / "steps.jsonl").read_bytes()
+    with segment_path(run.trajectories, 0).open("r+b") as file:
+        file.truncate(file.seek(0, os.SEEK_END) // 3)
+    write_stream(run, groups, number=1)
+    more = load(run.config, ["run.steps=4"]).config
+    assert serve(Learner(run, more, Lifetime()), flush=False) == EXIT_FAILED
+    # Those that are gone are there again, where the learner would take them for new ones.
+    assert "checkpoint-00002 counts 5 groups up to byte" in read_json(run.progress)["error"]
+    assert (hashes(run), (run.learner / "steps.jsonl").read_bytes()) == before
+
+
 def test_damage_in_the_middle_of_a_stream_stops_with_its_place(tmp_path, model, groups):
     """A flipped byte before whole frames names segment and offset (acceptance 13)."""
     run = make_run(tmp_path / "demo", model)

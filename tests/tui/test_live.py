@@ -16,6 +16,7 @@ from engine.rundir.layout import RunDir, read_json, write_json
 from engine.telemetry.stages import ToolRow
 from engine.telemetry.window import Window
 from engine.types import Event, EventKind, Reward, Span, TurnTiming
+from tests.parts.incomplete_runs import cut
 from tests.parts.looking import aside, looking, may_listen, until
 from tests.parts.recorded_runs import GROUP_SIZE, RecordedRun, small_pack
 from tui.snapshot import Question
@@ -299,6 +300,25 @@ async def test_answers_that_are_none(run, answer, note):
             assert seen.state == "live"
             assert note in seen.note
             assert len(seen.engine) == 4
+
+
+async def test_records_that_are_incomplete_beside_an_answering_engine(run):
+    """The notice names the groups; the picture goes on."""
+    await aside(cut, run, 0, 100)
+    async with engine(run, quiet), looking(run) as source:
+        seen = await until(source, lambda seen: seen.note)
+    assert seen.note.startswith(
+        "records are incomplete: trajectories/00000.seg: 6 groups are missing that steps 1 to 3 "
+    )
+    assert "g000000 to g000005" in seen.note
+    assert (seen.state, seen.total) == ("live", 2)
+
+
+async def test_records_that_are_complete_are_no_matter(run):
+    """Once they were compared, which the first look does not wait for, nothing is told."""
+    async with engine(run, quiet), looking(run) as source:
+        first, second = await source.look(Question()), await source.look(Question())
+    assert (first.note, second.note) == ("", "")
 
 
 async def test_a_filter_that_cannot_be_understood(run):

@@ -15,6 +15,7 @@ from engine.stream.append import SegmentFile
 from engine.stream.frame import encode
 from engine.telemetry.window import Window, select
 from engine.types import Event, EventKind, Source, Span, Tokens, TurnTiming
+from tests.parts.incomplete_runs import cut, promise_more
 from tests.parts.recorded_runs import GROUP_SIZE, RecordedRun, group, small_pack
 from tests.parts.stream_groups import HEADER, write_segment
 from tests.parts.stream_groups import group as any_group
@@ -296,6 +297,31 @@ async def test_a_frame_that_is_gone(run):
     assert seen.episode is None
     assert "No such file" in seen.note
     assert seen.total == 6 * GROUP_SIZE + 4
+    await source.close()
+
+
+async def test_records_that_are_incomplete(run):
+    """The notice says what is missing and where; all that is there is shown, at any moment."""
+    await aside(cut, run, 0, 100)
+    await aside(promise_more, run)
+    for source in (RecordedSource(run), RecordedSource(run, at=101.5)):
+        await looked(source)
+        seen = await looked(source)
+        missing = "6 groups are missing that steps 1 to 3 trained or dropped: g000000 to g000005"
+        assert seen.note.startswith(f"records are incomplete: trajectories/00000.seg: {missing}")
+        assert "1 more: `synth-engine show`" in seen.note
+        assert seen.total == 4
+        await source.close()
+
+
+async def test_records_that_cannot_be_compared(run):
+    """It is not known then whether they are complete, and that is told; nothing ends."""
+    await aside((run.learner / "steps.jsonl").write_bytes, b'{"step": {}}\n')
+    source = RecordedSource(run)
+    await looked(source)
+    seen = await looked(source)
+    assert "whether the records are complete is unknown" in seen.note
+    assert "a row is not what synth-engine writes" in seen.note
     await source.close()
 
 

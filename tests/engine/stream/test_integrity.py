@@ -2,30 +2,35 @@
 
 import re
 import shutil
+import subprocess
+import sys
 
+import orjson
 import pytest
 from click.testing import CliRunner
 
 from engine.cli import cli
-from engine.errors import IncompleteError
+from engine.errors import ConfigError, IncompleteError, RunError
 from engine.processes.child import torch_environment
-from engine.rundir.layout import RunDir
-from engine.stream.integrity import Part, require_complete
+from engine.rundir.layout import RunDir, read_json, read_lines, write_json
+from engine.stream.frame import decode_payload
+from engine.stream.integrity import Part, gaps, require_complete
+from engine.stream.segment import CLOSED, Segment, segment_path
 from tests import incomplete_runs as runs
-from tests.parts.recorded_runs import RecordedRun, small_pack
+from tests.parts.recorded_runs import RecordedRun, evaluation, small_pack, write_stream
 
 ENVIRONMENT = {**torch_environment(1), "PYTHONPATH": "."}
 DAMAGES = {
-    runs.cut_first: r"trajectories/00000\.seg: 1 group is missing that step 1 trained or dropped: g000001 \(there are 1 in 00000",
+    runs.cut_first: r"trajectories/00000\.seg: 1 group is missing that step 1 .*: g000001 \(there are 1 in 00000",
     runs.cut_last: r"trajectories/00001\.seg to 00002\.seg: 1 group is missing that step 3 trained or dropped: g000005",
     runs.delete_middle: r"trajectories/00001\.seg is gone.* 2 groups are missing that step 2 .*: g000002 to g000003",
     runs.delete_last: r"2 groups are missing that step 3 trained or dropped: g000004 to g000005",
-    runs.empty: r"00000\.seg to 00001\.seg: 2 groups are missing that step 2 .*: g000002 to g000003 \(there are 2 in 00000\.seg, 0 in 00001",
+    runs.empty: r"2 groups are missing that step 2 .*: g000002 to g000003 \(there are 2 in 00000\.seg, 0 in 00001",
     runs.flip_first_frame: r"00001\.seg, byte \d+: damaged, not torn.*footer names groups that cannot be read: g000002",
-    runs.flip_unclosed: r"00000\.seg, byte \d+: damaged, not torn.* that step 1 trained or dropped: g000000 \(there are 1 in 00000",
+    runs.flip_unclosed: r"00000\.seg, byte \d+: damaged, not torn.* that step 1 .*: g000000 \(there are 1 in 00000",
     runs.flip_header: r"00001\.seg, byte 0: damaged, not torn",
     runs.cut_evaluations: r"eval/: 1 of 2 groups are missing that measured v3 \(heldout\)",
-    runs.duplicate: r"00003\.seg, byte 0: it is segment 00000 .* 2 groups are there more than once: g000000 to g000001",
+    runs.duplicate: r"00003\.seg, byte 0: it is segment 00000 .*more than once: g000000(,| to) g000001",
     runs.swap: r"00000\.seg, byte 0: it is segment 00001 .*00001\.seg, byte 0: it is segment 00000",
     runs.promise_more: r"closed\.json counts 7 groups, 6 are there",
     runs.lose_rows: r"learner/steps\.jsonl: no row of 2 steps that checkpoint-00003 goes on from: 1 to 2",
@@ -138,3 +143,173 @@ def test_audit_tells_what_is_missing_and_goes_on(run, damage, told):
     assert code == 1
     assert_told(told, output)
     assert "every acknowledged group can be read back" in output
+
+
+# --- no wolf is cried ---------------------------------------------------------------------------------------------
+
+
+def learner_behind(run):
+    """The last step is not made yet, and the engine is at work: no footer, no closed.json."""
+    runs.write_rows(run, list(read_lines(run.learner / "steps.jsonl"))[:-1])
+    shutil.rmtree(run.learner / "checkpoint-00003")
+    torn_tail(run)
+
+
+def torn_tail(run):
+    """The last segment ends within a group, as SIGKILL leaves it; that group was not acknowledged."""
+    last = runs.ends(run, 2)[-1]
+    frame = segment_path(run.trajectories, 2).read_bytes()[:last][-1_000:]
+    runs.cut(run, 2, last)
+    with segment_path(run.trajectories, 2).open("ab") as file:
+        file.write(b"SGF1" + frame[4:500])
+    (run.trajectories / CLOSED).unlink()
+
+
+def torn_earlier(run):
+    """An engine was killed in an earlier life, and went on in a new segment."""
+    runs.cut(run, 0, runs.ends(run, 0)[-1] + 10)
+
+
+def begun_segment(run):
+    """The engine was killed before the first byte of its segment."""
+    segment_path(run.trajectories, 3).touch()
+
+
+def row_before_kill(run):
+    """The learner was killed between a checkpoint and its row, which the checkpoint holds."""
+    runs.write_rows(run, list(read_lines(run.learner / "steps.jsonl"))[:-1])
+
+
+def checkpoint_removed(run):
+    """Somebody goes on from an earlier step."""
+    shutil.rmtree(run.learner / "checkpoint-00003")
+
+
+def checkpoint_unreadable(run):
+    """The learner says so, with the remedy for that."""
+    (run.learner / "checkpoint-00003" / "state.json").write_bytes(b"{")
+
+
+def measured_again(run):
+    """An evaluation was cut off by a kill, and its first tasks are there twice."""
+    made = [decode_payload(raw.payload) for raw in frames(run.eval)]
+    write_stream(run, run.eval, [*made[:2], *made])
+    restore_evaluations(run)
+
+
+def older_fields(run):
+    """A version that did not write all of them yet."""
+    rows = [{"step": row["step"], "groups": row["groups"]} for row in read_lines(run.learner / "steps.jsonl")]
+    runs.write_rows(run, rows)
+    write_json(run.learner / "checkpoint-00003" / "state.json", {"counters": {"step": 3}})
+    write_json(run.progress, {"step": 3})
+    write_json(run.trajectories / CLOSED, {"segments": 3})
+    (run.eval / "evaluations.jsonl").write_bytes(b'{"name": "heldout_before", "version": 0, "mean": 0.5}\n')
+
+
+def no_learner(run):
+    """Nobody trains."""
+    shutil.rmtree(run.learner)
+
+
+def nothing_yet(run):
+    """A run that was only prepared."""
+    for path in (run.learner, run.trajectories, run.eval):
+        shutil.rmtree(path)
+
+
+def frames(directory):
+    """The frames of the first segment."""
+    with Segment(directory, 0) as segment:
+        return list(segment.groups())
+
+
+def restore_evaluations(run):
+    """The rows that `write_stream` removed."""
+    rows = [{**evaluation(name, version)} for name, version in (("heldout_before", 0), ("heldout_after", 3))]
+    content = b"".join(orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE) for row in rows)
+    (run.eval / "evaluations.jsonl").write_bytes(content)
+
+
+SOUND = (
+    learner_behind,
+    torn_tail,
+    torn_earlier,
+    begun_segment,
+    row_before_kill,
+    checkpoint_removed,
+    checkpoint_unreadable,
+    measured_again,
+    older_fields,
+    no_learner,
+    nothing_yet,
+)
+
+
+@pytest.mark.parametrize("checksums", [False, True], ids=["footers", "checksums"])
+@pytest.mark.parametrize("change", [lambda _: None, *SOUND], ids=["sound", *(change.__name__ for change in SOUND)])
+def test_nothing_is_missed_that_never_was_acknowledged(run, change, checksums):
+    """Kills, live writers, older formats and removed checkpoints are no damage."""
+    change(run)
+    assert gaps(run, checksums=checksums) == []
+    require_complete(run, checksums=checksums)
+
+
+def test_a_footer_is_believed_unless_every_frame_is_read(run):
+    """What looks often reads footers alone: a flipped byte of a closed segment is found by checksums only."""
+    runs.flip_first_frame(run)
+    assert gaps(run) == []
+    assert [gap.groups for gap in gaps(run, checksums=True)] == [(), ("g000002",), ("g000002",)]
+
+
+def test_what_nobody_used_can_be_given_up(run):
+    """The refusal names the file to remove, and without it the run is complete."""
+    runs.promise_more(run)
+    with pytest.raises(IncompleteError, match=rf"remove {run.trajectories / CLOSED} to give up"):
+        require_complete(run)
+    (run.trajectories / CLOSED).unlink()
+    require_complete(run)
+
+
+@pytest.mark.parametrize("name", ["learner/steps.jsonl", "eval/evaluations.jsonl"])
+def test_a_record_that_cannot_be_understood_is_named(run, name):
+    """By who refuses as by who looks."""
+    (run.path / name).write_bytes(b'{"step": [], "version": []}\n')
+    with pytest.raises(RunError, match=rf"{name}: a row is not what synth-engine writes"):
+        require_complete(run)
+
+
+def test_an_adapter_of_an_incomplete_run_can_be_exported(run, tmp_path):
+    """It needs no episodes: only the model that is not there stops it."""
+    runs.cut_first(run)
+    result = CliRunner().invoke(cli, ["export", str(run.path), "--merged", str(tmp_path / "merged")])
+    assert not isinstance(result.exception, IncompleteError)
+
+
+def test_a_missing_group_is_said_to_be_missing(run):
+    """Whoever asks for it by its id learns why it is not there."""
+    runs.cut_first(run)
+    with pytest.raises(ConfigError, match=r"it has no group g000001; .*incomplete: trajectories/00000\.seg: 1 group"):
+        invoke("show", run.path, "g000001")
+
+
+# --- processes ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("entry", ["engine", "learner"])
+def test_a_process_that_is_started_alone_refuses_too(run, entry):
+    """The engine would play the group again; a learner, whose file tells why, would train on it again."""
+    runs.cut_first(run)
+    before = runs.content(run)
+    module = {"engine": ["engine.run"], "learner": ["engine.scripted", "learner"]}[entry]
+    if entry == "learner":
+        state = read_json(run.learner / "checkpoint-00003" / "state.json")["counters"]
+        position = {"step": 3, "cursor": state["cursor"], "frames_read": state["frames_read"]}
+        write_json(run.learner / "checkpoint-00003" / "state.json", {"position": position, "row": None})
+        before = runs.content(run)
+    argv = [sys.executable, "-m", *module, str(run.path)]
+    done = subprocess.run(argv, env=ENVIRONMENT, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "1 group is missing that step 1 trained or dropped: g000001" in done.stderr
+    after = runs.content(run)
+    assert {name: after[name] for name in before if name != "log.jsonl"} == before
