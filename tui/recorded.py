@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 from engine.rundir.layout import RunDir
 from engine.stream.frame import StreamError, decode_payload
-from engine.stream.segment import Segment, segment_numbers
+from engine.stream.segment import RawFrame, Segment, segment_numbers
 from engine.telemetry.window import BINS, NEWEST_REWARDS, PHASES, Seen, bin_of
 from engine.types import Episode, TaskGroup
 from tui.conversations import ids_until
@@ -144,18 +144,27 @@ class _Follower:
     directory: Path
     number: int = 0
     offset: int = 0
+    damage: list[str] = field(default_factory=list)
+    """What was passed over."""
     broken: str = ""
     """Why it goes no further."""
 
+    @property
+    def note(self) -> str:
+        """What cannot be read, or empty."""
+        more = f" (and {len(self.damage) - 1} more)" if len(self.damage) > 1 else ""
+        damaged = f"records are damaged: {self.damage[0]}{more}" if self.damage else ""
+        return self.broken or damaged
+
     def groups(self) -> Iterator[tuple[TaskGroup, Place]]:
-        """What is new; `broken` is set where a frame is damaged."""
+        """What is new; a damaged frame is passed over, and noted."""
         while not self.broken:
             # Looked up before the last look at this segment: a frame written in between is not lost.
             later = [number for number in segment_numbers(self.directory) if number > self.number]
             try:
                 yield from self._here()
-            except (StreamError, OSError) as error:
-                self.broken = f"records are damaged: {error}"
+            except OSError as error:
+                self.broken = f"records cannot be read: {error}"
             if not later:
                 return
             self.number, self.offset = later[0], 0
@@ -166,16 +175,31 @@ class _Follower:
         except FileNotFoundError:
             return
         with segment:
-            if not self.offset:
-                header = segment.header()
-                if header is None:
-                    return
-                self.offset = header[1]
-            while (raw := segment.group(self.offset)) is not None:
-                tg = decode_payload(raw.payload)
+            while (found := self._next(segment)) is not None:
+                tg, raw = found
                 # Before it is handed out: the caller may stop here.
                 self.offset = raw.end
                 yield tg, Place(self.directory, self.number, raw.offset)
+
+    def _next(self, segment: Segment) -> tuple[TaskGroup, RawFrame] | None:
+        """The next group that can be read; None where nothing more is, or not yet."""
+        while True:
+            try:
+                if not self.offset:
+                    header = segment.header()
+                    if header is None:
+                        return None
+                    self.offset = header[1]
+                raw = segment.group(self.offset)
+                return None if raw is None else (decode_payload(raw.payload), raw)
+            except StreamError as error:
+                told = str(error if error.segment else segment.error(self.offset, error.reason))
+                if told not in self.damage:
+                    self.damage.append(told)
+                following = segment.after_damage(self.offset)
+                if following is None:
+                    return None
+                self.offset = following
 
 
 class Totals(NamedTuple):
@@ -212,7 +236,7 @@ class Records:
     @property
     def note(self) -> str:
         """What is missing, and why."""
-        notes = [follower.broken for follower in self._followers if follower.broken]
+        notes = [follower.note for follower in self._followers if follower.note]
         if len(self) >= MOST_EPISODES:
             notes.append(f"only the first {len(self):,} episodes are listed")
         elif not self.complete:

@@ -157,12 +157,16 @@ class Segment:
                 if damage is None:
                     raise
                 damage.append(error)
-                offset = self._next_whole(offset + 1, self._size())
+                offset = self.after_damage(offset)
                 continue
             if raw is None:
                 return
             yield raw
             offset = raw.end
+
+    def after_damage(self, offset: int) -> int | None:
+        """Offset of the first whole frame after what is damaged at `offset`, if there is one."""
+        return self._next_whole(offset + 1, self._size())
 
     def _first(self) -> RawFrame | None:
         header = self.header()
