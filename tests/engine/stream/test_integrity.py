@@ -313,3 +313,20 @@ def test_a_process_that_is_started_alone_refuses_too(run, entry):
     assert "1 group is missing that step 1 trained or dropped: g000001" in done.stderr
     after = runs.content(run)
     assert {name: after[name] for name in before if name != "log.jsonl"} == before
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(120)
+def test_a_live_run_is_never_incomplete(tmp_path):
+    """Whenever somebody looks at a run at work, by footers or by every frame."""
+    sets = ("run.steps=4", "schedule.groups_per_step=4", "schedule.group_size=4", "eval.validation_tasks=4")
+    words = [word for pair in (*sets, "stream.low_water_mb=1") for word in ("--set", pair)]
+    argv = [sys.executable, "-m", "engine.cli", "run", "--config", "dry", "--plain", "--name", "r", *words]
+    run, looks = RunDir(tmp_path / "r"), 0
+    with subprocess.Popen([*argv, "--dir", str(tmp_path)], env=ENVIRONMENT, stdout=subprocess.DEVNULL) as process:
+        while process.poll() is None:
+            looks += bool(read_json(run.progress))
+            assert gaps(run, checksums=looks % 2 == 0) == []
+    assert process.returncode == 0
+    assert looks > 2
+    assert gaps(run, checksums=True) == []
