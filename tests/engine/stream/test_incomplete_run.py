@@ -20,7 +20,7 @@ SETS = (
     *(f"run.steps={STEPS}", "schedule.groups_per_step=4", "schedule.group_size=4", "learner.pace_s=0.1"),
     *("eval.every=0", "eval.heldout_tasks=3", "stream.low_water_mb=1"),
 )
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
+pytestmark = pytest.mark.slow
 
 
 def synth(*arguments):
