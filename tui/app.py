@@ -132,20 +132,25 @@ class Dashboard(App[int]):
             # Before the look: what is asked meanwhile is looked at next.
             asked, self._asked, self._soon = self._asked, False, anyio.Event()
             if asked or not self._frozen:
-                await self.look()
+                await self.look(asked=asked)
             period_s = 1.0 / self._hz()
             with anyio.move_on_after(max(0.02, began_s + period_s - time.monotonic())):
                 await self._soon.wait()
             self._slow_down((time.thread_time() - cpu_s) / max(1e-3, time.monotonic() - began_s))
 
-    async def look(self) -> Snapshot | None:
-        """Ask once, and draw; returns what there is to draw."""
+    async def look(self, *, asked: bool = True) -> Snapshot | None:
+        """Asks once, and draws; returns what there is to draw.
+
+        Where nobody `asked` for it and the picture was frozen before the answer came, the picture stays."""
         view = self._view()
         if view is None:
             return None
         question = view.question()
         try:
-            self._snapshot, self._complaint = await self.source.look(question), ""
+            seen = await self.source.look(question)
+            if self._frozen and not asked:
+                return self._snapshot
+            self._snapshot, self._complaint = seen, ""
         except ConfigError as error:
             # A filter that cannot be understood: the picture stays as it was.
             self._complaint = str(error)
@@ -160,10 +165,10 @@ class Dashboard(App[int]):
             scrub_line(self._snapshot, self._replay.speed) if self._replay and self._replays() else "",
             self._complaint,
             self._snapshot.note,
-            "frozen: space goes on" if self._frozen else "",
         )
-        slowed = f"slowed to {self._hz():.2g} pictures a second" if self._busy else ""
-        view.show(self._snapshot, tuple(filter(None, notes)), slowed)
+        # Not a note: a line more would leave the table a line less, which it would ask for at once.
+        pace = f"slowed to {self._hz():.2g} pictures a second" if self._busy else ""
+        view.show(self._snapshot, tuple(filter(None, notes)), "frozen: space goes on" if self._frozen else pace)
 
     def _view(self) -> View | None:
         """The screen in front, below any dialog."""

@@ -34,9 +34,9 @@ class Status(Widget):
         super().__init__()
         self._lines = [Text("synth-engine")]
 
-    def show(self, snapshot: Snapshot, notes: tuple[str, ...], aside: str) -> None:
+    def show(self, snapshot: Snapshot, notes: tuple[str, ...], pace: str) -> None:
         """Draw this."""
-        lines = [_line(snapshot, aside), *(Text(plain(note), "bold yellow") for note in notes)]
+        lines = [_line(snapshot, pace), *(Text(plain(note), "bold yellow") for note in notes)]
         if lines == self._lines:
             return
         grown, self._lines = len(lines) != len(self._lines), lines
@@ -49,7 +49,7 @@ class Status(Widget):
         return text
 
 
-def _line(snapshot: Snapshot, aside: str) -> Text:
+def _line(snapshot: Snapshot, pace: str) -> Text:
     run, row = snapshot.run, latest(snapshot)
     word, style = _STATES[snapshot.state]
     facts = [
@@ -58,10 +58,12 @@ def _line(snapshot: Snapshot, aside: str) -> Text:
         snapshot.phase.replace("_", " "),
         f"{plain(run.model)}  v{row.get(keys.ADAPTER_VERSION, 0):.0f}",
         f"loop p99 {1e3 * row[keys.LAG_P99]:.0f} ms" if keys.LAG_P99 in row else "",
-        aside,
     ]
     line = Text(f"{plain(run.id)}   ", "bold")
     line.append(word, style)
+    if pace:
+        # Before the facts: a narrow screen cuts those.
+        line.append(f"   {pace}", "bold yellow")
     line.append("   " + "   ".join(filter(None, facts)), "none")
     return line
 
@@ -100,9 +102,9 @@ class View(Screen[None]):
         """Show a snapshot."""
         raise NotImplementedError
 
-    def show(self, snapshot: Snapshot, notes: tuple[str, ...], aside: str = "") -> None:
-        """Show a snapshot, sentences on what is wrong, and a few words beside the run's facts."""
+    def show(self, snapshot: Snapshot, notes: tuple[str, ...], pace: str = "") -> None:
+        """Shows a snapshot, sentences on what is wrong, and a few words on how often it is drawn."""
         # Not before they are there, nor while they are taken away.
         if self._composed and self.query(Status):
-            self.query_one(Status).show(snapshot, notes, aside)
+            self.query_one(Status).show(snapshot, notes, pace)
             self.draw(snapshot)

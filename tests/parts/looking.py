@@ -5,6 +5,7 @@ from contextlib import asynccontextmanager
 import anyio
 import anyio.to_thread
 
+from tests.parts.waiting import LIMIT_S
 from tui.live import LiveSource
 from tui.snapshot import Question
 
@@ -17,21 +18,41 @@ def may_listen(blockbuster):
     blockbuster.functions["os.stat"].can_block_in("anyio/_core/_sockets.py", "setup_unix_local_socket")
 
 
+def reads_little(monkeypatch):
+    """A look reads one frame of the records and no more, as on a machine that is busy: a test that expects all of
+    them of one look fails everywhere."""
+    monkeypatch.setattr("tui.replay._READ_S", 0.0)
+
+
 @asynccontextmanager
-async def looking(run):
+async def closing(source):
     """A source, closed at the end."""
-    source = LiveSource(run)
     try:
         yield source
     finally:
         await source.close()
 
 
-async def until(source, condition, question=None, within_s=8.0):
+def looking(run):
+    """A source of a run in flight, closed at the end."""
+    return closing(LiveSource(run))
+
+
+async def until(source, condition, question=None, within_s=LIMIT_S):
     """The first snapshot that meets a condition."""
     with anyio.fail_after(within_s):
         while True:
             seen = await source.look(question or Question())
             if condition(seen):
                 return seen
-            await anyio.sleep(0.05)
+            await anyio.sleep(0.01)
+
+
+def all_read(seen):
+    """Whether the records are read to their end: a look reads for a while, and goes on in the next."""
+    return "reading the records" not in seen.note
+
+
+async def looked(source, **question):
+    """The first snapshot for which all records were read."""
+    return await until(source, all_read, Question(**question))

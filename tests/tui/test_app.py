@@ -17,11 +17,14 @@ import tests.parts.pilots  # noqa: F401 - for what it does
 from engine.supervise import background
 from engine.telemetry.window import BINS
 from tests.parts.tui_canned import HOSTILE, Canned, CannedReplay
+from tests.parts.waiting import until
 from tui.app import EXIT_DETACH, EXIT_LEFT, EXIT_STOP, VIEWS, Dashboard
 from tui.dialogs import Ask, Leaving, Whole
 from tui.screens.episode import EpisodeView
 from tui.screens.group import GroupView
 from tui.shot import shoot
+from tui.snapshot import Question, Snapshot
+from tui.view import View
 from tui.widgets.histogram import Histogram
 from tui.widgets.table import Table
 from tui.widgets.transcript import Transcript
@@ -243,21 +246,70 @@ async def test_the_log_by_level_and_words() -> None:
         assert source.asked[-1].follow == "g000003.01"
 
 
+async def goes_round(app: Dashboard, pilot: Pilot[int]) -> None:
+    """The loop that asks for pictures comes by some times, so that everything is asked that is to be asked."""
+    for _ in range(4):
+        await pilot.pause()
+        soon = app._soon
+        soon.set()
+        await until(lambda soon=soon: app._soon is not soon)
+
+
+@pytest.fixture
+def _only_when_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No picture comes of its own accord."""
+    monkeypatch.setattr(View, "HZ", 1e-6)
+
+
+@pytest.mark.usefixtures("_only_when_asked")
 async def test_freeze_holds_the_picture() -> None:
-    """The engine runs on; the picture says that it is held."""
+    """The engine runs on; the picture says that it is held, by which nothing moves that would have to be asked for."""
     source = Canned()
     async with shown(source) as (app, pilot):
+        await goes_round(app, pilot)
+        table = app.screen.query_one(Table)
+        asked, size = len(source.asked), table.size
         await pilot.press("space")
-        await pilot.pause()
-        assert "frozen" in text_of(app)
-        asked = len(source.asked)
-        await pilot.pause(0.8)
+        await goes_round(app, pilot)
+        assert "● live   frozen: space goes on   step 7/50" in text_of(app)
+        assert table.size == size
         assert len(source.asked) == asked
         await pilot.press("space")
-        # On a busy machine the next look takes its time.
-        with anyio.fail_after(10):
-            while len(source.asked) == asked or "frozen" in text_of(app):
-                await pilot.pause(0.05)
+        await until(lambda: len(source.asked) > asked)
+        await pilot.pause()
+        assert "frozen" not in text_of(app)
+
+
+class Late(Canned):
+    """Its answers come when the test says so, once `wait` is an event."""
+
+    wait: anyio.Event | None = None
+
+    async def look(self, question: Question) -> Snapshot:
+        """As a source does, late."""
+        answer = await super().look(question)
+        if self.wait is not None:
+            await self.wait.wait()
+        return answer
+
+
+@pytest.mark.usefixtures("_only_when_asked")
+async def test_an_answer_that_comes_after_the_freeze_is_not_shown() -> None:
+    """The picture that one saw is held; what a key asks for is shown, and held then."""
+    source = Late()
+    async with shown(source) as (app, pilot):
+        await goes_round(app, pilot)
+        source.wait, asked = anyio.Event(), len(source.asked)
+        source.note = "another picture"
+        app._soon.set()
+        await until(lambda: len(source.asked) > asked)
+        await pilot.press("space")
+        source.wait.set()
+        await goes_round(app, pilot)
+        assert "another picture" not in text_of(app)
+        await pilot.press("s")
+        await until(lambda: "another picture" in text_of(app))
+        assert "frozen" in text_of(app)
 
 
 async def test_the_owner_is_asked_what_becomes_of_the_run() -> None:
@@ -275,10 +327,10 @@ async def test_the_owner_is_asked_what_becomes_of_the_run() -> None:
 async def test_an_answer_in_one_burst_with_its_question() -> None:
     """Over a slow line both keys arrive together, before the question is there; others do not answer it."""
     for keys, code in {"qd": EXIT_DETACH, "qs": EXIT_STOP, "qjd": EXIT_DETACH}.items():
-        async with shown(Canned(), owner=True) as (app, pilot):
+        async with shown(Canned(), owner=True) as (app, _):
             for key in keys:
                 app.post_message(Key(key, key))
-            await pilot.pause(0.5)
+            await until(lambda app=app: app.return_value is not None)
         assert app.return_value == code
 
 

@@ -17,7 +17,7 @@ from engine.telemetry.stages import ToolRow
 from engine.telemetry.window import Window
 from engine.types import Event, EventKind, Reward, Span, TurnTiming
 from tests.parts.incomplete_runs import cut
-from tests.parts.looking import aside, looking, may_listen, until
+from tests.parts.looking import all_read, aside, looking, may_listen, reads_little, until
 from tests.parts.recorded_runs import GROUP_SIZE, RecordedRun, small_pack
 from tui.snapshot import Question
 
@@ -53,6 +53,11 @@ def working(run, phase="training", off_s=0.0, ending=None, *, engine=True):
 @pytest.fixture(autouse=True)
 def _listening(blockbuster):
     may_listen(blockbuster)
+
+
+@pytest.fixture(autouse=True)
+def _busy(monkeypatch):
+    reads_little(monkeypatch)
 
 
 @asynccontextmanager
@@ -337,7 +342,8 @@ async def test_a_run_that_ends_while_it_is_looked_at(run):
         async with engine(run, quiet):
             assert (await source.look(Question())).state == "live"
         await aside(lambda: working(run, "draining", ending={"code": 130, "message": "stopped; all is saved"}))
-        seen = await until(source, lambda seen: seen.state != "live", Question(follow="g000000.01", siblings=True))
+        question = Question(follow="g000000.01", siblings=True)
+        seen = await until(source, lambda seen: seen.state != "live" and all_read(seen), question)
         assert (seen.state, seen.total, seen.note) == ("ended", 28, "stopped; all is saved")
         assert seen.episode.reward is not None
         assert len(seen.siblings) == GROUP_SIZE
@@ -362,7 +368,8 @@ async def test_states_without_an_engine(run, phase, off_s, with_engine, state):
     """By what runs: pid and start time, and by the phase that was written last."""
     await aside(lambda: working(run, phase, off_s, engine=with_engine))
     async with looking(run) as source:
-        seen = await source.look(Question())
+        assert (await source.look(Question())).state == state
+        seen = await until(source, all_read)
     assert seen.state == state
     assert seen.total == (0 if state == "starting" else 28)
 

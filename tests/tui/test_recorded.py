@@ -3,9 +3,8 @@
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
-import anyio
-import anyio.to_thread
 import numpy as np
 import orjson
 import pytest
@@ -16,13 +15,14 @@ from engine.stream.frame import encode
 from engine.telemetry.window import Window, select
 from engine.types import Event, EventKind, Source, Span, Tokens, TurnTiming
 from tests.parts.incomplete_runs import cut, promise_more
+from tests.parts.looking import aside, closing, looked, reads_little
 from tests.parts.recorded_runs import GROUP_SIZE, RecordedRun, group, small_pack
 from tests.parts.stream_groups import HEADER, write_segment
 from tests.parts.stream_groups import group as any_group
 from tests.parts.work import calls
 from tui.recorded import Entry, Place, Records
 from tui.replay import RecordedSource
-from tui.snapshot import Question, Replay
+from tui.snapshot import Replay
 
 TIMES = (
     ("queued", 0, 1.0, 2.0),
@@ -58,6 +58,11 @@ def played(one, at_s=0.0):
         ),
         turns=3,
     )
+
+
+@pytest.fixture(autouse=True)
+def _busy(monkeypatch):
+    reads_little(monkeypatch)
 
 
 @pytest.fixture(scope="module")
@@ -227,78 +232,67 @@ def test_selecting_of_many_costs_a_little_each(run):
     assert calls(lambda: select(records.at(12.0), window, 12.0)) < 15 * len(seen)
 
 
-aside = anyio.to_thread.run_sync
-
-
-async def looked(source, **question):
-    """A snapshot."""
-    return await source.look(Question(**question))
-
-
 async def test_everything_of_an_ended_run(run):
     """Without a moment a source shows all that is recorded, and the conversation of who is followed, with tokens."""
-    source = RecordedSource(run)
-    seen = await looked(source, follow="g000000.01", siblings=True, window=Window(where="reward>=0.5", rows=5))
-    assert (seen.state, seen.phase, seen.step, seen.total) == ("ended", "done", 3, 3 * GROUP_SIZE + 2)
-    assert len(seen.rows) == 5
-    assert seen.clock_s == 50.2
-    assert [one.row.id for one in seen.siblings] == [f"g000000.{index:02d}" for index in range(GROUP_SIZE)]
-    episode = seen.episode
-    assert episode == seen.siblings[1]
-    assert [message["role"] for message in episode.messages] == list(MESSAGES)
-    assert list(episode.ids) == list(range(IDS))
-    assert list(episode.logprobs) == list(range(9))
-    assert (episode.stop, episode.reward.value, episode.most_turns) == ("answer", 0.5, 8)
-    # Advantages are what the learner wrote down.
-    rows = (await aside((run.learner / "steps.jsonl").read_bytes)).splitlines()
-    written = orjson.loads(rows[0])["groups"][0]["advantages"]
-    assert [one.advantage for one in seen.siblings] == written
-    assert episode.instruction
-    assert set(episode.rubric) == {(item.part, item.id) for item in episode.reward.items}
-    assert all(episode.rubric.values())
-    assert "nothing to cancel" in await source.cancel("g000000.01")
-    await source.close()
+    async with closing(RecordedSource(run)) as source:
+        seen = await looked(source, follow="g000000.01", siblings=True, window=Window(where="reward>=0.5", rows=5))
+        assert (seen.state, seen.phase, seen.step, seen.total) == ("ended", "done", 3, 3 * GROUP_SIZE + 2)
+        assert len(seen.rows) == 5
+        assert seen.clock_s == 50.2
+        assert [one.row.id for one in seen.siblings] == [f"g000000.{index:02d}" for index in range(GROUP_SIZE)]
+        episode = seen.episode
+        assert episode == seen.siblings[1]
+        assert [message["role"] for message in episode.messages] == list(MESSAGES)
+        assert list(episode.ids) == list(range(IDS))
+        assert list(episode.logprobs) == list(range(9))
+        assert (episode.stop, episode.reward.value, episode.most_turns) == ("answer", 0.5, 8)
+        # Advantages are what the learner wrote down.
+        rows = (await aside((run.learner / "steps.jsonl").read_bytes)).splitlines()
+        written = orjson.loads(rows[0])["groups"][0]["advantages"]
+        assert [one.advantage for one in seen.siblings] == written
+        assert episode.instruction
+        assert set(episode.rubric) == {(item.part, item.id) for item in episode.reward.items}
+        assert all(episode.rubric.values())
+        assert "nothing to cancel" in await source.cancel("g000000.01")
 
 
 async def test_a_conversation_at_moments(run):
     """Only what had happened: answers of a turn come together, an event when it was answered, spans with their ids."""
-    source = RecordedSource(run, at=1.5)
-    assert isinstance(source, Replay)
-    assert (await looked(source, follow="g000000.01")).episode is None
-    # messages, events, timings, ids, logprobs, spans
-    expected = {
-        3.0: (2, 0, 1, 10, 0, 0),
-        5.0: (3, 0, 2, 13, 3, 1),
-        6.5: (4, 1, 3, 15, 3, 1),
-        8.0: (5, 1, 4, 19, 7, 2),
-        9.5: (6, 2, 5, 22, 7, 2),
-        10.5: (7, 3, 6, 24, 9, 3),
-        11.0: (7, 3, 7, 24, 9, 3),
-    }
-    for moment_s, wanted in expected.items():
-        source.seek(moment_s)
-        seen = await looked(source, follow="g000000.01", siblings=True)
-        one = seen.episode
-        assert seen.clock_s == moment_s
-        found = (one.messages, one.events, one.timings, one.ids, one.logprobs, one.spans)
-        assert tuple(map(len, found)) == wanted, moment_s
-        assert len(one.ids) >= one.row.tokens
-        assert (one.stop, one.reward is None) == (("answer", False) if moment_s == 11.0 else ("", True))
-        assert one.row.phase != "done" or moment_s == 11.0
-        assert len(seen.siblings) == GROUP_SIZE
-    await source.close()
+    async with closing(RecordedSource(run, at=1.5)) as source:
+        assert isinstance(source, Replay)
+        assert (await looked(source, follow="g000000.01")).episode is None
+        # messages, events, timings, ids, logprobs, spans
+        expected = {
+            3.0: (2, 0, 1, 10, 0, 0),
+            5.0: (3, 0, 2, 13, 3, 1),
+            6.5: (4, 1, 3, 15, 3, 1),
+            8.0: (5, 1, 4, 19, 7, 2),
+            9.5: (6, 2, 5, 22, 7, 2),
+            10.5: (7, 3, 6, 24, 9, 3),
+            11.0: (7, 3, 7, 24, 9, 3),
+        }
+        for moment_s, wanted in expected.items():
+            source.seek(moment_s)
+            seen = await looked(source, follow="g000000.01", siblings=True)
+            one = seen.episode
+            assert seen.clock_s == moment_s
+            found = (one.messages, one.events, one.timings, one.ids, one.logprobs, one.spans)
+            assert tuple(map(len, found)) == wanted, moment_s
+            assert len(one.ids) >= one.row.tokens
+            assert (one.stop, one.reward is None) == (("answer", False) if moment_s == 11.0 else ("", True))
+            assert one.row.phase != "done" or moment_s == 11.0
+            assert len(seen.siblings) == GROUP_SIZE
 
 
 async def test_a_frame_that_is_gone(run):
     """A record that cannot be read any more costs the conversation, and is told."""
-    source = RecordedSource(run)
-    await looked(source)
-    await aside(shutil.rmtree, run.trajectories)
-    seen = await looked(source, follow="g000000.01")
-    assert seen.episode is None
-    assert "No such file" in seen.note
-    assert seen.total == 6 * GROUP_SIZE + 4
-    await source.close()
+    async with closing(RecordedSource(run)) as source:
+        await looked(source)
+        await aside(shutil.rmtree, run.trajectories)
+        seen = await looked(source, follow="g000000.01")
+        assert seen.episode is None
+        assert "No such file" in seen.note
+        assert seen.total == 6 * GROUP_SIZE + 4
 
 
 async def test_records_that_are_incomplete(run):
@@ -329,48 +323,46 @@ async def test_records_that_cannot_be_compared(run):
 async def test_files_at_a_moment(run):
     """Engine rows, swaps, learner rows, advantages, log and phase are cut at the moment; learner rows have the time at
     which their adapter was first loaded."""
-    source = RecordedSource(run, at=101.5)
-    seen = await looked(source)
-    # Kept within what is recorded: the last episode ends at 50.2 s.
-    assert (seen.clock_s, seen.state) == (50.2, "replay")
-    assert (seen.step, seen.phase, len(seen.engine)) == (3, "heldout_after", 4)
-    for moment_s, step, phase, rows, swaps, log in (
-        (1.0, 0, "training", 2, 0, ["before", "phase"]),
-        (2.5, 1, "training", 3, 2, ["before", "phase", "two seconds in"]),
-        (3.0, 2, "heldout_after", 4, 4, ["before", "phase", "two seconds in", "phase"]),
-    ):
-        source.seek(moment_s)
-        seen = await looked(source, follow="g000000.01")
-        assert (seen.step, seen.phase, len(seen.engine), len(seen.swaps)) == (step, phase, rows, swaps), moment_s
-        assert [row["learner/step_count"] for row in seen.learner] == list(range(1, step + 1))
-        assert [line.event for line in seen.log] == log
-        if seen.episode is not None:
-            assert (seen.episode.advantage is not None) == (step > 0)
-    await source.close()
+    async with closing(RecordedSource(run, at=101.5)) as source:
+        seen = await looked(source)
+        # Kept within what is recorded: the last episode ends at 50.2 s.
+        assert (seen.clock_s, seen.state) == (50.2, "replay")
+        assert (seen.step, seen.phase, len(seen.engine)) == (3, "heldout_after", 4)
+        for moment_s, step, phase, rows, swaps, log in (
+            (1.0, 0, "training", 2, 0, ["before", "phase"]),
+            (2.5, 1, "training", 3, 2, ["before", "phase", "two seconds in"]),
+            (3.0, 2, "heldout_after", 4, 4, ["before", "phase", "two seconds in", "phase"]),
+        ):
+            source.seek(moment_s)
+            seen = await looked(source, follow="g000000.01")
+            assert (seen.step, seen.phase, len(seen.engine), len(seen.swaps)) == (step, phase, rows, swaps), moment_s
+            assert [row["learner/step_count"] for row in seen.learner] == list(range(1, step + 1))
+            assert [line.event for line in seen.log] == log
+            if seen.episode is not None:
+                assert (seen.episode.advantage is not None) == (step > 0)
 
 
 async def test_the_clock(run, monkeypatch):
     """It advances by real time times speed, goes on from where it was at a change of speed, and ends at the end."""
     now = [100.0]
-    monkeypatch.setattr("tui.replay.time.monotonic", lambda: now[0])
-    source = RecordedSource(run, at=2.0, speed=2.0)
-    assert (await looked(source)).clock_s == 2.0
-    now[0] += 1.5
-    assert (await looked(source)).clock_s == 5.0
-    source.speed = 0.0
-    now[0] += 10
-    assert (await looked(source)).clock_s == 5.0
-    source.speed = 10.0
-    now[0] += 0.5
-    assert (await looked(source)).clock_s == 10.0
-    source.seek(-3.0)
-    seen = await looked(source)
-    assert seen.clock_s == seen.span_s[0] == 1.0
-    now[0] += 3600
-    seen = await looked(source)
-    assert seen.clock_s == seen.span_s[1] == 50.2
-    assert seen.total == 6 * GROUP_SIZE + 4
-    await source.close()
+    monkeypatch.setattr("tui.replay.time", SimpleNamespace(monotonic=lambda: now[0]))
+    async with closing(RecordedSource(run, at=2.0, speed=2.0)) as source:
+        assert (await looked(source)).clock_s == 2.0
+        now[0] += 1.5
+        assert (await looked(source)).clock_s == 5.0
+        source.speed = 0.0
+        now[0] += 10
+        assert (await looked(source)).clock_s == 5.0
+        source.speed = 10.0
+        now[0] += 0.5
+        assert (await looked(source)).clock_s == 10.0
+        source.seek(-3.0)
+        seen = await looked(source)
+        assert seen.clock_s == seen.span_s[0] == 1.0
+        now[0] += 3600
+        seen = await looked(source)
+        assert seen.clock_s == seen.span_s[1] == 50.2
+        assert seen.total == 6 * GROUP_SIZE + 4
 
 
 def written_more(run):
@@ -386,23 +378,21 @@ def written_more(run):
 
 async def test_what_is_written_meanwhile_is_shown(run):
     """A source over a run that still writes shows the new group in the next look."""
-    source = RecordedSource(run)
-    before = (await looked(source)).total
-    await aside(written_more, run)
-    seen = await looked(source, follow="g000099.02")
-    assert seen.total == before + GROUP_SIZE
-    assert seen.episode.row.group == "g000099"
-    await source.close()
+    async with closing(RecordedSource(run)) as source:
+        before = (await looked(source)).total
+        await aside(written_more, run)
+        seen = await looked(source, follow="g000099.02")
+        assert seen.total == before + GROUP_SIZE
+        assert seen.episode.row.group == "g000099"
 
 
 async def test_a_pack_without_the_task(run):
     """An episode is shown without its task where the pack cannot be read."""
     await aside(run.pack.write_bytes, b"no zstd")
-    source = RecordedSource(run)
-    seen = await looked(source, follow="g000000.01")
-    assert (seen.episode.instruction, seen.episode.rubric) == ("", {})
-    assert seen.episode.messages
-    await source.close()
+    async with closing(RecordedSource(run)) as source:
+        seen = await looked(source, follow="g000000.01")
+        assert (seen.episode.instruction, seen.episode.rubric) == ("", {})
+        assert seen.episode.messages
 
 
 def test_entries_are_small(tmp_path):
