@@ -7,13 +7,13 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import aiohttp
-import anyio
 import orjson
 import pytest
 from anyio.to_thread import run_sync
 
 from tests.conformance.servers import Files
 from tests.parts.embedded_models import reference_logprobs
+from tests.parts.waiting import until
 
 LONG = {"max_new_tokens": 1500}
 GREEDY = {"temperature": 0, "max_new_tokens": 32}
@@ -64,8 +64,11 @@ async def load_of(http: aiohttp.ClientSession) -> dict[str, Any]:
 
 async def until_running(http: aiohttp.ClientSession, wanted: int) -> None:
     """Wait until this many requests are decoding."""
-    while (await load_of(http))["num_running_reqs"] != wanted:  # noqa: ASYNC110 - polling a server's state
-        await anyio.sleep(0.01)
+
+    async def running() -> bool:
+        return (await load_of(http))["num_running_reqs"] == wanted
+
+    await until(running)
 
 
 def adapter_path(files: Files, version: int | str) -> str:

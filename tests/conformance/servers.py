@@ -8,12 +8,10 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import orjson
 from safetensors.torch import load_file, save_file
@@ -23,6 +21,7 @@ from engine.rundir.layout import RunDir
 from engine.serving.served import served
 from engine.serving.sglang_commands import SPARE_TOKENS
 from tests.conformance.differences import EMBEDDED, SGLANG, Differences
+from tests.parts.children import python
 from tests.parts.embedded_models import make_adapter, make_model
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -72,25 +71,17 @@ def make_files(root: Path) -> Files:
     return Files(model=model, adapters=root / "adapters", outside=make_adapter(root / "outside", model, seed=10))
 
 
-def start_embedded(model: Path, *arguments: str) -> tuple[subprocess.Popen[bytes], dict[str, Any]]:
-    """Start the embedded server as a user would; returns once it printed its line."""
-    command = [sys.executable, "-m", "engine.embedded", "--model", str(model), *arguments]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, cwd=ROOT, env=environment)
-    assert process.stdout is not None
-    return process, json.loads(process.stdout.readline())
-
-
 @contextmanager
 def embedded(files: Files, *more: str) -> Iterator[Subject]:
     """The embedded server for the time of the block, with `more` on its command line."""
     flags = ("--adapter-root", str(files.adapters), "--max-loras", str(SLOTS), "--max-lora-rank", str(RANK))
     size = ("--max-total-tokens", str(KV_TOKENS), "--max-running", str(RUNNING), "--served-name", "tiny")
-    process, line = start_embedded(files.model, *flags, *size, *more)
-    with process:
-        yield Subject(url=line["url"], files=files, differs=EMBEDDED)
+    command = ("-m", "engine.embedded", "--model", files.model, *flags, *size, *more)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    with python(*command, stdout=subprocess.PIPE, cwd=ROOT, env=environment) as process:
+        yield Subject(url=json.loads(process.stdout.readline())["url"], files=files, differs=EMBEDDED)
         process.terminate()
-    assert process.returncode == 0
+        assert process.wait() == 0
 
 
 @contextmanager

@@ -20,9 +20,11 @@ from engine.stream.segment import segment_path
 from learner.__main__ import EXIT_CONFIG, EXIT_FAILED, EXIT_OK, serve
 from learner.lifetime import Lifetime
 from learner.loop import Learner
+from tests.parts.children import child
 from tests.parts.declared_metrics import LEARNER, unfilled
 from tests.parts.learner_runs import HEADER, make_group, make_model, make_policy, make_run, whole_logprobs, write_stream
 from tests.parts.places import ROOT
+from tests.parts.waiting import LONG_S, wait_until
 
 
 @pytest.fixture(scope="module")
@@ -344,7 +346,7 @@ def test_a_stop_has_its_grace_and_a_second_signal_the_default_action(monkeypatch
         lifetime.install(None)
         assert not lifetime.stopping
         os.kill(os.getpid(), signal.SIGTERM)
-        wait_for(lambda: lifetime.stopping)
+        wait_until(lambda: lifetime.stopping)
         assert not lifetime.must_abandon()
         assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
         later = time.monotonic() + 31
@@ -378,15 +380,7 @@ def environment():
 def start(run, *options):
     """The learner as the supervisor starts it."""
     argv = [sys.executable, "-m", "learner", str(run.path), *options]
-    return subprocess.Popen(argv, env=environment(), stderr=subprocess.PIPE, text=True)
-
-
-def wait_for(condition, limit_s=120.0):
-    """Poll until the condition holds."""
-    end = time.monotonic() + limit_s
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.05)
+    return child(*argv, env=environment(), stderr=subprocess.PIPE, text=True)
 
 
 @pytest.mark.slow
@@ -394,9 +388,11 @@ def test_the_process_follows_a_live_writer_and_ends_on_sigterm(tmp_path, model, 
     """A real process: version 0 first, a step when groups arrive, exit 0 on SIGTERM with nothing lost."""
     run = make_run(tmp_path / "demo", model)
     with start(run) as process:
-        wait_for(lambda: run.versions() == [0])
+        wait_until(lambda: run.versions() == [0], LONG_S, while_runs=process)
         write_stream(run, groups[:2], closed=False)
-        wait_for(lambda: run.versions() == [0, 1] and read_json(run.progress)["step"] == 1)
+        wait_until(
+            lambda: run.versions() == [0, 1] and read_json(run.progress)["step"] == 1, LONG_S, while_runs=process
+        )
         process.send_signal(signal.SIGTERM)
         assert process.wait(60) == 0
     assert read_json(run.progress)["step"] == 1

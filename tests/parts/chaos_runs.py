@@ -17,8 +17,9 @@ from engine.rundir.layout import RunDir, read_json, read_lines
 from engine.stream.reader import iter_groups
 from engine.telemetry import engine_metrics as keys
 from engine.types import Episode, Outcome, StopReason
+from tests.parts.children import python
 from tests.parts.llm_parts import TINY
-from tests.parts.load_runs import process, run_to_the_end
+from tests.parts.load_runs import run_to_the_end
 
 JUDGED = ("look_up_first", "report_code")
 """Items without a check."""
@@ -65,8 +66,7 @@ def chaos_pack(path: Path, train: int, heldout: int) -> Path:
 def scripted_endpoint(ledger: Path, *arguments: str) -> Iterator[str]:
     """The endpoint's process, with its injected faults in `ledger`; gives its URL."""
     command = ("engine.scripted", "endpoint", "--latency-s", "0.01", "--ledger", str(ledger), *arguments)
-    with process(*command, stdout=subprocess.PIPE) as child:
-        assert child.stdout is not None
+    with python("-m", *command, stdout=subprocess.PIPE) as child:
         yield orjson.loads(child.stdout.readline())["url"]
 
 

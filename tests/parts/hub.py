@@ -1,13 +1,14 @@
 """A small model hub on a real socket: the routes that the hub library asks for a download, from files in memory."""
 
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from hashlib import sha1
 
-import anyio
 from aiohttp import web
+from anyio.from_thread import start_blocking_portal
+
+from tests.parts.llm_parts import listening
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -71,26 +72,8 @@ def _refused(status: int, code: str) -> web.Response:
 @contextmanager
 def serving_hub(hub: Hub) -> Iterator[str]:
     """The URL of a hub that runs in a thread of its own inside this block."""
-    urls: list[str] = []
-    stops: list[Callable[[], None]] = []
-    started = threading.Event()
-
-    async def serve() -> None:
-        runner = web.AppRunner(hub.application(), shutdown_timeout=0.1)
-        await runner.setup()
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
-        urls.append(f"http://127.0.0.1:{runner.addresses[0][1]}")
-        token, stop = anyio.lowlevel.current_token(), anyio.Event()
-        stops.append(lambda: anyio.from_thread.run_sync(stop.set, token=token))
-        started.set()
-        await stop.wait()
-        await runner.cleanup()
-
-    thread = threading.Thread(target=anyio.run, args=(serve,))
-    thread.start()
-    started.wait(10)
-    try:
-        yield urls[0]
-    finally:
-        stops[0]()
-        thread.join()
+    with (
+        start_blocking_portal() as portal,
+        portal.wrap_async_context_manager(listening(hub.application())) as url,
+    ):
+        yield url

@@ -40,6 +40,7 @@ from engine.types import (
 )
 from tests.engine.core.test_episode import DONE, LIMITS, ORDER, STOP, Letters
 from tests.engine.telemetry.test_window import Some
+from tests.parts.waiting import LIMIT_S
 from tests.parts.worlds import task_json
 
 
@@ -161,7 +162,7 @@ async def looked_at(tmp_path: Path, live: LiveEpisodes[Any]) -> AsyncIterator[An
     server = Attach(run, live, anyio.current_time)
 
     async def connect():
-        with anyio.fail_after(5):
+        with anyio.fail_after(LIMIT_S):
             while True:
                 try:
                     clients.append(Client(await anyio.connect_unix(tmp_path / "engine.sock")))
@@ -224,13 +225,6 @@ def huge(episode_id, text, *, ids=0, messages=3, arguments=None):
             stop=StopReason.ANSWER, error=text, reward=Reward(value=1.0, F=1.0, N=1.0, I=1.0, items=(verdict,) * 400)
         ),
     )
-
-
-async def until(condition: Any, seconds: float = 5.0) -> None:
-    """Wait for the episodes to get there."""
-    with anyio.fail_after(seconds):
-        while not condition():  # noqa: ASYNC110 - what is waited for sets no event
-            await anyio.sleep(0.002)
 
 
 def phases_of(live: LiveEpisodes[Any]) -> Sequence[str]:

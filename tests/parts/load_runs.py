@@ -1,8 +1,6 @@
 """Runs of the real engine process at scale, and the invariants of docs/architecture.md over what they recorded."""
 
 import subprocess
-import sys
-import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,7 +23,9 @@ from engine.stream.segment import CLOSED
 from engine.task import Task
 from engine.telemetry import engine_metrics as keys
 from engine.types import Episode, EventKind, Outcome, TaskGroup
+from tests.parts.children import python
 from tests.parts.policy_parts import write_model
+from tests.parts.waiting import LONG_S, wait_until
 
 LIVE = 4_000
 GROUP = 16
@@ -49,21 +49,10 @@ def many_live(base: Path, policy: dict) -> Config:
 
 
 @contextmanager
-def process(*arguments: str, **options) -> Iterator[subprocess.Popen]:
-    """A child of this interpreter, ended with the block."""
-    with subprocess.Popen([sys.executable, "-m", *arguments], **options) as child:
-        try:
-            yield child
-        finally:
-            child.kill()
-
-
-@contextmanager
 def mock_process(model: Path, *arguments: str) -> Iterator[tuple[str, subprocess.Popen]]:
     """The mock policy server's process, and its URL."""
     command = ("engine.scripted", "server", "--model", str(model), *arguments)
-    with process(*command, stdout=subprocess.PIPE) as child:
-        assert child.stdout is not None
+    with python("-m", *command, stdout=subprocess.PIPE) as child:
         yield orjson.loads(child.stdout.readline())["url"], child
 
 
@@ -78,13 +67,11 @@ def run_to_the_end(config: Config) -> RunDir:
     """Simulated learner and engine as processes, until the engine has ended by itself."""
     run = create(config)
     write_json(run.path / "servers.json", {"urls": list(config.policy.urls)})
-    with process("engine.scripted", "learner", str(run.path)) as learner:
-        while not (run.adapter(0) / "meta.json").exists():
-            assert learner.poll() is None
-            time.sleep(0.05)
-        with process("engine.run", str(run.path)) as engine:
+    with python("-m", "engine.scripted", "learner", run.path) as learner:
+        wait_until((run.adapter(0) / "meta.json").exists, LONG_S, while_runs=learner)
+        with python("-m", "engine.run", run.path) as engine:
             assert engine.wait() == 0
-        assert learner.wait(30) == 0
+        assert learner.wait(LONG_S) == 0
     return run
 
 

@@ -2,10 +2,9 @@
 
 from contextlib import asynccontextmanager
 
-import anyio
 import anyio.to_thread
 
-from tests.parts.waiting import LIMIT_S
+from tests.parts.waiting import until
 from tui.live import LiveSource
 from tui.snapshot import Question
 
@@ -38,14 +37,14 @@ def looking(run):
     return closing(LiveSource(run))
 
 
-async def until(source, condition, question=None, within_s=LIMIT_S):
+async def look_until(source, condition, question=None):
     """The first snapshot that meets a condition."""
-    with anyio.fail_after(within_s):
-        while True:
-            seen = await source.look(question or Question())
-            if condition(seen):
-                return seen
-            await anyio.sleep(0.01)
+
+    async def seen():
+        found = await source.look(question or Question())
+        return found if condition(found) else None
+
+    return await until(seen)
 
 
 def all_read(seen):
@@ -55,4 +54,4 @@ def all_read(seen):
 
 async def looked(source, **question):
     """The first snapshot for which all records were read."""
-    return await until(source, all_read, Question(**question))
+    return await look_until(source, all_read, Question(**question))

@@ -5,13 +5,14 @@ To be imported by tests that press keys."""
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any
 
 from textual import app as app_module
 from textual import pilot as pilot_module
 from textual._context import active_app
 from textual.app import ScreenStackError
+
+from tests.parts.waiting import all_wait
 
 _MOST_PICTURES = 100
 """A widget that asks to be drawn whenever it was drawn is waited for no longer."""
@@ -24,7 +25,7 @@ async def wait_for_idle(min_sleep: float = 0, max_sleep: float = 0) -> None:
     del min_sleep, max_sleep
     app = active_app.get()
     for _ in range(_MOST_PICTURES):
-        await _all_wait()
+        await all_wait()
         try:
             screen = app.screen
         except ScreenStackError:
@@ -49,15 +50,6 @@ def _draws(screen: Any, app: Any) -> bool:
         or screen._callbacks
     )
     return bool(asked) and screen.is_current and not app._batch_count
-
-
-async def _all_wait() -> None:
-    own, quiet = asyncio.current_task(), 0
-    # What one task has just done may be a callback that is run before the next wakes.
-    while quiet < 2:
-        await asyncio.sleep(0)
-        waiters = (task._fut_waiter for task in asyncio.all_tasks() if task is not own)  # type: ignore[attr-defined]
-        quiet = quiet + 1 if all(waiter is not None and not waiter.done() for waiter in waiters) else 0
 
 
 app_module.wait_for_idle = pilot_module.wait_for_idle = wait_for_idle  # type: ignore[attr-defined]

@@ -1,12 +1,11 @@
 """Parts for the tests of the policy client: a model directory without weights, turns, and mock servers in process."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import cache
 from pathlib import Path
 from tempfile import mkdtemp
 
-import anyio
 import orjson
 from aiohttp import web
 from tokenizers import Tokenizer
@@ -17,6 +16,7 @@ from engine.policy.servers import Event, Servers
 from engine.scripted.server import MockServer
 from engine.types import Limits, Sampling, Turn
 from learner.pretrain.tokenizer import write_tokenizer
+from tests.parts.waiting import LIMIT_S
 
 RUN_ID = "demo-1f0c2a9b"
 ADAPTER = f"{RUN_ID}-v00003"
@@ -80,13 +80,6 @@ def adapter_directory(base: Path, version: int = 3) -> Path:
     return path
 
 
-async def until(condition: Callable[[], object]) -> None:
-    """Wait for a state that another task, or a server, brings about."""
-    with anyio.fail_after(15):
-        while not condition():  # noqa: ASYNC110 - polling a server's state
-            await anyio.sleep(0.01)
-
-
 @asynccontextmanager
 async def serving(mock: MockServer, port: int = 0) -> AsyncIterator[str]:
     """The URL of a mock server that runs inside this block, on a real socket."""
@@ -114,5 +107,5 @@ async def policy_of(
         Servers(urls, run_id=RUN_ID, clock=lambda: float(clock()), on_event=heard.append, api_key=api_key) as servers,
         HttpPolicy(servers, chat, connections=connections) as policy,
     ):
-        await servers.ready(5.0)
+        await servers.ready(LIMIT_S)
         yield policy, servers

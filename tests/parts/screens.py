@@ -61,12 +61,12 @@ class Screen(Terminal):
             self._screen.resize(lines, columns)
         fcntl.ioctl(self.master, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
 
-    def types(self, keys, *words, timeout_s=15, without=()):
+    def types(self, keys, *words, timeout_s=60, without=()):
         """Press keys, until `words` stand on the screen and nothing of `without` does."""
         self.press(keys.encode())
         self.shows(*words, timeout_s=timeout_s, without=without)
 
-    def shows(self, *words, timeout_s=15, without=()):
+    def shows(self, *words, timeout_s=60, without=()):
         """Until all the words stand on the screen, and nothing of `without`."""
         self.until(
             lambda: all(word in self.text for word in words) and not any(word in self.text for word in without),
@@ -84,7 +84,7 @@ class Screen(Terminal):
         self.until(lambda: found or found.extend(re.findall(r" (\d\d):(\d\d):(\d\d) ", self.text)))
         return sum(int(part) * unit for part, unit in zip(found[0], (3600, 60, 1), strict=True))
 
-    def moves(self, timeout_s=15):
+    def moves(self, timeout_s=60):
         """Until the clock on top goes on: it lives, and draws."""
         before = self.clock()
         self.until(lambda: self.clock() > before, timeout_s)

@@ -11,7 +11,6 @@ import subprocess
 import sys
 import termios
 import threading
-import time
 from contextlib import contextmanager, suppress
 
 import psutil
@@ -19,6 +18,8 @@ import psutil
 from engine.processes.alive import lives
 from engine.rundir.layout import write_json
 from engine.supervise.background import ending_of, supervisor_of
+from tests.parts.children import child
+from tests.parts.waiting import wait_until
 
 STAND_IN = """
 import json, os, pathlib, signal, sys, time, tty
@@ -144,45 +145,38 @@ class Terminal:
 
     def until(self, condition, timeout_s=60):
         """Until it holds; the command must not end before."""
-        limit = time.monotonic() + timeout_s
-        while not condition():
-            assert self.process.poll() is None, self.text
-            assert time.monotonic() < limit, self.text
-            time.sleep(0.02)
+        wait_until(condition, timeout_s, while_runs=self.process, told=lambda: self.text)
 
 
 def end(run, timeout_s=30):
     """Leave nothing of the run running, and return when it is gone: the second signal ends everything at once."""
     if not run.processes.exists() or (supervisor := supervisor_of(run)) is None:
         return
-    with suppress(psutil.NoSuchProcess):
-        for _ in range(2):
+
+    def ended():
+        with suppress(psutil.NoSuchProcess):
             supervisor.terminate()
-            time.sleep(0.3)
-    gone(supervisor, timeout_s)
+            psutil.wait_procs([supervisor], 0.3)
+        return not lives(supervisor)
+
+    wait_until(ended, timeout_s)
 
 
 def gone(process, timeout_s):
     """Return when it has ended."""
-    limit = time.monotonic() + timeout_s
-    while lives(process):
-        assert time.monotonic() < limit, f"{process} still runs"
-        time.sleep(0.05)
+    wait_until(lambda: not lives(process), timeout_s, told=lambda: process)
 
 
 @contextmanager
 def live(run, *, started=0.0):
     """A process that stands in for the supervisor of `run`; `started` falsifies its recorded start by so much."""
-    with subprocess.Popen(["sleep", "60"]) as process:
+    with child("sleep", 60) as process:
         begun = psutil.Process(process.pid).create_time() + started
         write_json(
             run.processes,
             {"supervisor": process.pid, "supervisor_started": begun, "ending": None, "processes": []},
         )
-        try:
-            yield process
-        finally:
-            process.kill()
+        yield process
 
 
 def stopped(run, pid):

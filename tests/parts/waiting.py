@@ -5,6 +5,7 @@ A limit says that something never came, not how fast it has to be: beside other 
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import time
 from collections.abc import Awaitable, Callable
@@ -15,8 +16,8 @@ import anyio
 
 LIMIT_S = 15.0
 """Below the 20 s of a whole test, so that it is told what never came."""
-LONG_S = 120.0
-"""For processes that load models, in tests that have the time."""
+LONG_S = 240.0
+"""Of tests that have 300 s: whole runs."""
 
 
 async def until(condition: Callable[[], Any | Awaitable[Any]], limit_s: float = LIMIT_S) -> Any:
@@ -34,14 +35,32 @@ async def until(condition: Callable[[], Any | Awaitable[Any]], limit_s: float = 
         await anyio.sleep(0.005)
 
 
-def wait_until(condition: Callable[[], Any], limit_s: float = LIMIT_S, *, while_runs: Popen[Any] | None = None) -> Any:
-    """The same for tests without an event loop; the process `while_runs` must not end before."""
+def wait_until(
+    condition: Callable[[], Any],
+    limit_s: float = LIMIT_S,
+    *,
+    while_runs: Popen[Any] | None = None,
+    told: Callable[[], object] = str,
+) -> Any:
+    """The same for tests without an event loop.
+
+    The process `while_runs` must not end before; what `told` says is added to either error."""
     ends_s = time.monotonic() + limit_s
     while not (found := condition()):
-        assert while_runs is None or while_runs.poll() is None, f"it ended before: {_source(condition)}"
-        assert time.monotonic() < ends_s, _never(condition, limit_s)
+        assert while_runs is None or while_runs.poll() is None, f"it ended before: {_source(condition)}\n{told()}"
+        assert time.monotonic() < ends_s, f"{_never(condition, limit_s)}\n{told()}"
         time.sleep(0.02)
     return found
+
+
+async def all_wait() -> None:
+    """Returns when every other task of the loop waits for something: what could happen without new input, has."""
+    own, quiet = asyncio.current_task(), 0
+    # What one task has just done may be a callback that is run before the next wakes.
+    while quiet < 2:
+        await asyncio.sleep(0)
+        waiters = (task._fut_waiter for task in asyncio.all_tasks() if task is not own)  # type: ignore[attr-defined]
+        quiet = quiet + 1 if all(waiter is not None and not waiter.done() for waiter in waiters) else 0
 
 
 def _never(condition: Callable[[], Any], limit_s: float) -> str:

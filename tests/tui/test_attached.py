@@ -14,7 +14,7 @@ from engine.packs.pack import load_pack
 from engine.preflight.manifest import create
 from engine.run.compose import build_parts
 from engine.types import Completion
-from tests.parts.looking import aside, looking, may_listen, until
+from tests.parts.looking import aside, look_until, looking, may_listen
 from tests.parts.played_runs import SETTINGS, packed
 from tui.snapshot import Question
 
@@ -76,15 +76,15 @@ async def test_an_engine_that_plays(tmp_path):
                 tg.start_soon(play, number)
             question = Question(follow="g000007.01", siblings=True)
             async with looking(run) as source:
-                seen = await until(source, lambda seen: seen.phases.get("policy") == 3, question)
-                waits = await until(source, lambda seen: seen.episode and len(seen.episode.spans) == 1, question)
+                seen = await look_until(source, lambda seen: seen.phases.get("policy") == 3, question)
+                waits = await look_until(source, lambda seen: seen.episode and len(seen.episode.spans) == 1, question)
                 assert waits.episode.row.phase == "policy"
                 assert [message["role"] for message in waits.episode.messages][-2:] == ["assistant", "user"]
                 assert seen.total == 3
                 assert len(waits.siblings) == 3
                 assert waits.episode.instruction == task.instruction
                 policy.go.set()
-                seen = await until(source, lambda seen: seen.phases.get("done") == 3, question)
+                seen = await look_until(source, lambda seen: seen.phases.get("done") == 3, question)
                 shown, record = seen.episode, next(one for one in ended if one.id == "g000007.01")
                 assert shown.messages == record.messages
                 assert shown.events == record.events

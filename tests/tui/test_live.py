@@ -17,7 +17,7 @@ from engine.telemetry.stages import ToolRow
 from engine.telemetry.window import Window
 from engine.types import Event, EventKind, Reward, Span, TurnTiming
 from tests.parts.incomplete_runs import cut
-from tests.parts.looking import all_read, aside, looking, may_listen, reads_little, until
+from tests.parts.looking import all_read, aside, look_until, looking, may_listen, reads_little, until
 from tests.parts.recorded_runs import GROUP_SIZE, RecordedRun, small_pack
 from tui.snapshot import Question
 
@@ -233,7 +233,7 @@ async def test_no_engine_yet_then_one(run):
         seen = await source.look(Question())
         assert (seen.state, seen.note, seen.rows, seen.step) == ("starting", "", (), 3)
         async with engine(run, quiet):
-            assert (await until(source, lambda seen: seen.state == "live")).total == 2
+            assert (await look_until(source, lambda seen: seen.state == "live")).total == 2
 
 
 async def test_killed_in_the_middle_of_an_answer(run):
@@ -256,7 +256,7 @@ async def test_killed_in_the_middle_of_an_answer(run):
         assert (seen.rows, seen.phases) == ((), {})
         assert seen.episode.messages[0]["content"] == "old"
         async with engine(run, whole) as questions:
-            seen = await until(source, lambda seen: seen.state == "live", question)
+            seen = await look_until(source, lambda seen: seen.state == "live", question)
             assert [message["content"] for message in seen.episode.messages] == ["new"]
             assert questions[0]["follow"][0]["have"]["messages"] == 0
 
@@ -343,7 +343,7 @@ async def test_a_run_that_ends_while_it_is_looked_at(run):
             assert (await source.look(Question())).state == "live"
         await aside(lambda: working(run, "draining", ending={"code": 130, "message": "stopped; all is saved"}))
         question = Question(follow="g000000.01", siblings=True)
-        seen = await until(source, lambda seen: seen.state != "live" and all_read(seen), question)
+        seen = await look_until(source, lambda seen: seen.state != "live" and all_read(seen), question)
         assert (seen.state, seen.total, seen.note) == ("ended", 28, "stopped; all is saved")
         assert seen.episode.reward is not None
         assert len(seen.siblings) == GROUP_SIZE
@@ -351,7 +351,7 @@ async def test_a_run_that_ends_while_it_is_looked_at(run):
         assert "g000000.01 was not cancelled: " in await source.cancel("g000000.01")
         await aside(working, run)
         async with engine(run, quiet):
-            assert (await until(source, lambda seen: seen.state == "live")).total == 2
+            assert (await look_until(source, lambda seen: seen.state == "live")).total == 2
 
 
 @pytest.mark.parametrize(
@@ -369,7 +369,7 @@ async def test_states_without_an_engine(run, phase, off_s, with_engine, state):
     await aside(lambda: working(run, phase, off_s, engine=with_engine))
     async with looking(run) as source:
         assert (await source.look(Question())).state == state
-        seen = await until(source, all_read)
+        seen = await look_until(source, all_read)
     assert seen.state == state
     assert seen.total == (0 if state == "starting" else 28)
 

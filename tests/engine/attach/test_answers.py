@@ -12,7 +12,8 @@ from engine.telemetry.window import Row
 from engine.types import Span, TurnTiming
 from tests.engine.core.test_episode import DONE, ORDER
 from tests.engine.telemetry.test_window import some
-from tests.parts.live_episodes import Gated, Whole, followed, huge, looked_at, played, seams_of, until
+from tests.parts.live_episodes import Gated, Whole, followed, huge, looked_at, played, seams_of
+from tests.parts.waiting import until
 from tests.parts.worlds import task_json
 
 

@@ -1,4 +1,4 @@
-"""engine.core.live: every episode from its beginning until it is written, its phase, and that nothing stays."""
+"""engine.core.live: every episode from its beginning until it is written, its phase, and that nothing stays for ever."""
 
 from collections import Counter
 
@@ -14,7 +14,8 @@ from engine.telemetry.window import PHASES
 from engine.types import Outcome, Source, StopReason
 from tests.engine.core.test_episode import DONE
 from tests.engine.telemetry.test_window import Some
-from tests.parts.live_episodes import Gated, group_of, phases_of, played, scored, seams_of, until
+from tests.parts.live_episodes import Gated, group_of, phases_of, played, scored, seams_of
+from tests.parts.waiting import until
 
 
 def counted(live):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +13,7 @@ import anyio
 import orjson
 import pytest
 
+from tests.parts.children import python
 from tests.parts.embedded_models import make_adapter, make_model
 from tests.parts.places import ROOT
 
@@ -46,11 +46,8 @@ def server(tmp_path) -> Iterator[tuple[str, Path]]:
         make_adapter(tmp_path / "adapters" / f"v{v}", model, seed=v)
     flags = ["--model", str(model), "--adapter-root", str(tmp_path / "adapters"), "--max-loras", "3"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "engine.embedded", *flags]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, cwd=ROOT, env=environment) as process:
-        assert process.stdout is not None
+    with python("-m", "engine.embedded", *flags, stdout=subprocess.PIPE, cwd=ROOT, env=environment) as process:
         yield json.loads(process.stdout.readline())["url"], tmp_path / "adapters"
-        process.terminate()
 
 
 @pytest.mark.slow

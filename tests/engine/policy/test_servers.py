@@ -1,5 +1,6 @@
 """The control plane against mock servers that restart, refuse and forget."""
 
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import anyio
@@ -9,7 +10,8 @@ from aiohttp import web
 from engine.errors import RunError
 from engine.policy.servers import Servers
 from engine.scripted.server import MockServer
-from tests.parts.policy_parts import ADAPTER, RUN_ID, adapter_directory, policy_of, serving, tiny_chat, turn, until
+from tests.parts.policy_parts import ADAPTER, RUN_ID, adapter_directory, policy_of, serving, tiny_chat, turn
+from tests.parts.waiting import until
 
 CHAT = tiny_chat()
 
@@ -67,11 +69,10 @@ async def test_a_refused_adapter_names_server_adapter_and_reason(adapter):
 async def test_a_restarted_server_gets_its_adapters_before_traffic(adapter):
     """A server that comes back empty on the same port serves the waiting turn, under its adapter, after the push."""
     before, after = mock(), mock()
-    async with anyio.create_task_group() as tg:
+    async with AsyncExitStack() as clients, anyio.create_task_group() as tg:
         async with serving(before) as url:
             port = int(url.rpartition(":")[2])
-            clients = policy_of(CHAT, url)
-            policy, servers = await clients.__aenter__()
+            policy, servers = await clients.enter_async_context(policy_of(CHAT, url))
             await servers.load(ADAPTER, adapter)
             tg.start_soon(servers.watch)
             assert (await policy.complete(turn(CHAT))).adapter == ADAPTER
@@ -87,7 +88,6 @@ async def test_a_restarted_server_gets_its_adapters_before_traffic(adapter):
             await until(lambda: found)
             assert after.adapters == {ADAPTER: str(adapter)}
             assert after.requests == 1
-            await clients.__aexit__(None, None, None)
             tg.cancel_scope.cancel()
     assert found[0].adapter == ADAPTER
 

@@ -21,8 +21,8 @@ from tests.parts.policy_parts import (
     tiny_chat,
     tiny_model,
     turn,
-    until,
 )
+from tests.parts.waiting import until
 
 CHAT = tiny_chat()
 NEXT = f"{RUN_ID}-v00004"

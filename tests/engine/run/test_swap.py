@@ -7,6 +7,7 @@ from anyio import to_thread
 from engine.core.versions import Versions
 from engine.run.swap import Adapters
 from engine.rundir.layout import RunDir, write_json
+from tests.parts.waiting import until
 
 
 class Recording:
@@ -64,9 +65,7 @@ async def test_groups_are_free_before_an_old_version_is_gone(run):
     await to_thread.run_sync(publish, run, 1)
     async with anyio.create_task_group() as tg:
         tg.start_soon(adapters.step)
-        with anyio.fail_after(5):
-            while ("unload", "demo-1f0c2a9b-v00000") not in adapters.servers.calls:  # noqa: ASYNC110 - a recording
-                await anyio.sleep(0.01)
+        await until(lambda: ("unload", "demo-1f0c2a9b-v00000") in adapters.servers.calls)
         assert heard[-1] == (10, 1)
         adapters.servers.unloading.set()
 

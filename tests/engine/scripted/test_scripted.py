@@ -1,8 +1,8 @@
 """The scripted seams: good enough to exercise an engine, and honest about the contracts they stand in for."""
 
-import signal
 import subprocess
 import sys
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import aiohttp
@@ -27,9 +27,11 @@ from engine.stream.segment import CLOSED
 from engine.task import Task
 from engine.types import Episode, Limits, Outcome, Sampling
 from engine.world.offline import OfflineUser, OfflineWorld
+from tests.parts.children import python
 from tests.parts.places import ROOT
 from tests.parts.policy_parts import policy_of, serving, tiny_chat, tiny_model, turn
 from tests.parts.stream_groups import group, write_segment
+from tests.parts.waiting import wait_until
 
 CHAT = tiny_chat()
 PACKS = ROOT / "engine" / "assets" / "packs"
@@ -178,21 +180,20 @@ def simulated_run(base: Path, steps: int, pace_s: float = 0.0) -> RunDir:
     return run
 
 
-def learner(run: RunDir) -> subprocess.Popen:
+def learner(run: RunDir) -> AbstractContextManager[subprocess.Popen]:
     """The simulated learner's process."""
-    return subprocess.Popen([sys.executable, "-m", "engine.scripted", "learner", str(run.path)])
+    return python("-m", "engine.scripted", "learner", run.path)
 
 
 def test_the_simulated_learner_trains_every_group_once_over_a_kill(tmp_path):
     """Killed in the middle, it goes on at its cursor: steps 1 to 4, each group in exactly one of them."""
     run = simulated_run(tmp_path, steps=4, pace_s=0.2)
     write_segment(run.trajectories, 0, [group(position) for position in range(14)])
-    process = learner(run)
-    while len(list(read_lines(run.learner / "steps.jsonl"))) < 2:
-        assert process.poll() is None
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert learner(run).wait() == 0
+    with learner(run) as process:
+        wait_until(lambda: len(list(read_lines(run.learner / "steps.jsonl"))) >= 2, while_runs=process)
+        process.kill()
+    with learner(run) as process:
+        assert process.wait() == 0
     rows = list(read_lines(run.learner / "steps.jsonl"))
     assert [row["step"] for row in rows] == [1, 2, 3, 4]
     assert [trained["id"] for row in rows for trained in row["groups"]] == [
@@ -206,14 +207,14 @@ def test_the_simulated_learner_trains_every_group_once_over_a_kill(tmp_path):
 def test_the_simulated_learner_ends_with_the_stream_and_on_sigterm(tmp_path):
     """A closed stream leaves the partial step and says done; SIGTERM ends a wait with 0."""
     run = simulated_run(tmp_path, steps=6)
-    waiting = learner(run)
-    while not (run.adapter(0) / "meta.json").exists():
-        assert waiting.poll() is None
-    waiting.terminate()
-    assert waiting.wait() == 0
+    with learner(run) as waiting:
+        wait_until((run.adapter(0) / "meta.json").exists, while_runs=waiting)
+        waiting.terminate()
+        assert waiting.wait() == 0
     write_segment(run.trajectories, 0, [group(position) for position in range(4)])
     (run.trajectories / CLOSED).write_bytes(orjson.dumps({"format": 1, "segments": 1, "frames": 4}))
-    assert learner(run).wait() == 0
+    with learner(run) as process:
+        assert process.wait() == 0
     progress = read_json(run.progress)
     assert (progress["state"], progress["step"], progress["waiting"], progress["frames_read"]) == ("done", 1, 1, 4)
 

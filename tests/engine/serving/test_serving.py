@@ -1,12 +1,9 @@
 """engine.serving and engine.preflight.doctor: SGLang's command and environment, GPUs, and what a machine lacks."""
 
-import os
 import signal
 import stat
-import subprocess
 import sys
 import threading
-import time
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
@@ -27,7 +24,9 @@ from engine.serving.gpus import Gpu, gpus, parse
 from engine.serving.install import installed, look
 from engine.serving.models import find_model
 from engine.serving.placement import without_gpu
+from tests.parts.children import python
 from tests.parts.places import ROOT
+from tests.parts.waiting import wait_until
 
 
 def config_of(**policy):
@@ -362,11 +361,8 @@ def test_a_leashed_process_ends_with_its_parent(tmp_path):
         "Child(Command(name='x', argv=argv, log=log, environment=child_environment(), leashed=True)).start(0)\n"
         "time.sleep(60)"
     )
-    with subprocess.Popen([sys.executable, "-c", parent, str(told), sleeps], cwd=ROOT) as process:
-        while not (told.exists() and told.read_text()):
-            assert process.poll() is None
-            time.sleep(0.02)
+    with python("-c", parent, told, sleeps, cwd=ROOT) as process:
+        wait_until(lambda: told.exists() and told.read_text(), while_runs=process)
         child = psutil.Process(int(told.read_text()))
-        os.kill(process.pid, signal.SIGKILL)
     assert child.wait(timeout=10) in (None, -signal.SIGTERM)
     assert not psutil.pid_exists(child.pid)

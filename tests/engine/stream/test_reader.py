@@ -1,9 +1,8 @@
 """Whole groups are read, torn tails are waited for or left, damage is named."""
 
-import subprocess
-import sys
 import threading
 import time
+from contextlib import closing
 from dataclasses import replace
 
 import pytest
@@ -20,6 +19,7 @@ from engine.stream.reader import (
     written_positions,
 )
 from engine.stream.segment import CLOSED, Segment, segment_path
+from tests.parts.children import python
 from tests.parts.stream_groups import HEADER, assert_same, group, without_tokens, write_segment
 
 
@@ -201,10 +201,9 @@ def test_frames_appended_between_two_looks_are_no_damage(tmp_path, monkeypatch):
         return found
 
     monkeypatch.setattr(Segment, "_read", look)
-    with StreamReader(tmp_path) as reader:
+    with closing(file), StreamReader(tmp_path) as reader:
         assert reader.next(timeout=5)[0].position == 1
         assert drain(reader) == [2]
-    file.close()
 
 
 def test_segments_of_two_runs_are_refused(tmp_path):
@@ -237,8 +236,10 @@ def test_timeout_and_wake_up(tmp_path):
         assert time.monotonic() - started >= 0.2
         timer = threading.Timer(0.3, lambda: write_segment(tmp_path, 1, [group(1)]))
         timer.start()
-        found = reader.next(timeout=10)
-        timer.join()
+        try:
+            found = reader.next(timeout=10)
+        finally:
+            timer.join()
         assert found is not None
         assert found[0].position == 1
 
@@ -246,7 +247,7 @@ def test_timeout_and_wake_up(tmp_path):
 WRITER = """
 import sys, time
 from pathlib import Path
-from engine.rundir.layout import write_json
+from engine.rundir import write_json
 from engine.stream.append import SegmentFile
 from engine.stream.frame import encode
 from tests.parts.stream_groups import HEADER, group
@@ -266,7 +267,7 @@ write_json(directory / "closed.json", {"segments": 4, "frames": 100})
 def test_following_a_writer_in_another_process(tmp_path):
     """A reader that starts first gets every group once and in order, over segments, and sees the end."""
     found = []
-    with StreamReader(tmp_path) as reader, subprocess.Popen([sys.executable, "-c", WRITER, str(tmp_path)]) as process:
+    with StreamReader(tmp_path) as reader, python("-c", WRITER, tmp_path) as process:
         while not reader.closed:
             item = reader.next(timeout=5)
             if item is not None:

@@ -6,7 +6,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections import Counter
 from dataclasses import replace
 from functools import reduce
@@ -206,15 +205,17 @@ async def test_fsync_every_interval_and_at_close(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "fsync", recorded)
     writer = TrajectoryWriter(tmp_path, HEADER, replace(SETTINGS, fsync_s=0.1))
     async with anyio.create_task_group() as tasks:
+        began_s = anyio.current_time()
         await tasks.start(writer.run)
         for position in range(10):
             await writer.write(group(position))
             await anyio.sleep(0.05)
-        during = synced.count(".seg")
+        during, intervals = synced.count(".seg"), (anyio.current_time() - began_s) / 0.1
         await anyio.sleep(0.3)
         idle = synced.count(".seg")
         await writer.close()
-    assert 3 <= during <= 7
+    # On a busy machine fewer, as there is more between two frames.
+    assert 2 <= during <= intervals
     assert idle <= during + 1
     assert synced.count(".seg") == idle + 1
 
@@ -301,6 +302,7 @@ def test_damaged_earlier_segment_stops_a_resume(tmp_path):
 
 WRITER = """
 import resource
+import signal
 import sys
 from pathlib import Path
 import anyio
@@ -313,6 +315,8 @@ async def main(directory, count):
     writer = TrajectoryWriter(directory, HEADER, WriterSettings(low_water_bytes=0, segment_bytes=20_000, fsync_s=0.05))
     async with anyio.create_task_group() as tasks:
         await tasks.start(writer.run)
+        # In processor time, so that it is as far then on a busy machine; nothing handles the signal.
+        signal.setitimer(signal.ITIMER_PROF, float(sys.argv[4]) if "dies" in sys.argv else 0)
         missing = sorted(set(range(count)) - written_positions(directory))
         async def send(share):
             for position in share:
@@ -323,8 +327,8 @@ async def main(directory, count):
                 senders.start_soon(send, missing[first::4])
         await writer.close()
 
-if len(sys.argv) > 3:
-    resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[3]),) * 2)
+if "size" in sys.argv:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[4]),) * 2)
 try:
     anyio.run(main, Path(sys.argv[1]), int(sys.argv[2]))
 except* RunError as errors:
@@ -332,25 +336,15 @@ except* RunError as errors:
 """
 
 
-def acknowledged_before(process: subprocess.Popen[str], delay_s: float) -> list[int]:
-    """SIGKILL a writer `delay_s` after its first acknowledgement; what it had acknowledged until then."""
-    assert process.stdout is not None
-    lines = [process.stdout.readline()]
-    time.sleep(delay_s)
-    process.send_signal(signal.SIGKILL)
-    lines += process.stdout.readlines()
-    process.wait()
-    return [int(line) for line in lines if line.endswith("\n")]
-
-
-def test_sigkill_at_random_points_then_resume(tmp_path):
+def test_kills_at_random_points_then_resume(tmp_path):
     """Killed writers, resumed until done: every acknowledged group is there, none twice, none missing in the end."""
     rng = random.Random(7)
     count, acknowledged = 400, []
     for _ in range(4):
-        command = [sys.executable, "-c", WRITER, str(tmp_path), str(count)]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-            acknowledged += acknowledged_before(process, rng.uniform(0, 0.08))
+        command = [sys.executable, "-c", WRITER, str(tmp_path), str(count), "dies", str(rng.uniform(0.001, 0.05))]
+        killed = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+        assert killed.returncode == -signal.SIGPROF
+        acknowledged += [int(line) for line in killed.stdout.splitlines(keepends=True) if line.endswith("\n")]
         assert set(acknowledged) <= written_positions(tmp_path)
     assert len(acknowledged) < count
     done = subprocess.run(
@@ -373,7 +367,7 @@ def test_sigkill_at_random_points_then_resume(tmp_path):
 def test_full_disk_acknowledges_nothing_half_written(tmp_path, limit):
     """At a file size limit the writer cuts the torn frame off, says what to do, and a resume completes the stream."""
     command = [sys.executable, "-c", WRITER, str(tmp_path), "40"]
-    refused = subprocess.run([*command, str(limit)], capture_output=True, text=True, check=False)
+    refused = subprocess.run([*command, "size", str(limit)], capture_output=True, text=True, check=False)
     assert refused.returncode == 1
     assert "00000.seg" in refused.stderr
     assert "could not be written" in refused.stderr
@@ -383,7 +377,7 @@ def test_full_disk_acknowledges_nothing_half_written(tmp_path, limit):
     with Segment(tmp_path, 0) as segment:
         ends = [raw.end for raw in segment.groups()] or [segment.header()[1]]
     assert segment_path(tmp_path, 0).stat().st_size == ends[-1]
-    subprocess.run([*command, "1000000"], check=True, capture_output=True)
+    subprocess.run([*command, "size", "1000000"], check=True, capture_output=True)
     assert sorted(tg.position for tg in iter_groups(tmp_path)) == list(range(40))
 
 

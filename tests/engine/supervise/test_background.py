@@ -4,7 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 
 import psutil
 import pytest
@@ -20,6 +19,7 @@ from engine.supervise.background import Background, on_terminal, supervisor_of
 from engine.supervise.supervisor import Ending
 from tests.parts.recorded_runs import small_pack
 from tests.parts.terminals import StandIn, Terminal, end, gone, live, stopped
+from tests.parts.waiting import wait_until
 
 DRY = ("run", "--config", "dry", "--set", "tasks.pack=small.jsonl")
 LONG = (*DRY, "--set", "run.steps=5000", "--set", "eval.heldout_tasks=0", "--set", "eval.every=0")
@@ -56,10 +56,8 @@ def looked_at(stand_in, run, front):
 
 def goes_on(run):
     """Whether the run takes another step."""
-    before, limit = _step(run), time.monotonic() + 30
-    while _step(run) < before + 1:
-        assert time.monotonic() < limit
-        time.sleep(0.05)
+    before = _step(run)
+    wait_until(lambda: _step(run) > before, 60)
     return supervisor_of(run) is not None
 
 
@@ -119,7 +117,7 @@ def test_ctrl_c_while_it_drains_stops_at_once(stand_in, run):
         stand_in.choose(11)
         front.until(lambda: "! draining" in front.text)
         front.press(b"\x03")
-        assert front.ended(10) == 130, front.text
+        assert front.ended() == 130, front.text
     assert "stopped at once" in front.text
     assert read_json(run.processes)["processes"] == []
 
@@ -185,7 +183,7 @@ def test_the_run_survives_what_is_in_front_of_it(stand_in, run, way):
         else:
             front.hang_up()
         assert front.ended() == (-signal.SIGKILL if way == "kill" else -signal.SIGHUP)
-        gone(shown, 10)
+        gone(shown, 60)
     assert goes_on(run)
 
 

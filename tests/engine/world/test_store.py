@@ -24,6 +24,7 @@ from engine.types import TaskGroup
 from engine.world.offline import OfflineWorld
 from engine.world.store import FORMAT, EntryStore, Row, open_store
 from tests.engine.core.test_episode import DONE, ORDER, Letters, Lines
+from tests.parts.children import python
 from tests.parts.worlds import shop
 
 
@@ -185,8 +186,7 @@ connection.execute("BEGIN EXCLUSIVE")
 print("held", flush=True)
 sys.stdin.read()
 """
-    with subprocess.Popen([sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
-        assert holder.stdout is not None
+    with python("-c", script, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
         assert holder.stdout.readline() == b"held\n"
         with pytest.raises(ConfigError, match="locked"):
             anyio.run(reopened, path)
