@@ -9,6 +9,7 @@ import sys
 import pytest
 
 from engine.cli import COMMANDS
+from tests.parts.children import child
 from tests.parts.places import ROOT
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -71,7 +72,7 @@ def test_its_commands_run(tmp_path):
     for words in commands():
         if words[0] == "serve":
             argv = [sys.executable, "-m", "engine.cli", *words, "--port", "0"]
-            with subprocess.Popen(argv, cwd=tmp_path, stdout=subprocess.PIPE, text=True) as server:
+            with child(*argv, cwd=tmp_path, stdout=subprocess.PIPE, text=True) as server:
                 assert json.loads(server.stdout.readline())["url"].startswith("http://127.0.0.1:")
                 server.terminate()
             continue

@@ -4,7 +4,6 @@ import json
 import signal
 import subprocess
 import sys
-import time
 import tomllib
 import urllib.request
 
@@ -25,9 +24,11 @@ from engine.scripted.server import MockServer
 from engine.scripted.zero_adapter import zero_adapter
 from engine.serving.models import find_model
 from engine.supervise.supervisor import Ending
+from tests.parts.children import child
 from tests.parts.load_runs import mock_server
 from tests.parts.policy_parts import adapter_directory, serving
 from tests.parts.recorded_runs import small_pack
+from tests.parts.waiting import LONG_S, wait_until
 
 HEAVY = ("torch", "transformers", "peft", "sglang", "textual")
 
@@ -291,10 +292,10 @@ def test_a_stopped_run_goes_on(tmp_path):
     """SIGTERM drains and says how to go on; --resume finishes it; nothing is lost or trained twice."""
     argv = [sys.executable, "-m", "engine.cli", *DRY, "--set", "run.steps=8", "--dir", str(tmp_path)]
     run = RunDir(tmp_path / "dry")
-    with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as first:
+    with child(*argv, stdout=subprocess.PIPE, text=True) as first:
         _until_step(run, 2)
         first.send_signal(signal.SIGTERM)
-        output, _ = first.communicate(timeout=60)
+        output, _ = first.communicate(timeout=LONG_S)
     assert first.returncode == 143
     assert "synth-engine run --resume" in output
     assert read_json(run.progress)["step"] < 8
@@ -309,15 +310,14 @@ def test_children_notice_a_killed_supervisor(tmp_path):
     """They drain and exit by themselves; --resume goes on."""
     argv = [sys.executable, "-m", "engine.cli", *DRY, "--set", "run.steps=6", "--dir", str(tmp_path)]
     run = RunDir(tmp_path / "dry")
-    with subprocess.Popen(argv, stdout=subprocess.DEVNULL) as first:
+    with child(*argv, stdout=subprocess.DEVNULL) as first:
         _until_step(run, 1)
         children = [psutil.Process(row["pid"]) for row in read_json(run.processes)["processes"]]
         first.kill()
-    assert psutil.wait_procs(children, timeout=60)[1] == []
+    assert psutil.wait_procs(children, timeout=LONG_S)[1] == []
     assert process("run", "--resume", run.path).returncode == 0
     assert read_json(run.summary)["steps"] == 6
 
 
 def _until_step(run, step):
-    while (read_json(run.progress) or {"step": 0})["step"] < step:
-        time.sleep(0.05)
+    wait_until(lambda: (read_json(run.progress) or {"step": 0})["step"] >= step, LONG_S)

@@ -2,8 +2,6 @@
 
 import os
 import signal
-import subprocess
-import sys
 import time
 from contextlib import contextmanager, suppress
 
@@ -13,8 +11,9 @@ import pytest
 from engine.config.load import load
 from engine.rundir.layout import RunDir, read_json, read_lines
 from engine.stream.reader import read_group_ids
-from engine.supervise import supervisor
+from engine.supervise import supervisor as supervise
 from tests.kills.test_run_kills import beginning, finished, pid_of, started, step, wait_for
+from tests.parts.children import child, python
 from tests.parts.learner_kills import check_history, hashes, make_groups
 from tests.parts.learner_runs import make_model, make_policy, make_run, write_stream
 
@@ -47,8 +46,8 @@ def undisturbed(tmp_path_factory, model, groups):
 @contextmanager
 def torchrun(run):
     """The learner's command of the run; none of its processes outlives the block."""
-    command = supervisor.commands(run, load(run.config).config, [])[1]
-    with command.log.open("ab") as log, subprocess.Popen(command.argv, env=command.environment, stderr=log) as process:
+    command = supervise.commands(run, load(run.config).config, [])[1]
+    with command.log.open("ab") as log, child(*command.argv, env=command.environment, stderr=log) as process:
         ranks = []
         try:
             wait_for(lambda: len(psutil.Process(process.pid).children()) == RANKS, process)
@@ -56,7 +55,6 @@ def torchrun(run):
             process.ranks = ranks
             yield process
         finally:
-            process.kill()
             for rank in ranks:
                 with suppress(psutil.NoSuchProcess):
                     rank.kill()
@@ -121,7 +119,7 @@ def test_ranks_end_with_whoever_started_them(tmp_path, model):
         "run = RunDir(Path(sys.argv[1])); child = Child(supervisor.commands(run, load(run.config).config, [])[1]);"
         "child.start(0); time.sleep(600)"
     )
-    with subprocess.Popen([sys.executable, "-c", script, str(run.path)]) as process:
+    with python("-c", script, run.path) as process:
         wait_for(lambda: run.versions() == [0], process)
         family = psutil.Process(process.pid).children(recursive=True)
         process.kill()

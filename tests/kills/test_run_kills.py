@@ -14,6 +14,7 @@ from engine.rundir.layout import RunDir, read_json, read_lines
 from engine.stream.reader import iter_groups, read_group_ids
 from engine.types import StopReason
 from tests.parts.sglang_environment import needs_sglang
+from tests.parts.waiting import LONG_S, wait_until
 
 STEPS = 5
 SETS = (
@@ -55,9 +56,7 @@ def step(run):
 
 def wait_for(condition, process):
     """Until the condition holds; the supervisor must not end before."""
-    while not condition():
-        assert process.poll() is None, "the run ended too early"
-        time.sleep(0.05)
+    wait_until(condition, LONG_S, while_runs=process)
 
 
 def finished(run, output, last=STEPS):

@@ -38,7 +38,7 @@ def run_ranks(work: Callable[..., None], count: int, *arguments: Any) -> list[in
     for process in started:
         process.start()
     for process in started:
-        process.join(15)
+        process.join(100)
     for process in started:
         process.kill()
     return [process.exitcode for process in started]

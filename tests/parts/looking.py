@@ -24,7 +24,7 @@ def reads_little(monkeypatch):
 
 
 @asynccontextmanager
-async def closing(source):
+async def closed_at_the_end(source):
     """A source, closed at the end."""
     try:
         yield source
@@ -34,7 +34,7 @@ async def closing(source):
 
 def looking(run):
     """A source of a run in flight, closed at the end."""
-    return closing(LiveSource(run))
+    return closed_at_the_end(LiveSource(run))
 
 
 async def look_until(source, condition, question=None):

@@ -22,6 +22,7 @@ from engine.telemetry import learner_metrics as learner
 from engine.telemetry.metrics import key_with
 from engine.telemetry.window import Window
 from engine.types import TurnTiming
+from tests.parts.looking import closed_at_the_end
 from tests.parts.places import ROOT
 from tests.parts.played_runs import packed, recorded
 from tests.parts.recorded_runs import advantages, write_stream
@@ -153,22 +154,21 @@ def _rows(path, rows):
 
 async def drawn(run, name, size):
     """A screen at the moment, line by line, without the space at their ends."""
-    source = RecordedSource(run, at=MOMENT_S)
-    app, lines, before = Dashboard(source), [], None
     # On a busy machine it would say that drawing takes its time.
     with patch.object(dashboard, "_BUSY_SHARE", math.inf):
-        async with app.run_test(size=size) as pilot:
-            if name in VIEWS:
-                await app.action_view(name)
-            else:
-                app.post_message(Open(SCREENS[name], Window()))
-            for _ in range(_MOST):
-                await app.look()
-                await pilot.pause()
-                lines, before = _lines(app), lines
-                if lines == before and source.records.complete:
-                    break
-    await source.close()
+        async with closed_at_the_end(RecordedSource(run, at=MOMENT_S)) as source:
+            app, lines, before = Dashboard(source), [], None
+            async with app.run_test(size=size) as pilot:
+                if name in VIEWS:
+                    await app.action_view(name)
+                else:
+                    app.post_message(Open(SCREENS[name], Window()))
+                for _ in range(_MOST):
+                    await app.look()
+                    await pilot.pause()
+                    lines, before = _lines(app), lines
+                    if lines == before and source.records.complete:
+                        break
     return lines
 
 

@@ -15,10 +15,12 @@ import pytest
 from engine.processes.alive import lives
 from engine.rundir.layout import RunDir, read_json
 from engine.supervise.background import supervisor_of
+from tests.parts.children import child
 from tests.parts.recorded_runs import RecordedRun, small_pack
 from tests.parts.screens import Screen
 from tests.parts.terminals import end
 from tests.parts.tui_canned import talk
+from tests.parts.waiting import wait_until
 from tui.story import blocks
 
 BUSY = (
@@ -30,7 +32,7 @@ BUSY = (
 HOSTILE = "\x1b]0;owned\x07\x1b[2J\x1b[31m"
 UP, DOWN, RIGHT, LEFT, PAGE_UP, PAGE_DOWN = "\x1b[A", "\x1b[B", "\x1b[C", "\x1b[D", "\x1b[5~", "\x1b[6~"
 ESCAPE, ENTER, TAB, CTRL_P, CTRL_Q, CTRL_X = "\x1b", "\r", "\t", "\x10", "\x11", "\x18"
-STARTS_S = 30
+STARTS_S = 120
 """Until an engine runs, or runs again."""
 LIVE = re.compile(r"^│.(g\d{6}\.\d\d) .* P policy ", re.MULTILINE)
 
@@ -41,12 +43,9 @@ def busy(tmp_path_factory):
     place = tmp_path_factory.mktemp("busy")
     run = RunDir(place / "runs" / "dry")
     argv = [sys.executable, "-m", "engine.cli", *BUSY, "--plain"]
-    with subprocess.Popen(argv, cwd=place, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL):
+    with child(*argv, cwd=place, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL):
         try:
-            limit = time.monotonic() + STARTS_S
-            while not run.socket.exists():
-                assert time.monotonic() < limit
-                time.sleep(0.05)
+            wait_until(run.socket.exists, STARTS_S)
             yield run
         finally:
             end(run)
@@ -90,10 +89,10 @@ def cursor(front):
 
 def moves_cursor(front, keys, holds):
     """Press keys, until the cursor's line is as it should be."""
-    front.until(lambda: cursor(front) is not None, 15)
+    front.until(lambda: cursor(front) is not None)
     before = cursor(front)
     front.press(keys.encode())
-    front.until(lambda: (now := cursor(front)) is not None and holds(before, now), 15)
+    front.until(lambda: (now := cursor(front)) is not None and holds(before, now))
 
 
 def copied(front):
@@ -133,10 +132,7 @@ def test_a_run_is_left_looked_at_again_and_stopped(tmp_path):
             viewer.press(b"s")
             assert viewer.ended() == 0, viewer.text
             assert viewer.restored()
-        limit = time.monotonic() + STARTS_S
-        while "! draining" not in (run.path / "supervisor.log").read_text():
-            assert time.monotonic() < limit
-            time.sleep(0.1)
+        wait_until(lambda: "! draining" in (run.path / "supervisor.log").read_text(), STARTS_S)
     finally:
         end(run)
     assert not lives(supervisor)
@@ -229,7 +225,7 @@ def test_keys_of_an_episode(attached):
 
     def goes_to(key, holds):
         attached.press(key.encode())
-        attached.until(lambda: (found := head.search(attached.text)) is not None and holds(found[1]), 15)
+        attached.until(lambda: (found := head.search(attached.text)) is not None and holds(found[1]))
 
     goes_to("n", lambda now: now != first)
     goes_to("p", lambda now: now == first)
@@ -250,7 +246,7 @@ def test_keys_of_an_episode(attached):
     for key, words in {"i": first, "t": "\ntask\n", "j": '"role":"assistant"', "c": f"dry {first}"}.items():
         attached.types("y", f"Copy of {first}")
         attached.types(key, "copied the ", without=("Copy of",))
-        attached.until(lambda words=words: words in copied(attached), 15)
+        attached.until(lambda words=words: words in copied(attached))
     attached.moves()
     # Once out of the search, once out of the episode.
     attached.types(ESCAPE, "─ rubric ─")
@@ -331,6 +327,7 @@ def rows_of(run):
     return [orjson.loads(line) for line in run.metrics.read_bytes().split(b"\n")[:-1]]
 
 
+@pytest.mark.timeout(90)  # a command and its dashboard start
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_leaves_the_terminal_as_it_was(recorded, number):
     """To the dashboard."""
@@ -362,6 +359,7 @@ def test_a_replay_is_driven_by_keys(recorded):
         assert front.ended() == 0, front.text
 
 
+@pytest.mark.timeout(90)  # a command and its dashboard start
 def test_what_a_model_wrote_is_never_a_sequence(recorded):
     """It is shown as signs; no byte of it commands the terminal."""
     with Screen(recorded.path.parents[1], "attach", recorded.path) as front:
@@ -370,7 +368,7 @@ def test_what_a_model_wrote_is_never_a_sequence(recorded):
         front.types("e", "]0;owned", "[31m planted")
         front.types("y", "Copy of")
         front.press(b"t")
-        front.until(lambda: "]0;owned" in copied(front), 15)
+        front.until(lambda: "]0;owned" in copied(front))
         front.press(b"q")
         assert front.ended() == 0, front.text
     sent = front.raw.decode()

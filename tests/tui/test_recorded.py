@@ -1,6 +1,7 @@
 """tui.recorded, tui.conversations, tui.replay: episodes on record, as rows and as conversations, at any moment."""
 
 import shutil
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,7 +16,7 @@ from engine.stream.frame import encode
 from engine.telemetry.window import Window, select
 from engine.types import Event, EventKind, Source, Span, Tokens, TurnTiming
 from tests.parts.incomplete_runs import cut, promise_more
-from tests.parts.looking import aside, closing, looked, reads_little
+from tests.parts.looking import aside, closed_at_the_end, closing, looked, reads_little
 from tests.parts.recorded_runs import GROUP_SIZE, RecordedRun, group, small_pack
 from tests.parts.stream_groups import HEADER, write_segment
 from tests.parts.stream_groups import group as any_group
@@ -234,7 +235,7 @@ def test_selecting_of_many_costs_a_little_each(run):
 
 async def test_everything_of_an_ended_run(run):
     """Without a moment a source shows all that is recorded, and the conversation of who is followed, with tokens."""
-    async with closing(RecordedSource(run)) as source:
+    async with closed_at_the_end(RecordedSource(run)) as source:
         seen = await looked(source, follow="g000000.01", siblings=True, window=Window(where="reward>=0.5", rows=5))
         assert (seen.state, seen.phase, seen.step, seen.total) == ("ended", "done", 3, 3 * GROUP_SIZE + 2)
         assert len(seen.rows) == 5
@@ -258,7 +259,7 @@ async def test_everything_of_an_ended_run(run):
 
 async def test_a_conversation_at_moments(run):
     """Only what had happened: answers of a turn come together, an event when it was answered, spans with their ids."""
-    async with closing(RecordedSource(run, at=1.5)) as source:
+    async with closed_at_the_end(RecordedSource(run, at=1.5)) as source:
         assert isinstance(source, Replay)
         assert (await looked(source, follow="g000000.01")).episode is None
         # messages, events, timings, ids, logprobs, spans
@@ -286,7 +287,7 @@ async def test_a_conversation_at_moments(run):
 
 async def test_a_frame_that_is_gone(run):
     """A record that cannot be read any more costs the conversation, and is told."""
-    async with closing(RecordedSource(run)) as source:
+    async with closed_at_the_end(RecordedSource(run)) as source:
         await looked(source)
         await aside(shutil.rmtree, run.trajectories)
         seen = await looked(source, follow="g000000.01")
@@ -323,7 +324,7 @@ async def test_records_that_cannot_be_compared(run):
 async def test_files_at_a_moment(run):
     """Engine rows, swaps, learner rows, advantages, log and phase are cut at the moment; learner rows have the time at
     which their adapter was first loaded."""
-    async with closing(RecordedSource(run, at=101.5)) as source:
+    async with closed_at_the_end(RecordedSource(run, at=101.5)) as source:
         seen = await looked(source)
         # Kept within what is recorded: the last episode ends at 50.2 s.
         assert (seen.clock_s, seen.state) == (50.2, "replay")
@@ -346,7 +347,7 @@ async def test_the_clock(run, monkeypatch):
     """It advances by real time times speed, goes on from where it was at a change of speed, and ends at the end."""
     now = [100.0]
     monkeypatch.setattr("tui.replay.time", SimpleNamespace(monotonic=lambda: now[0]))
-    async with closing(RecordedSource(run, at=2.0, speed=2.0)) as source:
+    async with closed_at_the_end(RecordedSource(run, at=2.0, speed=2.0)) as source:
         assert (await looked(source)).clock_s == 2.0
         now[0] += 1.5
         assert (await looked(source)).clock_s == 5.0
@@ -371,14 +372,13 @@ def written_more(run):
     records.read(60)
     tg = records.group(records.entry("g000000.01"))
     more = group("g000099", 99, Source.POLICY, [replace(one, id=f"g000099{one.id[7:]}") for one in tg.episodes])
-    file = SegmentFile(run.trajectories, 7, HEADER)
-    file.append(more.id, more.position, encode(more))
-    file.close()
+    with closing(SegmentFile(run.trajectories, 7, HEADER)) as file:
+        file.append(more.id, more.position, encode(more))
 
 
 async def test_what_is_written_meanwhile_is_shown(run):
     """A source over a run that still writes shows the new group in the next look."""
-    async with closing(RecordedSource(run)) as source:
+    async with closed_at_the_end(RecordedSource(run)) as source:
         before = (await looked(source)).total
         await aside(written_more, run)
         seen = await looked(source, follow="g000099.02")
@@ -389,7 +389,7 @@ async def test_what_is_written_meanwhile_is_shown(run):
 async def test_a_pack_without_the_task(run):
     """An episode is shown without its task where the pack cannot be read."""
     await aside(run.pack.write_bytes, b"no zstd")
-    async with closing(RecordedSource(run)) as source:
+    async with closed_at_the_end(RecordedSource(run)) as source:
         seen = await looked(source, follow="g000000.01")
         assert (seen.episode.instruction, seen.episode.rubric) == ("", {})
         assert seen.episode.messages

@@ -2,6 +2,7 @@
 
 import os
 import time
+from contextlib import closing
 from itertools import pairwise
 
 import orjson
@@ -89,10 +90,9 @@ def test_only_the_end_of_a_long_file(tmp_path):
     """A tail that wants so many bytes begins with the first whole line in them."""
     path, rows = tmp_path / "rows.jsonl", Newest(1_000, "n")
     path.write_bytes(b"".join(line(n=number) for number in range(100, 900)))
-    tail = Tail(path, rows, newest_bytes=95)
-    tail.read()
+    with closing(Tail(path, rows, newest_bytes=95)) as tail:
+        tail.read()
     assert numbers(rows.rows) == list(range(891, 900))
-    tail.close()
 
 
 def test_rows_are_thinned_out():
@@ -152,10 +152,9 @@ def test_the_log(run):
     rows = [{"event": f"n{number}", "level": "info", "process": "engine", "timestamp": when} for number in range(600)]
     rows.append({"event": "evaluated", "level": "warning", "timestamp": when, "mean": 0.5})
     run.log.write_bytes(b"".join(line(**row) for row in rows))
-    files = RunFiles(run)
-    files.read()
-    told = files.now()
-    files.close()
+    with closing(RunFiles(run)) as files:
+        files.read()
+        told = files.now()
     assert len(told.log) == 500
     last = told.log[-1]
     assert (last.level, last.process, last.event, last.values) == ("warning", "", "evaluated", {"mean": 0.5})
@@ -178,10 +177,9 @@ def test_the_log_of_a_run_that_was_stopped(run):
             for when, event, more in sorted(rows, key=str)
         )
     )
-    files = RunFiles(run)
-    files.read()
-    seen = {at_s: [one.event for one in files.at(at_s).log] for at_s in (5.0, 11.9, 12.0, 16.9, 17.0)}
-    files.close()
+    with closing(RunFiles(run)) as files:
+        files.read()
+        seen = {at_s: [one.event for one in files.at(at_s).log] for at_s in (5.0, 11.9, 12.0, 16.9, 17.0)}
     assert [len(events) for events in seen.values()] == [1, 2, 5, 5, 6]
     assert seen[12.0][-2:] == ["a server", "phase"]
     assert seen[17.0][-1] == "last"
@@ -192,10 +190,9 @@ def test_a_file_that_cannot_be_read_is_told(run):
     run.metrics.write_bytes(line(**{"time/run_s": 1.0}) + b"damage\n")
     run.swaps.mkdir()
     (run.path / "phase.json").write_text('{"format": 99}')
-    files = RunFiles(run)
-    files.read()
-    told = files.now()
-    files.close()
+    with closing(RunFiles(run)) as files:
+        files.read()
+        told = files.now()
     assert told.clock_s == 1.0
     assert "swaps.jsonl cannot be read: Is a directory" in told.note
     assert "1 lines of metrics.jsonl are damaged" in told.note

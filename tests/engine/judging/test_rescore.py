@@ -2,6 +2,7 @@
 
 import shutil
 import sqlite3
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -162,9 +163,8 @@ def test_the_audit_finds_every_verdict_in_the_journal(run):
     """A sound run; one whose journal is gone; one whose answers are."""
     found = verdicts_wrong(run)
     assert (found.ok, found.checked) == (True, f"{EPISODES} episodes")
-    with sqlite3.connect(run.journal) as journal:
+    with closing(sqlite3.connect(run.journal)) as journal, journal:
         journal.execute("DELETE FROM exchanges WHERE number = (SELECT min(number) FROM exchanges)")
-    journal.close()
     found = verdicts_wrong(run)
     assert found.count > 0
     assert found.violations[0].startswith("the journal does not answer for g000000.00")

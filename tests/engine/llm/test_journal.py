@@ -5,6 +5,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -56,10 +57,8 @@ async def checked(path: Path) -> Counts:
 
 def altered(path: Path, column: str, value: Any, number: int = 1) -> None:
     """One field of one row is changed, and nothing else."""
-    connection = sqlite3.connect(path)
-    with connection:
+    with closing(sqlite3.connect(path)) as connection, connection:
         connection.execute(f"UPDATE exchanges SET {column} = ? WHERE number = ?", (value, number))
-    connection.close()
 
 
 async def test_what_was_kept_is_found_before_and_after_its_commit(tmp_path: Path) -> None:
@@ -170,9 +169,8 @@ def test_every_altered_byte_of_a_row_is_found(tmp_path: Path) -> None:
     path, seen = tmp_path / "journal.sqlite", 0
     anyio.run(kept, path, exchange(1))
     content = path.read_bytes()
-    connection = sqlite3.connect(path)
-    [row] = connection.execute("SELECT * FROM exchanges")
-    connection.close()
+    with closing(sqlite3.connect(path)) as connection:
+        [row] = connection.execute("SELECT * FROM exchanges")
     for value in row[1:]:
         field = value if isinstance(value, bytes) else str(value).encode() if isinstance(value, str) else b""
         for start in range(content.rindex(field), content.rindex(field) + len(field)):
@@ -238,9 +236,8 @@ def test_a_database_of_another_kind_is_refused(tmp_path: Path, script: str, reas
     """To write and to read."""
     path = tmp_path / "journal.sqlite"
     anyio.run(kept, path)
-    connection = sqlite3.connect(path)
-    connection.execute(script)
-    connection.close()
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute(script)
     for opened in (kept, everything):
         with pytest.raises(ConfigError, match=reason):
             anyio.run(opened, path)

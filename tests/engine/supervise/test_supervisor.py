@@ -146,9 +146,9 @@ def test_children_share_a_process_group_of_their_own(monkeypatch, run):
 def test_a_server_that_never_gets_ready_ends_the_run(monkeypatch, run):
     """SGLang hangs when its port is taken; the last words and the cause are told."""
     hangs = 'on_stop("server")\nprint("[Errno 98] address already in use", flush=True)\nforever()'
-    ending = supervisor(monkeypatch, run, server=hangs, learner=WAITING_LEARNER, sets=["policy.start_s=1"]).run()
+    ending = supervisor(monkeypatch, run, server=hangs, learner=WAITING_LEARNER, sets=["policy.start_s=3"]).run()
     assert ending.code == 1
-    assert "server-0 was not ready 1 s after its start (policy.start_s). Its port was taken" in ending.message
+    assert "server-0 was not ready 3 s after its start (policy.start_s). Its port was taken" in ending.message
     assert "[Errno 98]" in ending.message
     assert told(run) == ["stop learner", "stop server"]
 

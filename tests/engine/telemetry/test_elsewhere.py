@@ -20,7 +20,9 @@ from engine.telemetry.follow import Sample
 from engine.telemetry.prometheus import Exposition
 from engine.telemetry.writers import WRITERS, open_writer
 from tests.engine.telemetry.test_follow import add, engine_row, lines, run
+from tests.parts.children import child
 from tests.parts.places import ROOT
+from tests.parts.waiting import wait_until
 
 __all__ = ["run"]
 LEARNER_ROW = {"learner/step_count": 1, "learner/loss_mean": -0.25, "learner/staleness_2_tokens": 40}
@@ -199,7 +201,7 @@ def test_only_this_machine_can_ask():
 def beside(run, *options, parent):
     """The process that a run starts."""
     argv = [sys.executable, "-m", "engine.telemetry.serve", *options, str(run.path), "--parent-pid", str(parent)]
-    return subprocess.Popen(argv, stdout=subprocess.PIPE, text=True, cwd=ROOT)
+    return child(*argv, stdout=subprocess.PIPE, text=True, cwd=ROOT)
 
 
 @needs("tensorboard")
@@ -208,13 +210,12 @@ def test_the_process_beside_a_run_follows_and_writes_what_is_left(written):
     with beside(written, "--port", "0", "--to", "tensorboard", parent=os.getpid()) as process:
         url = process.stdout.readline().split()[-1]
         add(written.metrics, lines(engine_row(9, turns_finished_count=10)))
-        values = {}
-        while values.get("synth_engine_time_run_s") != 9:
-            values, _ = scraped(url)
+        wait_until(lambda: scraped(url)[0].get("synth_engine_time_run_s") == 9, while_runs=process)
+        values, _ = scraped(url)
         assert values["synth_engine_turns_finished_total"] == 10
         add(written.metrics, lines(engine_row(10, turns_finished_count=11)))
         process.send_signal(signal.SIGTERM)
-        assert process.wait(10) == 0
+        assert process.wait(15) == 0
     values = tensorboard_values(written.path / "tensorboard")
     assert [value for tag, _, value, _ in values if tag == "turns/finished_count"] == [3, 8, 10, 11]
 
@@ -223,5 +224,5 @@ def test_the_process_beside_a_run_follows_and_writes_what_is_left(written):
 def test_the_process_beside_a_run_ends_without_its_parent(written):
     """With everything written."""
     with beside(written, "--to", "tensorboard", parent=1) as process:
-        assert process.wait(10) == 0
+        assert process.wait(15) == 0
     assert len(tensorboard_values(written.path / "tensorboard")) == 7

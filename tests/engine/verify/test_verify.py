@@ -4,6 +4,7 @@ import math
 import shutil
 import socket
 import sqlite3
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -223,10 +224,8 @@ def test_a_shorter_record_is_found(offline):
 def test_an_answer_that_is_not_in_the_journal_is_found(tmp_path, asked):
     """Nobody is asked in its place."""
     run = copied(asked, tmp_path)
-    connection = sqlite3.connect(run.journal)
-    with connection:
+    with closing(sqlite3.connect(run.journal)) as connection, connection:
         connection.execute("DELETE FROM exchanges WHERE role = 'tool' AND task = 'shop-1'")
-    connection.close()
     result = verified(run)
     assert {found.episode.partition(".")[0] for found in result.differences} == {"g000001"}
     assert all("shop-1: tool simulator: not in the journal" in found.error for found in result.differences)

@@ -1,6 +1,7 @@
 """engine.world.vetoes: a vetoed merge is withdrawn, asked again, and never made again; what was recorded stays."""
 
 import sqlite3
+from contextlib import closing
 
 import anyio
 import orjson
@@ -145,8 +146,8 @@ async def test_a_merge_that_is_not_there_is_named(tmp_path):
 
 def test_a_database_of_before_vetoes_is_refused(tmp_path):
     """With the remedy; it would not know what was withdrawn."""
-    connection = sqlite3.connect(tmp_path / "w.sqlite")
-    connection.executescript(f"CREATE TABLE entries (task); PRAGMA application_id={0x53594E57}; PRAGMA user_version=1")
-    connection.close()
+    made = f"CREATE TABLE entries (task); PRAGMA application_id={0x53594E57}; PRAGMA user_version=1"
+    with closing(sqlite3.connect(tmp_path / "w.sqlite")) as connection:
+        connection.executescript(made)
     with pytest.raises(ConfigError, match=f"format 1, this version reads {FORMAT}; continue the run with the version"):
         anyio.run(merges, tmp_path)
