@@ -23,8 +23,8 @@ from engine.serving.sglang_commands import SPARE_TOKENS
 from tests.conformance.differences import EMBEDDED, SGLANG, Differences
 from tests.parts.children import python
 from tests.parts.embedded_models import make_adapter, make_model
+from tests.parts.places import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 CONTEXT, KV_TOKENS, RUNNING, SLOTS, RANK = 2048, 60_000, 16, 4, 8
 START, END, ANSWER_END = 256, 257, 259
 """Tokens of the model: two special ones, the second ends a turn, and one of nine ordinary characters."""

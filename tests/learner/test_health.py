@@ -167,9 +167,8 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 @pytest.mark.slow
 def test_peak_memory_of_the_head_stays_under_two_gib():
     """T = 4,096, V = 151,936, both passes in a process of its own: [T, V] alone would be 2.3 GiB, this is 1 (8)."""
-    root = ROOT
     # Without the allocator variables of a run, which keep freed memory.
     plain = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
     argv = [sys.executable, "-c", MEASURE]
-    done = subprocess.run(argv, cwd=root, env=plain, capture_output=True, text=True, check=True)
+    done = subprocess.run(argv, cwd=ROOT, env=plain, capture_output=True, text=True, check=True)
     assert int(done.stdout) * 1024 < 2**30

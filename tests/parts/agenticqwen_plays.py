@@ -19,9 +19,9 @@ from engine.serving.models import find_model
 from engine.task import Task
 from engine.types import Episode, Limits, Reward, Sampling, Verdict
 from engine.world.offline import OfflineUser, OfflineWorld
-from tests.parts.places import ROOT
+from tests.parts.places import TESTS
 
-OURS = ROOT / "tests" / "data/agenticqwen_ours.json"
+OURS = TESTS / "data/agenticqwen_ours.json"
 IMPORTED = import_file(AGENTICQWEN, OURS, ImportOptions())
 DECIDED = import_file(AGENTICQWEN, OURS, ImportOptions(judge=False))
 CHAT = ChatFormat.load(find_model("tiny").path, "auto")

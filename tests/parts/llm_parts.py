@@ -13,9 +13,9 @@ from engine.llm.endpoint import Reachable, open_endpoint
 from engine.llm.journal import open_journal
 from engine.llm.question import Prompt
 from engine.scripted.endpoint import Endpoint as Scripted
-from tests.parts.places import ROOT
+from tests.parts.places import ASSETS
 
-TINY = str(ROOT / "engine" / "assets" / "tiny-model")
+TINY = str(ASSETS / "tiny-model")
 ECHO = {"type": "object", "properties": {"ok": {"type": "boolean"}}, "required": ["ok"]}
 
 

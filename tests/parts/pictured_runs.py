@@ -23,7 +23,7 @@ from engine.telemetry.metrics import key_with
 from engine.telemetry.window import Window
 from engine.types import TurnTiming
 from tests.parts.looking import closed_at_the_end
-from tests.parts.places import ROOT
+from tests.parts.places import TESTS
 from tests.parts.played_runs import packed, recorded
 from tests.parts.recorded_runs import advantages, write_stream
 from tests.parts.worlds import task_json
@@ -32,7 +32,7 @@ from tui.app import VIEWS, Dashboard
 from tui.messages import Open
 from tui.replay import RecordedSource
 
-DIRECTORY = ROOT / "tests" / "pictures"
+DIRECTORY = TESTS / "pictures"
 SCREENS = {"rollouts": "rollouts", "learner": "learner", "episode": "g000001.00"}
 SIZES = ((120, 36), (80, 24))
 PICTURES = {f"{name}-{width}x{height}": (name, (width, height)) for name in SCREENS for width, height in SIZES}

@@ -11,7 +11,7 @@ from engine.chat.chat_format import ChatFormat
 from engine.errors import ConfigError
 from engine.synthesis.tiny_words import NOUNS
 from engine.task import Rubric, Task, Tool
-from tests.parts.places import ROOT
+from tests.parts.places import TESTS
 from tests.parts.policy_parts import tiny_chat, tiny_model, write_model
 
 TOOL = Tool(
@@ -134,7 +134,7 @@ def changed(tmp_path: Path, template: str) -> Path:
 
 BODY = "{{ '<|im_start|>' + message.role + '\n' + message.content + '<|im_end|>\n' }}"
 PROMPT = "{{ '<|im_start|>assistant\n' }}"
-TEMPLATES = {path.stem: path.read_text(encoding="utf-8") for path in (ROOT / "tests" / "templates").glob("*.jinja")}
+TEMPLATES = {path.stem: path.read_text(encoding="utf-8") for path in (TESTS / "templates").glob("*.jinja")}
 
 
 @pytest.mark.parametrize("name", ["qwen2.5", "qwen3"])

@@ -24,9 +24,9 @@ from engine.importing.report import Note, report
 from engine.packs.pack import load_pack
 from engine.schema.validate import compiled
 from engine.task import Rubric, RubricItem, Task, Tool
-from tests.parts.places import ROOT
+from tests.parts.places import TESTS
 
-OURS = ROOT / "tests" / "data/agenticqwen_ours.json"
+OURS = TESTS / "data/agenticqwen_ours.json"
 TASKS = orjson.loads(OURS.read_bytes())
 
 

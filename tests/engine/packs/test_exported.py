@@ -222,8 +222,7 @@ async def main():
         print(*(observation.content for observation in observations), sep="\\n")
 anyio.run(main)
 """
-    root = ROOT
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=root)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=ROOT)
     [answer] = {orjson.dumps(line["answer"]).decode() for line in lines[2:4]}
     assert done.stdout.splitlines() == [answer, answer, '{"error":"not found"}']
 

@@ -23,9 +23,9 @@ from engine.task import Split, Task
 from engine.types import Completion, Episode, Event, EventKind, Limits, Outcome, Reply, Reward, Sampling, ToolCall, Turn
 from engine.world.offline import OfflineWorld
 from engine.world.offline_user import UNSURE, OfflineUser, OfflineUserSession
-from tests.parts.places import ROOT
+from tests.parts.places import ASSETS
 
-PACK = ROOT / "engine/assets/packs/showcase.jsonl"
+PACK = ASSETS / "packs/showcase.jsonl"
 TASKS = load_pack(PACK).tasks
 LIMITS = Limits(turns=32, tokens=1 << 20, completion_tokens=1024, wall_s=60, turn_s=30)
 REFUSED_IN_GOLD = {"showcase-ferry-cabin": ["book_cabin"]}

@@ -20,9 +20,8 @@ from engine.types import Event, EventKind, StopReason
 from learner.advantage import find_advantage
 from learner.forming import usable_group
 from tests.parts.learner_runs import make_group
-from tests.parts.places import ROOT
+from tests.parts.places import EXAMPLES
 
-EXAMPLES = ROOT / "docs" / "examples"
 PROGRAM = Path(sys.executable).with_name("synth-engine")
 SHORT = ("run.steps=1", "schedule.groups_per_step=2", "schedule.group_size=6", "eval.heldout_tasks=0", "eval.every=0")
 

@@ -28,13 +28,13 @@ from engine.task import Task
 from engine.types import Episode, Limits, Outcome, Sampling
 from engine.world.offline import OfflineUser, OfflineWorld
 from tests.parts.children import python
-from tests.parts.places import ROOT
+from tests.parts.places import ASSETS
 from tests.parts.policy_parts import policy_of, serving, tiny_chat, tiny_model, turn
 from tests.parts.stream_groups import group, write_segment
 from tests.parts.waiting import wait_until
 
 CHAT = tiny_chat()
-PACKS = ROOT / "engine" / "assets" / "packs"
+PACKS = ASSETS / "packs"
 TINY = load_pack(PACKS / "tiny.jsonl.zst").tasks[:60]
 SHOWCASE = load_pack(PACKS / "showcase.jsonl").tasks
 LIMITS = Limits(turns=40, tokens=30_000, completion_tokens=2000, wall_s=60, turn_s=10)
