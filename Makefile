@@ -4,6 +4,9 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 THEIRS := $(if $(AGENTICQWEN),--agenticqwen="$(AGENTICQWEN)")
+# Tests run in random order, of which the first lines tell the seed: `pytest --randomly-seed=N` repeats it. The fast suite
+# is shared out by files; JOBS=0 runs it in one process.
+JOBS   ?= 2
 
 .PHONY: run run-sglang test test-slow sglang lint bench pages clean
 
@@ -14,11 +17,11 @@ run-sglang: $(STAMP) sglang ## the same against the real SGLang without a GPU; i
 	$(BIN)/synth-engine run --config tiny --name tiny-sglang --set policy.launch=sglang --set policy.device=cpu
 
 test: $(STAMP) lint      ## linters, types, import contracts, fast suite; AGENTICQWEN=FILE imports and plays its tasks too
-	$(BIN)/pytest $(THEIRS)
+	$(BIN)/pytest -n $(JOBS) --dist loadfile $(THEIRS)
 
 test-slow: $(STAMP)      ## kills, load, real servers; without SGLang its tests are skipped, and say so; takes AGENTICQWEN=FILE too
 	-$(MAKE) sglang
-	$(BIN)/pytest -m slow --timeout 300 $(THEIRS)
+	$(BIN)/pytest -m slow --timeout 300 --durations 20 $(THEIRS)
 
 sglang: $(STAMP)         ## SGLang without a GPU, 3 GB under ~/.local/share; nothing to do if it is there
 	$(BIN)/synth-engine install-sglang --cpu

@@ -153,7 +153,6 @@ async def test_five_hundred_requests_at_once(http):
     assert "queue is full" in await refusal(http, 503, input_ids=[[1]] * 601)
 
 
-@pytest.mark.timeout(60)  # a real server starts, and waits by design before it ends
 def test_the_server_ends_with_its_parent(tmp_path):
     """Killed with SIGKILL, the parent leaves no server behind; what a draining engine still asks for is answered."""
     model = make_model(tmp_path / "model")
