@@ -263,11 +263,12 @@ async def test_killed_in_the_middle_of_an_answer(run):
 
 async def test_a_slow_answer(run, monkeypatch):
     """What was seen last stays, with a note; the late answer is not taken for the next one."""
-    monkeypatch.setattr("tui.wire._ANSWER_S", 0.3)
+    monkeypatch.setattr("tui.wire._ANSWER_S", 1.0)
+    noted = anyio.Event()
 
     async def script(question):
         if len(questions) == 2:
-            await anyio.sleep(0.5)
+            await noted.wait()
             return QUIET | {"clock": 99.0}
         return QUIET | {"rows": [ROW], "clock": float(len(questions))}
 
@@ -276,6 +277,7 @@ async def test_a_slow_answer(run, monkeypatch):
         seen = await source.look(Question())
         assert (seen.state, seen.note, seen.clock_s) == ("live", "the engine answers slowly", 1.0)
         assert len(seen.rows) == 1
+        noted.set()
         for clock_s in (3.0, 4.0):
             seen = await source.look(Question())
             assert (seen.note, seen.clock_s) == ("", clock_s)

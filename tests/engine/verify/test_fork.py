@@ -135,7 +135,7 @@ def test_branches_begin_as_recorded_and_go_on_live(offline):
 
 def test_branches_are_played_at_once(offline):
     """Each waits until all of them have asked for their turn."""
-    script = ("--set", "policy.script=tests.engine.verify.test_fork:Together", "--set", "limits.turn_s=4")
+    script = ("--set", "policy.script=tests.engine.verify.test_fork:Together", "--set", "limits.turn_s=30")
     _, output = invoke("fork", offline.path, "g000000.02@1", "-n", TOGETHER, *script)
     assert len(rows(output)) == 1 + TOGETHER
     assert "masked" not in output
