@@ -20,6 +20,8 @@ from tests.parts.learner_kills import check_history, finish, make_groups
 from tests.parts.learner_ranks import add_gradients, gradients, learn, learn_the_rest, run_ranks
 from tests.parts.learner_runs import make_group, make_model, make_policy, make_run, write_stream
 
+pytestmark = pytest.mark.timeout(180)  # ranks are processes, and the server that forks them loads torch
+
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):

@@ -75,7 +75,11 @@ def start(path: Path, **options: Any) -> ForkServerProcess:
 def finish(path: Path, **options: Any) -> int | None:
     """Start a child, wait for its end, and return its exit code (-9: killed)."""
     process = start(path, **options)
-    process.join(300)
+    try:
+        process.join()
+    finally:
+        # A test that is ended while it waits leaves nothing running.
+        process.kill()
     return process.exitcode
 
 

@@ -37,10 +37,12 @@ def run_ranks(work: Callable[..., None], count: int, *arguments: Any) -> list[in
     started = [context().Process(target=_rank, args=(work, rank, count, port, arguments)) for rank in range(count)]
     for process in started:
         process.start()
-    for process in started:
-        process.join(100)
-    for process in started:
-        process.kill()
+    try:
+        for process in started:
+            process.join(150)
+    finally:
+        for process in started:
+            process.kill()
     return [process.exitcode for process in started]
 
 
