@@ -340,7 +340,7 @@ def test_a_step_that_cannot_end_in_time_is_abandoned(tmp_path, model, groups, mo
 
 def test_a_stop_has_its_grace_and_a_second_signal_the_default_action(monkeypatch):
     """The first signal asks; after 30 s a step must be abandoned; a second signal is no longer caught."""
-    before = signal.getsignal(signal.SIGTERM)
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         lifetime = Lifetime()
         lifetime.install(None)
@@ -353,8 +353,8 @@ def test_a_stop_has_its_grace_and_a_second_signal_the_default_action(monkeypatch
         monkeypatch.setattr("learner.lifetime.time.monotonic", lambda: later)
         assert lifetime.must_abandon()
     finally:
-        signal.signal(signal.SIGTERM, before)
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        for number, action in before.items():
+            signal.signal(number, action)
 
 
 def test_two_bos_tokens_are_refused(tmp_path, model, groups):

@@ -81,8 +81,9 @@ class StandIn:
 
 def _as_a_login_does():
     fcntl.ioctl(0, termios.TIOCSCTTY, 0)
-    # Tests that run under nohup would pass it on.
-    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    # Tests that run under nohup, in the background or in a worker of pytest-xdist would pass on that they ignore these.
+    for number in (signal.SIGHUP, signal.SIGINT):
+        signal.signal(number, signal.SIG_DFL)
 
 
 class Terminal:
@@ -99,7 +100,7 @@ class Terminal:
             cwd=stand_in.place,
             env=stand_in.environment,
             start_new_session=True,
-            preexec_fn=_as_a_login_does,  # noqa: PLW1509 - two calls, no lock
+            preexec_fn=_as_a_login_does,  # noqa: PLW1509 - a few calls, no lock
         )
         os.close(slave)
         self.text = ""

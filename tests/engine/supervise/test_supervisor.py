@@ -75,6 +75,15 @@ WAITING_LEARNER = (
 WAITING_ENGINE = 'on_stop("engine")\ntell("start engine")\nforever()'
 
 
+@pytest.fixture(autouse=True)
+def _interruptible():
+    """Ctrl-C has its default effect: whoever started the tests may ignore it, as `&` in a script and pytest-xdist do,
+    and what is ignored the supervisor leaves ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.fixture
 def run(tmp_path):
     """An empty run directory."""
