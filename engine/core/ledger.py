@@ -14,7 +14,6 @@ from typing import Any, Literal, Self, TypeVar
 import anyio
 import anyio.to_thread
 import numpy as np
-import orjson
 
 from engine.core.seams import Plan, ScoringRecord, Seams
 from engine.errors import CancelError, Deadline, EpisodeError, PolicyError, boundary
@@ -200,10 +199,8 @@ class Ledger:
         return ScoringRecord(
             task=self.plan.task,
             messages=[dict(message) for message in self.messages],
-            events=[
-                replace(event, arguments=copied(event.arguments)) if event.arguments else event for event in self.events
-            ],
-            final_state=copied(self.final_state),
+            events=[replace(event, arguments=recorded(event.arguments)) for event in self.events],
+            final_state=recorded(self.final_state),
             stop=stop,
         )
 
@@ -236,13 +233,6 @@ class Ledger:
         self.outcome, self.turn, self.finished = str(outcome), episode.turns, episode
         self.moved("done", self.seams.clock())
         return episode
-
-
-def copied(value: Json) -> Json:
-    """A JSON value that shares nothing with this one.
-
-    Raises TypeError for what is not JSON: no frame could hold it."""
-    return orjson.loads(orjson.dumps(value))
 
 
 async def _tokenized(characters: int, work: Callable[[], _Made]) -> _Made:

@@ -16,7 +16,7 @@ from engine.stream.frame import encode
 from engine.telemetry.window import Window, select
 from engine.types import Event, EventKind, Source, Span, Tokens, TurnTiming
 from tests.parts.incomplete_runs import cut, promise_more
-from tests.parts.looking import aside, closed_at_the_end, closing, looked, reads_little
+from tests.parts.looking import aside, closed_at_the_end, looked, reads_little
 from tests.parts.recorded_runs import GROUP_SIZE, RecordedRun, group, small_pack
 from tests.parts.stream_groups import HEADER, write_segment
 from tests.parts.stream_groups import group as any_group

@@ -1,4 +1,4 @@
-"""engine.core.live: every episode from its beginning until it is written, its phase, and that nothing stays for ever."""
+"""engine.core.live: every episode from its beginning until it is written, its phase, and that nothing stays."""
 
 from collections import Counter
 
