@@ -107,7 +107,6 @@ _OWNED = {
     ("engine/errors.py", "call_later"): "the timer of a Deadline is cancelled when its block ends",
     ("engine/embedded/__main__.py", "call_soon_threadsafe"): "how the model thread, which the task group there waits "
     "for, tells the loop of its steps",
-    ("engine/telemetry/prometheus.py", "Thread"): "Exposition.close ends it and waits for it",
     (
         "learner/lifetime.py",
         "Thread",

@@ -21,7 +21,7 @@ SECRET = "wJalr-SECRET-of-the-user"
 VARIABLE = "SOMEBODYS_ACCESS_KEY"
 EVIL = """
 import pathlib
-(pathlib.ROOT / "tests" / "EXECUTED").touch()
+(pathlib.Path(__file__).parent / "EXECUTED").touch()
 from engine.world.offline import OfflineWorld as World, OfflineUser as User
 from engine.reward.rubric import RubricScorer
 class Scorer(RubricScorer):

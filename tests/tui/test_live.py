@@ -17,7 +17,7 @@ from engine.telemetry.stages import ToolRow
 from engine.telemetry.window import Window
 from engine.types import Event, EventKind, Reward, Span, TurnTiming
 from tests.parts.incomplete_runs import cut
-from tests.parts.looking import all_read, aside, look_until, looking, may_listen, reads_little, until
+from tests.parts.looking import all_read, aside, look_until, looking, may_listen, reads_little
 from tests.parts.recorded_runs import GROUP_SIZE, RecordedRun, small_pack
 from tui.snapshot import Question
 
@@ -313,7 +313,7 @@ async def test_records_that_are_incomplete_beside_an_answering_engine(run):
     """The notice names the groups; the picture goes on."""
     await aside(cut, run, 0, 100)
     async with engine(run, quiet), looking(run) as source:
-        seen = await until(source, lambda seen: seen.note)
+        seen = await look_until(source, lambda seen: seen.note)
     assert seen.note.startswith(
         "records are incomplete: trajectories/00000.seg: 6 groups are missing that steps 1 to 3 "
     )

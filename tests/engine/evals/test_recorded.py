@@ -113,19 +113,22 @@ def test_a_validation_is_recorded_and_the_best_is_linked(run):
     assert not evaluations_of(run).measured("validation", 2)
 
 
-class Meddling(RubricScorer):
-    """A scorer that writes into the messages of one task what no frame can hold."""
+class Meddling:
+    """A chat format that begins the conversation of one task with what no frame can hold."""
 
-    async def score(self, record):
-        if record.task.id == "task-2":
-            record.messages.append({"role": "tool", "content": object()})
-        return await super().score(record)
+    def opening(self, task):
+        """As that of the model, and a message beside."""
+        messages, ids, tools = CHAT.opening(task)
+        return [*messages, *([{"role": "tool", "content": object()}] if task.id == "task-2" else [])], ids, tools
+
+    def __getattr__(self, name):
+        return getattr(CHAT, name)
 
 
 def test_what_is_measured_is_what_was_written(run):
     """An episode that cannot be written is masked by the writer: outside the mean, and counted."""
     evaluations = evaluations_of(run)
-    evaluations.seams = replace(evaluations.seams, scorer=Meddling())
+    evaluations.seams = replace(evaluations.seams, chat=Meddling())
     evaluations.writer = TrajectoryWriter(run.eval, HEADER, SETTINGS)
 
     async def measured():

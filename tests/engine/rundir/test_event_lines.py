@@ -12,7 +12,7 @@ import pytest
 from engine.config.load import load
 from engine.errors import ConfigError, RunError, leaves
 from engine.preflight.manifest import create
-from engine.run.engine import serve_run
+from engine.run.__main__ import serve_run
 from engine.rundir.event_lines import open_event_lines
 from engine.rundir.layout import JsonLines, read_lines
 
@@ -143,6 +143,6 @@ def test_an_engine_writes_no_event_on_its_loop(tmp_path, monkeypatch, blockbuste
             tg.cancel_scope.cancel()
 
     monkeypatch.setattr(JsonLines, "append", noting)
-    monkeypatch.setattr("engine.run.engine._spare_the_collector", lambda: None)
+    monkeypatch.setattr("engine.run.__main__._spare_the_collector", lambda: None)
     anyio.run(played)
     assert threading.main_thread() not in set().union(*writers.values())

@@ -355,7 +355,7 @@ def test_a_leashed_process_ends_with_its_parent(tmp_path):
     sleeps = "import os, pathlib, sys, time; pathlib.Path(sys.argv[1]).write_text(str(os.getpid())); time.sleep(60)"
     parent = (
         "import sys, time; from pathlib import Path; from engine.config.environment import child_environment\n"
-        "from engine.processes import Child, Command\n"
+        "from engine.processes.child import Child, Command\n"
         "argv = (sys.executable, '-c', sys.argv[2], sys.argv[1])\n"
         "log = Path(sys.argv[1]).with_name('log')\n"
         "Child(Command(name='x', argv=argv, log=log, environment=child_environment(), leashed=True)).start(0)\n"

@@ -17,7 +17,7 @@ from engine.rundir.layout import RunDir, read_json, read_lines, write_json
 from engine.stream.frame import decode_payload
 from engine.stream.integrity import Part, gaps, require_complete
 from engine.stream.segment import CLOSED, Segment, segment_path
-from tests import incomplete_runs as runs
+from tests.parts import incomplete_runs as runs
 from tests.parts.recorded_runs import RecordedRun, evaluation, small_pack, write_stream
 
 ENVIRONMENT = {**torch_environment(1), "PYTHONPATH": "."}

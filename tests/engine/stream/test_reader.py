@@ -247,7 +247,7 @@ def test_timeout_and_wake_up(tmp_path):
 WRITER = """
 import sys, time
 from pathlib import Path
-from engine.rundir import write_json
+from engine.rundir.layout import write_json
 from engine.stream.append import SegmentFile
 from engine.stream.frame import encode
 from tests.parts.stream_groups import HEADER, group
