@@ -19,7 +19,7 @@ import psutil
 from engine.chat.chat_format import ChatFormat
 from engine.config.load import load
 from engine.core.episode import run_episode
-from engine.core.seams import Plan, Seams
+from engine.core.seams import EpisodePlan, Seams
 from engine.packs.pack import load_pack
 from engine.reward.rubric import RubricScorer
 from engine.run.__main__ import serve_run
@@ -118,12 +118,12 @@ async def engine(url: str, live: int, turns: int, run: Path) -> Cost:
 async def bare(url: str, live: int, turns: int, run: Path) -> Cost:
     """Nothing but POST /generate with ids and log-probabilities, prompts growing as an episode's do."""
     chat = await anyio.to_thread.run_sync(_chat, run)
-    openings = await anyio.to_thread.run_sync(_openings, chat, run)
+    prompts = await anyio.to_thread.run_sync(_prompts, chat, run)
     numbers = count()
 
     async def loop(session: aiohttp.ClientSession, index: int) -> None:
         while True:
-            ids = list(openings[index % len(openings)])
+            ids = list(prompts[index % len(prompts)])
             for _ in range(_BARE_TURNS):
                 body = {
                     "rid": f"bare{next(numbers):09d}@",
@@ -151,18 +151,18 @@ async def bare(url: str, live: int, turns: int, run: Path) -> Cost:
     return cost
 
 
-def _openings(chat: ChatFormat, run: Path) -> list[list[int]]:
+def _prompts(chat: ChatFormat, run: Path) -> list[list[int]]:
     """The first prompts of 256 tasks; the pack itself is let go, so that no collector walks through it."""
-    return [list(chat.opening(task)[1]) for task in load_pack(run / "pack.jsonl.zst").tasks[:256]]
+    return [list(chat.prompt(task)[1]) for task in load_pack(run / "pack.jsonl.zst").tasks[:256]]
 
 
 def _chat(run: Path) -> ChatFormat:
     return ChatFormat.load(Path(load(run / "run.toml").config.model.path))
 
 
-def _plan(task: Task, index: int) -> Plan:
+def _plan(task: Task, index: int) -> EpisodePlan:
     group_id = f"g{index:06d}"
-    return Plan(
+    return EpisodePlan(
         id=f"{group_id}.00",
         group_id=group_id,
         task=task,

@@ -26,7 +26,7 @@ from engine.llm.asking import JournaledAsker
 from engine.llm.batching import EndpointError
 from engine.llm.endpoint import Reachable, open_endpoint
 from engine.llm.journal import open_journal
-from engine.llm.question import Prompt, Question
+from engine.llm.question import ChatPrompt, ModelQuestion
 from engine.packs.pack import load_pack
 from engine.preflight.manifest import pack_file
 from engine.run.compose import UVLOOP
@@ -92,21 +92,21 @@ class _Listening:
     """An Asker that keeps what it is asked, and answers nothing."""
 
     def __init__(self) -> None:
-        self.prompts: list[Prompt] = []
+        self.prompts: list[ChatPrompt] = []
 
-    async def ask(self, question: Question, admit: Callable[..., _T]) -> _T:
+    async def ask(self, question: ModelQuestion, admit: Callable[..., _T]) -> _T:
         """Raises UserError, always."""
         del admit
-        self.prompts.append(Prompt(question.messages, question.schema, 0.0))
+        self.prompts.append(ChatPrompt(question.messages, question.schema, 0.0))
         raise UserError("only listening")
 
 
-async def prompts(*, short: bool) -> list[Prompt]:
+async def prompts(*, short: bool) -> list[ChatPrompt]:
     """What users are asked first: a prompt of each task, some 2,500 characters long."""
     if short:
         document = {"as": "judge", "item": "Was it met?"}
         asked = ({"role": "system", "content": "Decide."}, {"role": "user", "content": orjson.dumps(document).decode()})
-        return [Prompt(asked, _SHORT, 0.0)]
+        return [ChatPrompt(asked, _SHORT, 0.0)]
     listening = _Listening()
     for number, task in enumerate(await anyio.to_thread.run_sync(_tasks)):
         session = await LlmUser(listening, "cooperative").open(task, number, ConstantSession())

@@ -30,7 +30,7 @@ from engine.stream.append import SegmentFile
 from engine.stream.frame import encode
 from engine.stream.reader import iter_groups
 from engine.stream.segment import SegmentHeader
-from engine.types import Episode, Outcome, Reward, Sampling, Source, Span, StopReason, TaskGroup, Tokens
+from engine.types import Episode, EpisodeGroup, Outcome, Reward, Sampling, Source, Span, StopReason, Tokens
 from learner.advantage import group_std
 from learner.forming import usable_group
 from learner.forward import policy_logprobs
@@ -62,7 +62,7 @@ class Size:
     vocabulary: int = 151_936
     groups: int = 4
     group_size: int = 8
-    opening: int = 600
+    prompt: int = 600
     turns: int = 6
     """Of an episode: about 100 sampled tokens and 150 observed ones each."""
 
@@ -89,7 +89,7 @@ SIZES = {
     "8b": Size(hidden=4096, layers=36, heads=32, intermediate=12_288, tied=False),
     "smoke": Size(
         hidden=32, layers=2, heads=4, intermediate=64, kv_heads=2, head=8, vocabulary=64, groups=2, group_size=3,
-        opening=12, turns=2,
+        prompt=12, turns=2,
     ),
 }  # fmt: skip
 
@@ -101,15 +101,15 @@ def main(arguments: Sequence[str] = ()) -> int:
     parser.add_argument("--steps", type=int, default=4, help="timed steps, after one that is not")
     parser.add_argument("--micro-batch-tokens", type=int, default=8192)
     parser.add_argument("--recompute", action="store_true", help="as learner.recompute")
-    parser.add_argument("--opening", type=int, help="tokens of the shared opening, to make episodes longer")
+    parser.add_argument("--prompt", type=int, help="tokens of the shared prompt, to make episodes longer")
     parser.add_argument("--device", default="cuda")
     options = parser.parse_args(arguments)
     if options.device == "cuda" and not torch.cuda.is_available():
         print("learner_gpu: torch sees no GPU here; nothing was measured")
         return 0
     size, device = SIZES[options.shape], torch.device(options.device)
-    if options.opening:
-        size = replace(size, opening=options.opening)
+    if options.prompt:
+        size = replace(size, prompt=options.prompt)
     torch.manual_seed(0)
     with tempfile.TemporaryDirectory(prefix="learner-gpu-") as folder:
         model, stream = Path(folder) / "model", Path(folder) / "trajectories"
@@ -164,22 +164,22 @@ def _record(model: Path, stream: Path, size: Size, device: torch.device) -> floa
     file = SegmentFile(stream, 0, header)
     gap = 0.0
     for position in range(size.groups):
-        tg = _group(position, size)
-        episodes = usable_group(tg, group_std, version=0).episodes
+        group = _group(position, size)
+        episodes = usable_group(group, group_std, version=0).episodes
         scored: dict[str, NDArray[np.float32]] = {}
         for batch in micro_batches(episodes, 4096):
             logprob_P = policy_logprobs(policy, batch.to(device))[0].cpu().numpy()
             starts = np.cumsum([len(each.target_P) for each in batch.episodes])[:-1]
             scored |= {each.id: part for each, part in zip(batch.episodes, np.split(logprob_P, starts), strict=True)}
         gap = max(gap, float(np.abs(scored[episodes[0].id] - _alone(policy, episodes[0])).max()))
-        tg = replace(tg, episodes=tuple(_with_logprobs(each, scored[each.id]) for each in tg.episodes))
-        file.append(tg.id, tg.position, encode(tg))
+        group = replace(group, episodes=tuple(_with_logprobs(each, scored[each.id]) for each in group.episodes))
+        file.append(group.id, group.position, encode(group))
     file.finish()
     return gap
 
 
 def _alone(policy: LoraPolicy, episode: TrainedEpisode) -> NDArray[np.float32]:
-    """Its log-probabilities with the episode as one causal row: no shared opening, no layout."""
+    """Its log-probabilities with the episode as one causal row: no shared prompt, no layout."""
     ids_T = torch.from_numpy(episode.ids_T).to(policy.device)
     hidden_T = policy.decoder(input_ids=ids_T[None], use_cache=False).last_hidden_state[0]
     target_P = torch.from_numpy(episode.target_P).to(policy.device)
@@ -187,26 +187,26 @@ def _alone(policy: LoraPolicy, episode: TrainedEpisode) -> NDArray[np.float32]:
     return found
 
 
-def _group(position: int, size: Size) -> TaskGroup:
+def _group(position: int, size: Size) -> EpisodeGroup:
     rng = np.random.default_rng(position)
-    group_id, opening = f"g{position:06d}", rng.integers(0, size.vocabulary, size.opening)
+    group_id, prompt = f"g{position:06d}", rng.integers(0, size.vocabulary, size.prompt)
     episodes = tuple(
-        _episode(f"{group_id}.{index:02d}", position * size.group_size + index, opening, size)
+        _episode(f"{group_id}.{index:02d}", position * size.group_size + index, prompt, size)
         for index in range(size.group_size)
     )
-    return TaskGroup(
+    return EpisodeGroup(
         id=group_id, position=position, task_id="t", source=Source.POLICY, sampling=Sampling(), episodes=episodes
     )
 
 
-def _episode(episode_id: str, seed: int, opening: NDArray[np.int64], size: Size) -> Episode:
-    rng = np.random.default_rng([seed, len(opening)])
+def _episode(episode_id: str, seed: int, prompt: NDArray[np.int64], size: Size) -> Episode:
+    rng = np.random.default_rng([seed, len(prompt)])
     lengths = [(int(rng.integers(50, 150)), int(rng.integers(100, 200))) for _ in range(size.turns)]
-    spans, end = [], len(opening)
+    spans, end = [], len(prompt)
     for sampled, observed in lengths:
         spans.append(Span(start=end, length=sampled, version=0))
         end += sampled + observed
-    ids = np.concatenate([opening, rng.integers(0, size.vocabulary, end - len(opening))]).astype(np.uint32)
+    ids = np.concatenate([prompt, rng.integers(0, size.vocabulary, end - len(prompt))]).astype(np.uint32)
     value = float(seed % 2)
     return Episode(
         id=episode_id,
@@ -234,8 +234,8 @@ def _with_logprobs(episode: Episode, logprobs: NDArray[np.float32]) -> Episode:
 
 def _read(stream: Path) -> list[TrainedEpisode]:
     """What the learner trains on."""
-    groups: Iterator[TaskGroup] = iter_groups(stream)
-    return [episode for tg in groups for episode in usable_group(tg, group_std, version=0).episodes]
+    groups: Iterator[EpisodeGroup] = iter_groups(stream)
+    return [episode for group in groups for episode in usable_group(group, group_std, version=0).episodes]
 
 
 # --- the steps ----------------------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from bench.report import report
 from engine.rundir.layout import RunDir
-from engine.types import TaskGroup
+from engine.types import EpisodeGroup
 from tests.parts.learner_kills import check_history, finish, hashes, make_groups
 from tests.parts.learner_runs import make_model, make_policy, make_run, write_stream
 
@@ -54,7 +54,7 @@ def main(arguments: Sequence[str] = ()) -> None:
         report("learner_kills", (__doc__ or "").splitlines()[0], rows, figures, GOAL)
 
 
-def _kill(run: RunDir, groups: Sequence[TaskGroup], kills: int) -> tuple[list[dict[str, object]], dict[str, float]]:
+def _kill(run: RunDir, groups: Sequence[EpisodeGroup], kills: int) -> tuple[list[dict[str, object]], dict[str, float]]:
     """Rows of the table and figures."""
     draw = random.Random(0)
     rows: list[dict[str, object]] = []

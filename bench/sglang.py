@@ -86,7 +86,7 @@ def row(run: RunDir, live: int) -> dict[str, Any]:
     wall_s = last[keys.RUN_S] - first[keys.RUN_S]
     swaps = list(read_lines(run.swaps))
     events = Counter(row["event"] for row in swaps)
-    ended = Counter(episode.stop for tg in iter_groups(run.trajectories) for episode in tg.episodes)
+    ended = Counter(episode.stop for group in iter_groups(run.trajectories) for episode in group.episodes)
     loads = [row["end_s"] - row["start_s"] for row in swaps if row["event"] == "load"]
     return {
         "live": live,

@@ -30,14 +30,14 @@ from engine.chat.chat_format import ChatFormat
 from engine.config.load import load
 from engine.config.tree import Config
 from engine.core.episode import run_episode
-from engine.core.seams import Plan, ScoringRecord, Seams, Session
+from engine.core.seams import EpisodePlan, ScoringRecord, Seams, Session
 from engine.errors import RewardError
 from engine.llm.asking import Tally
 from engine.packs.pack import load_pack
 from engine.preflight.manifest import pack_file
 from engine.reward.judges import judge_of
-from engine.reward.rubric import Judge, RubricScorer, items
-from engine.run.simulators import Models, mapped_world, open_models, user_of
+from engine.reward.rubric import Judge, RubricScorer, rubric_items
+from engine.run.simulators import SimulatorModels, mapped_world, open_models, user_of
 from engine.rundir.layout import RunDir
 from engine.scripted.policy import GoldPolicy
 from engine.serving.models import find_model
@@ -147,7 +147,7 @@ def _other_spelling(tool: Tool, call: ToolCall) -> ToolCall | None:
 
 async def play(task: Task, number: int, seams: Seams) -> Episode:
     """One episode of the gold script."""
-    plan = Plan(
+    plan = EpisodePlan(
         id=f"g000000.{number:02d}",
         group_id="g000000",
         task=task,
@@ -164,7 +164,7 @@ async def play(task: Task, number: int, seams: Seams) -> Episode:
 async def judge(judge: Judge, task: Task, episode: Episode, found: Found) -> None:
     """Let the model decide what checks decided."""
     assert episode.reward is not None
-    checked = [entry for entry in items(task.rubric) if entry.item.check is not None]
+    checked = [entry for entry in rubric_items(task.rubric) if entry.item.check is not None]
     record = ScoringRecord(
         task=task,
         messages=episode.messages,
@@ -182,7 +182,7 @@ async def judge(judge: Judge, task: Task, episode: Episode, found: Found) -> Non
         found.agreement[verdict.met == truth[verdict.id]] += 1
 
 
-async def measure(config: Config, models: Models, tasks: Sequence[Task], world: MappedWorld) -> Found:
+async def measure(config: Config, models: SimulatorModels, tasks: Sequence[Task], world: MappedWorld) -> Found:
     """Every task, in other words than the gold script's."""
     found, scripts = Found(), list(map(other_words, tasks))
     chat = await anyio.to_thread.run_sync(ChatFormat.load, find_model("tiny").path, "auto")

@@ -28,11 +28,12 @@ import pyarrow.parquet as pq
 from bench.report import report
 from engine.stream.frame import body_bytes, decode, encode
 from engine.stream.reader import StreamReader, iter_headers, written_positions
-from engine.stream.record import task_group
+from engine.stream.record import episode_group
 from engine.stream.segment import SegmentHeader
 from engine.stream.writer import TrajectoryWriter, WriterSettings
 from engine.types import (
     Episode,
+    EpisodeGroup,
     Event,
     EventKind,
     Outcome,
@@ -41,7 +42,6 @@ from engine.types import (
     Source,
     Span,
     StopReason,
-    TaskGroup,
     Tokens,
     TurnTiming,
     Verdict,
@@ -85,12 +85,12 @@ class Corpus:
         picks = self.rng.choice(5_000, tokens, p=self.weights)
         return " ".join(self.words[pick] for pick in picks), self.ids[picks]
 
-    def group(self, position: int) -> TaskGroup:
+    def group(self, position: int) -> EpisodeGroup:
         """One task's episodes; they share 1,200 tokens of rules and tools."""
-        opening = self.text(1_200)
+        prompt = self.text(1_200)
         group_id = f"g{position:06d}"
-        episodes = tuple(self.episode(f"{group_id}.{index:02d}", opening) for index in range(EPISODES))
-        return TaskGroup(
+        episodes = tuple(self.episode(f"{group_id}.{index:02d}", prompt) for index in range(EPISODES))
+        return EpisodeGroup(
             id=group_id,
             position=position,
             task_id=f"retail-{position:06d}",
@@ -99,11 +99,11 @@ class Corpus:
             episodes=episodes,
         )
 
-    def episode(self, episode_id: str, opening: tuple[str, np.ndarray]) -> Episode:
+    def episode(self, episode_id: str, prompt: tuple[str, np.ndarray]) -> Episode:
         """Ten turns of 40 to 160 policy tokens, each followed by 30 to 120 tokens of observation."""
-        messages = [{"role": "system", "content": opening[0]}]
-        parts, spans, events, timings = [opening[1]], [], [], []
-        end = len(opening[1])
+        messages = [{"role": "system", "content": prompt[0]}]
+        parts, spans, events, timings = [prompt[1]], [], [], []
+        end = len(prompt[1])
         for turn in range(TURNS):
             said, said_ids = self.text(self.dice.randint(40, 160))
             seen, seen_ids = self.text(self.dice.randint(30, 120))
@@ -150,15 +150,15 @@ class Corpus:
 # --- the Parquet arm ------------------------------------------------------------------------------------------------
 
 
-def to_table(tg: TaskGroup) -> pa.Table:
+def to_table(group: EpisodeGroup) -> pa.Table:
     """One row per episode; what is no array is the JSON that a frame's header holds."""
-    ledgers = [episode.tokens for episode in tg.episodes if episode.tokens is not None]
-    bare = replace(tg, episodes=())
+    ledgers = [episode.tokens for episode in group.episodes if episode.tokens is not None]
+    bare = replace(group, episodes=())
     spans = [[(span.start, span.length, span.version) for span in each.spans] for each in ledgers]
     return pa.table(
         {
             "group": [orjson.dumps(bare)] * len(ledgers),
-            "episode": [orjson.dumps(replace(episode, tokens=None)) for episode in tg.episodes],
+            "episode": [orjson.dumps(replace(episode, tokens=None)) for episode in group.episodes],
             "ids": pa.array([each.ids for each in ledgers], pa.list_(pa.uint32())),
             "logprobs": pa.array([each.logprobs for each in ledgers], pa.list_(pa.float32())),
             "span_start": pa.array([[row[0] for row in rows] for rows in spans], pa.list_(pa.int32())),
@@ -168,7 +168,7 @@ def to_table(tg: TaskGroup) -> pa.Table:
     )
 
 
-def from_table(table: pa.Table) -> TaskGroup:
+def from_table(table: pa.Table) -> EpisodeGroup:
     """The group of one row group."""
     columns = {name: table.column(name).combine_chunks() for name in table.column_names}
     spans = zip(*(columns[name].to_pylist() for name in ("span_start", "span_length", "span_version")), strict=True)
@@ -184,17 +184,17 @@ def from_table(table: pa.Table) -> TaskGroup:
     ]
     raw = orjson.loads(columns["group"][0].as_py())
     raw["episodes"] = [orjson.loads(text) for text in columns["episode"].to_pylist()]
-    return task_group(raw, ledgers)
+    return episode_group(raw, ledgers)
 
 
-def write_parquet(path: Path, groups: Sequence[TaskGroup]) -> None:
+def write_parquet(path: Path, groups: Sequence[EpisodeGroup]) -> None:
     """One row group per task group."""
     with pq.ParquetWriter(path, to_table(groups[0]).schema, compression="zstd", compression_level=3) as writer:
-        for tg in groups:
-            writer.write_table(to_table(tg))
+        for group in groups:
+            writer.write_table(to_table(group))
 
 
-def read_parquet(path: Path) -> Iterator[TaskGroup]:
+def read_parquet(path: Path) -> Iterator[EpisodeGroup]:
     """Every group, in order."""
     with pq.ParquetFile(path) as file:
         for number in range(file.num_row_groups):
@@ -204,21 +204,21 @@ def read_parquet(path: Path) -> Iterator[TaskGroup]:
 # --- the stream's arm -----------------------------------------------------------------------------------------------
 
 
-async def write_stream(directory: Path, groups: Sequence[TaskGroup]) -> None:
+async def write_stream(directory: Path, groups: Sequence[EpisodeGroup]) -> None:
     """Through the writer, each group acknowledged, eight senders at a time."""
     writer = TrajectoryWriter(directory, HEADER, WriterSettings(low_water_bytes=0))
     async with anyio.create_task_group() as tasks:
         await tasks.start(writer.run)
         async with anyio.create_task_group() as senders:
             limiter = anyio.CapacityLimiter(8)
-            for tg in groups:
-                senders.start_soon(_write_one, writer, tg, limiter)
+            for group in groups:
+                senders.start_soon(_write_one, writer, group, limiter)
         await writer.close()
 
 
-async def _write_one(writer: TrajectoryWriter, tg: TaskGroup, limiter: anyio.CapacityLimiter) -> None:
+async def _write_one(writer: TrajectoryWriter, group: EpisodeGroup, limiter: anyio.CapacityLimiter) -> None:
     async with limiter:
-        await writer.write(tg)
+        await writer.write(group)
 
 
 def follow(directory: Path) -> int:
@@ -243,9 +243,9 @@ def cpu_s(arms: Mapping[str, Callable[[], object]], rounds: int = 7) -> dict[str
     return best
 
 
-def measure(groups: Sequence[TaskGroup], place: Path) -> dict[str, float]:
+def measure(groups: Sequence[EpisodeGroup], place: Path) -> dict[str, float]:
     """Times and sizes of both formats; `place` is an empty directory."""
-    frames = [encode(tg) for tg in groups]
+    frames = [encode(group) for group in groups]
     megabytes = sum(body_bytes(content) for content in frames) / 1e6
     parquet, stream = place / "groups.parquet", place / "stream0"
     directories = (place / f"stream{number}" for number in count())

@@ -28,7 +28,7 @@ from engine.errors import EpisodeError
 from engine.packs.pack import load_pack
 from engine.policy.client import HttpPolicy
 from engine.policy.servers import Servers
-from engine.run.swap import Adapters
+from engine.run.swap import AdapterSwap
 from engine.rundir.layout import RunDir, adapter_name, write_directory
 from engine.scripted.zero_adapter import zero_adapter
 from engine.serving.models import find_model
@@ -113,7 +113,7 @@ async def _stream(trial: Trial, url: str, versions: Versions, run_id: str, ids: 
             versions.release(version)
 
 
-async def _swaps(trial: Trial, run: RunDir, files: dict[str, bytes], adapters: Adapters, swaps: int) -> None:
+async def _swaps(trial: Trial, run: RunDir, files: dict[str, bytes], adapters: AdapterSwap, swaps: int) -> None:
     """Publish one version a second, and let the engine's parts notice."""
     for version in range(1, swaps + 1):
         await anyio.sleep(1.0)
@@ -134,7 +134,7 @@ async def measure(run: RunDir, url: str, swaps: int) -> Trial:
     task = load_pack(run.pack).tasks[0]
     files = zero_adapter(model, _RANK, _ALPHA)
     write_directory(run.adapter(0), {**files, "meta.json": orjson.dumps({"format": 1, "version": 0})})
-    ids = list(chat.opening(task)[1])
+    ids = list(chat.prompt(task)[1])
     template = Turn(
         ids=ids, messages=(), tools=(), adapter=None, sampling=Sampling(), limits=LIMITS,
         group_id="g000000", episode_id="g000000.00", index=0,
@@ -145,7 +145,7 @@ async def measure(run: RunDir, url: str, swaps: int) -> Trial:
         HttpPolicy(servers, chat, connections=_CLIENTS + 1) as policy,
     ):
         await servers.ready(60.0)
-        adapters = Adapters(
+        adapters = AdapterSwap(
             run=run, run_id=run_id, versions=versions, servers=servers, on_event=trial.events.append,
             on_change=lambda: None, clock=trial.clock, keep_every=1, max_staleness=1,
         )  # fmt: skip

@@ -14,7 +14,7 @@ import click
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Entry:
+class CommandEntry:
     """A command as the overview shows it."""
 
     section: str
@@ -22,27 +22,29 @@ class Entry:
 
 
 COMMANDS = {
-    "run": Entry(section="Train", help="Train a policy in mock worlds; --resume goes on where one stopped."),
-    "eval": Entry(section="Train", help="Measure a policy on the held-out tasks of a pack."),
-    "serve": Entry(section="Train", help="Serve a model and adapters on the CPU, over SGLang's HTTP API."),
-    "show": Entry(section="Look", help="Show a run, a task, or an episode as a readable transcript."),
-    "attach": Entry(section="Look", help="Look at a run in the dashboard, live or ended; take a picture of it."),
-    "replay": Entry(section="Look", help="Play a recorded run back in the dashboard."),
-    "audit": Entry(section="Look", help="Recompute every invariant of a run from what it recorded."),
-    "verify": Entry(section="Look", help="Execute recorded episodes again, without network, and compare."),
-    "fork": Entry(section="Look", help="Go on live from a turn of a recorded episode."),
-    "world": Entry(section="Look", help="How tool calls were answered: audit, compare, export, veto a merge."),
-    "judge": Entry(section="Look", help="How far a judge agrees with executable checks, and with itself."),
-    "runs": Entry(section="Look", help="List runs, stop or remove them, collect what they no longer need."),
-    "metrics": Entry(
+    "run": CommandEntry(section="Train", help="Train a policy in mock worlds; --resume goes on where one stopped."),
+    "eval": CommandEntry(section="Train", help="Measure a policy on the held-out tasks of a pack."),
+    "serve": CommandEntry(section="Train", help="Serve a model and adapters on the CPU, over SGLang's HTTP API."),
+    "show": CommandEntry(section="Look", help="Show a run, a task, or an episode as a readable transcript."),
+    "attach": CommandEntry(section="Look", help="Look at a run in the dashboard, live or ended; take a picture of it."),
+    "replay": CommandEntry(section="Look", help="Play a recorded run back in the dashboard."),
+    "audit": CommandEntry(section="Look", help="Recompute every invariant of a run from what it recorded."),
+    "verify": CommandEntry(section="Look", help="Execute recorded episodes again, without network, and compare."),
+    "fork": CommandEntry(section="Look", help="Go on live from a turn of a recorded episode."),
+    "world": CommandEntry(section="Look", help="How tool calls were answered: audit, compare, export, veto a merge."),
+    "judge": CommandEntry(section="Look", help="How far a judge agrees with executable checks, and with itself."),
+    "runs": CommandEntry(section="Look", help="List runs, stop or remove them, collect what they no longer need."),
+    "metrics": CommandEntry(
         section="Take away", help="Metrics in TensorBoard, W&B, trackio and Prometheus; the table of their names."
     ),
-    "export": Entry(section="Take away", help="Episodes as chat JSONL or Parquet; the trained model as one directory."),
-    "rescore": Entry(section="Take away", help="Score recorded episodes again under changed rubrics."),
-    "pack": Entry(section="Prepare", help="Check a task pack, or import one from another format."),
-    "config": Entry(section="Prepare", help="Show the configuration: every key, its meaning and its source."),
-    "doctor": Entry(section="Prepare", help="Say what this machine lacks for a configuration, and the remedy."),
-    "install-sglang": Entry(section="Prepare", help="Make the virtual environment of the SGLang policy server."),
+    "export": CommandEntry(
+        section="Take away", help="Episodes as chat JSONL or Parquet; the trained model as one directory."
+    ),
+    "rescore": CommandEntry(section="Take away", help="Score recorded episodes again under changed rubrics."),
+    "pack": CommandEntry(section="Prepare", help="Check a task pack, or import one from another format."),
+    "config": CommandEntry(section="Prepare", help="Show the configuration: every key, its meaning and its source."),
+    "doctor": CommandEntry(section="Prepare", help="Say what this machine lacks for a configuration, and the remedy."),
+    "install-sglang": CommandEntry(section="Prepare", help="Make the virtual environment of the SGLang policy server."),
 }
 
 
@@ -92,13 +94,13 @@ def main() -> None:
     """Entry point: an error of this project, or a file that cannot be used, is one clear sentence and an exit code."""
     if sys.platform == "win32":
         sys.exit("synth-engine needs Linux or macOS; on Windows use WSL2 (https://learn.microsoft.com/windows/wsl)")
-    from engine.errors import ConfigError, SynthError, leaves  # noqa: PLC0415 - the module itself stays click alone
+    from engine.errors import ConfigError, SynthError, leaf_errors  # noqa: PLC0415 - the module itself stays click alone
 
     problems: list[SynthError | OSError] = []
     try:
         cli()
     except* (SynthError, OSError) as group:
-        problems.extend(leaves(group))
+        problems.extend(leaf_errors(group))
     for sentence in dict.fromkeys(map(_sentence, problems)):
         click.secho(f"error: {sentence}", fg="red", err=True)
     sys.exit(2 if any(isinstance(problem, ConfigError) for problem in problems) else 1)

@@ -23,11 +23,11 @@ from engine.types import Outcome, StopReason
 _Error = TypeVar("_Error", bound=BaseException)
 
 
-def leaves(group: BaseExceptionGroup[_Error]) -> Iterator[_Error]:
+def leaf_errors(group: BaseExceptionGroup[_Error]) -> Iterator[_Error]:
     """The errors inside a group, however nested."""
     for error in group.exceptions:
         if isinstance(error, BaseExceptionGroup):
-            yield from leaves(error)
+            yield from leaf_errors(error)
         else:
             yield error
 

@@ -307,7 +307,7 @@ class Episode:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TaskGroup:
+class EpisodeGroup:
     """G episodes of one task: the unit of the stream."""
 
     id: str

@@ -69,7 +69,7 @@ def serve(learner: Learner, *, flush: bool) -> int:
     except RunError as error:
         step = learner.counters.step + 1
         named = isinstance(error, NotFiniteError)
-        groups = f" Its groups: {', '.join(usable.tg.id for usable in learner.opened.usable)}." if named else ""
+        groups = f" Its groups: {', '.join(usable.group.id for usable in learner.opened.usable)}." if named else ""
         sentence = f"step {step}: {error}; nothing was published.{groups}" if named else str(error)
         print(sentence, file=sys.stderr)  # noqa: T201 - the process's last word
         _fail(learner, sentence)

@@ -1,4 +1,4 @@
-"""Attention over a flat pass (learner.rows): every row sees its group's opening and, causally, itself.
+"""Attention over a flat pass (learner.rows): every row sees its group's prompt and, causally, itself.
 
 Registered with transformers under a name of its own, so that the models stay transformers' own. Only full attention;
 grouped queries are torch's.
@@ -16,7 +16,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 
 from learner.rows import GroupLayout
 
-NAME = "synth_engine_rows"
+ATTENTION_NAME = "synth_engine_rows"
 
 
 def attend(
@@ -49,7 +49,7 @@ def attend(
                 q_BT,
                 torch.cat((k_T.expand(rows, -1, -1, -1), k_BT), dim=2),
                 torch.cat((v_T.expand(rows, -1, -1, -1), v_BT), dim=2),
-                attn_mask=_causal(width, each.opening, query.device),
+                attn_mask=_causal(width, each.prompt, query.device),
                 scale=scaling,
                 enable_gqa=True,
             )
@@ -57,12 +57,12 @@ def attend(
     return torch.cat(out)[None], None
 
 
-def _causal(width: int, opening: int, device: torch.device) -> Tensor:
-    """The mask of a row that follows its opening: [width, opening + width], true where it may look."""
+def _causal(width: int, prompt: int, device: torch.device) -> Tensor:
+    """The mask of a row that follows its prompt: [width, prompt + width], true where it may look."""
     if device.type == "cuda":
         # Known to the fused kernels by name: nothing of that size is ever made.
-        return causal_lower_right(width, opening + width)
-    return torch.ones(width, opening + width, dtype=torch.bool).tril(opening)
+        return causal_lower_right(width, prompt + width)
+    return torch.ones(width, prompt + width, dtype=torch.bool).tril(prompt)
 
 
 def _rows(piece: Tensor, rows: int, width: int) -> Tensor:
@@ -75,5 +75,5 @@ def _no_mask(*_: Any, **__: Any) -> None:
     return None
 
 
-AttentionInterface.register(NAME, attend)
-AttentionMaskInterface.register(NAME, _no_mask)
+AttentionInterface.register(ATTENTION_NAME, attend)
+AttentionMaskInterface.register(ATTENTION_NAME, _no_mask)

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from engine.config.tree import Config
 from engine.learnerdir.checkpoint import STATE_FILE, CheckpointState, read_checkpoint, unreadable_checkpoint
-from engine.rundir.layout import FORMAT, RunDir, remove_directory, write_directory
+from engine.rundir.layout import RUN_FORMAT, RunDir, remove_directory, write_directory
 
 KEPT = 2
 _TENSORS = "tensors.safetensors"
@@ -45,7 +45,7 @@ class Checkpoint:
 
     def write(self, run: RunDir) -> None:
         """Write it whole, then remove all but the last two."""
-        state = {"format": FORMAT, **self.state.value()}
+        state = {"format": RUN_FORMAT, **self.state.value()}
         tensors = {**{f"p.{name}": tensor for name, tensor in self.adapter.items()}, **self.moments, "rng": self.rng}
         contiguous = {name: tensor.detach().contiguous() for name, tensor in sorted(tensors.items())}
         files = {_TENSORS: save(contiguous), STATE_FILE: orjson.dumps(state)}
@@ -54,7 +54,7 @@ class Checkpoint:
             remove_directory(run.checkpoint(old))
 
 
-def latest(run: RunDir) -> Checkpoint | None:
+def latest_checkpoint(run: RunDir) -> Checkpoint | None:
     """The newest checkpoint, or None before the first.
 
     Raises RunError naming the file if it cannot be read."""

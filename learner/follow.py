@@ -12,7 +12,7 @@ from engine.rundir.layout import RunDir
 from engine.stream.reader import StreamReader
 from engine.stream.segment import Cursor
 from learner.advantage import Advantage, find_advantage
-from learner.checkpoint import latest
+from learner.checkpoint import latest_checkpoint
 from learner.forming import FormingRules, OpenStep
 from learner.ranks import Ranks
 from learner.schedule import Schedule
@@ -27,7 +27,7 @@ def follow(run: RunDir, config: Config, ranks: Ranks) -> None:
     Raises RankLostError if another rank ends, NotFiniteError and AbandonedError together with all of them, and RunError
     if the files are not those that rank 0 reads."""
     step = ranks.begin()
-    checkpoint = latest(run)
+    checkpoint = latest_checkpoint(run)
     if checkpoint is None or checkpoint.state.counters.step != step:
         raise RunError(f"{run.learner}: rank 0 continues after step {step}, and rank {ranks.rank} cannot find that")
     grpo = GrpoStep.of(config, ranks)

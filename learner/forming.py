@@ -15,7 +15,7 @@ from engine.config.tree import Config
 from engine.errors import RunError
 from engine.learnerdir.counters import DropReason
 from engine.learnerdir.steps import TrainedGroup
-from engine.types import Episode, Outcome, Sampling, Source, TaskGroup
+from engine.types import Episode, EpisodeGroup, Outcome, Sampling, Source
 from learner.advantage import Advantage
 from learner.rows import TrainedEpisode, trained_episode
 
@@ -40,7 +40,7 @@ class FormingRules:
 class UsableGroup:
     """A group that trains."""
 
-    tg: TaskGroup
+    group: EpisodeGroup
     advantages: tuple[float | None, ...]
     """In the order of the episodes; None where masked."""
     episodes: tuple[TrainedEpisode, ...]
@@ -50,7 +50,7 @@ class UsableGroup:
     def trained(self) -> TrainedGroup:
         """What steps.jsonl says of it."""
         tokens = sum(len(episode.target_P) for episode in self.episodes)
-        return TrainedGroup(id=self.tg.id, advantages=self.advantages, staleness=self.staleness, tokens=tokens)
+        return TrainedGroup(id=self.group.id, advantages=self.advantages, staleness=self.staleness, tokens=tokens)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -73,82 +73,82 @@ class OpenStep:
         """What the step trains on, in arrival order."""
         return [episode for usable in self.usable for episode in usable.episodes]
 
-    def take(self, tg: TaskGroup, rules: FormingRules, advantage: Advantage) -> DropReason | None:
+    def take(self, group: EpisodeGroup, rules: FormingRules, advantage: Advantage) -> DropReason | None:
         """Decide about the next group of the stream; returns the reason if it is dropped.
 
         Raises RunError for a group that must not be in the stream (not sampled by plain temperature sampling)."""
-        check_trainable(tg)
-        reason = drop_reason(tg, rules, self.version)
-        usable = usable_group(tg, advantage, self.version) if reason is None else None
+        check_trainable(group)
+        reason = drop_reason(group, rules, self.version)
+        usable = usable_group(group, advantage, self.version) if reason is None else None
         # Counted once it is decided, so that trained + dropped + waiting is what was read, also after an error here.
         self.read += 1
         if usable is not None:
             self.usable.append(usable)
         if reason is not None:
-            self.dropped.setdefault(reason, []).append(tg.id)
+            self.dropped.setdefault(reason, []).append(group.id)
             if reason is DropReason.ZERO_VARIANCE:
-                high = scored_rewards(tg)[0] >= 0.5
+                high = scored_rewards(group)[0] >= 0.5
                 self.all_high, self.all_low = self.all_high + high, self.all_low + (not high)
         return reason
 
 
-def check_trainable(tg: TaskGroup) -> None:
+def check_trainable(group: EpisodeGroup) -> None:
     """Refuse a group whose recorded log-probabilities are not those of the policy (docs/learner.md 1.3).
 
     Raises RunError that names the group and the setting."""
-    if tg.source is not Source.POLICY:
-        raise RunError(f"{tg.id}: source {tg.source!s} never reaches GRPO; only the policy's own episodes do")
-    plain = Sampling(temperature=tg.sampling.temperature, stop=tg.sampling.stop)
-    if tg.sampling != plain or tg.sampling.temperature <= 0:
+    if group.source is not Source.POLICY:
+        raise RunError(f"{group.id}: source {group.source!s} never reaches GRPO; only the policy's own episodes do")
+    plain = Sampling(temperature=group.sampling.temperature, stop=group.sampling.stop)
+    if group.sampling != plain or group.sampling.temperature <= 0:
         raise RunError(
-            f"{tg.id}: sampled with {tg.sampling}: its log-probabilities are not the policy's; "
+            f"{group.id}: sampled with {group.sampling}: its log-probabilities are not the policy's; "
             "train only on top_p 1, top_k off, min_p 0, temperature > 0"
         )
 
 
-def scored(tg: TaskGroup) -> list[Episode]:
+def scored(group: EpisodeGroup) -> list[Episode]:
     """The episodes that have a reward; the others are outside mean, deviation and loss."""
-    return [episode for episode in tg.episodes if episode.reward is not None]
+    return [episode for episode in group.episodes if episode.reward is not None]
 
 
-def scored_rewards(tg: TaskGroup) -> list[float]:
+def scored_rewards(group: EpisodeGroup) -> list[float]:
     """Their rewards."""
-    return [episode.reward.value for episode in tg.episodes if episode.reward is not None]
+    return [episode.reward.value for episode in group.episodes if episode.reward is not None]
 
 
-def drop_reason(tg: TaskGroup, rules: FormingRules, version: int) -> DropReason | None:
+def drop_reason(group: EpisodeGroup, rules: FormingRules, version: int) -> DropReason | None:
     """Why a learner at `version` must not train on the group, or None."""
-    if version - tg.oldest_version > rules.max_staleness:
+    if version - group.oldest_version > rules.max_staleness:
         return DropReason.STALE
-    rewards = scored_rewards(tg)
+    rewards = scored_rewards(group)
     if len(rewards) < rules.min_group_size:
-        judge_failed = any(episode.outcome is Outcome.JUDGE_FAULT for episode in tg.episodes)
+        judge_failed = any(episode.outcome is Outcome.JUDGE_FAULT for episode in group.episodes)
         return DropReason.UNSCORED if judge_failed else DropReason.FAILED
     if max(rewards) - min(rewards) <= ZERO_VARIANCE:
         return DropReason.ZERO_VARIANCE
     return None
 
 
-def usable_group(tg: TaskGroup, advantage: Advantage, version: int) -> UsableGroup:
+def usable_group(group: EpisodeGroup, advantage: Advantage, version: int) -> UsableGroup:
     """Advantages and tensors' sources of a group that trains.
 
     Raises ConfigError for whatever the advantage function raises, RunError if it does not return one finite number a
     reward, or the ledger contradicts itself."""
-    episodes, rewards = scored(tg), scored_rewards(tg)
-    with foreign(f"learner.advantage, called for {tg.id} with rewards {rewards},"):
-        values: Sequence[float] = [float(value) for value in advantage(rewards, tg.id)]
+    episodes, rewards = scored(group), scored_rewards(group)
+    with foreign(f"learner.advantage, called for {group.id} with rewards {rewards},"):
+        values: Sequence[float] = [float(value) for value in advantage(rewards, group.id)]
     if len(values) != len(episodes):
-        raise RunError(f"{tg.id}: learner.advantage returned {len(values)} values for {len(episodes)} rewards")
+        raise RunError(f"{group.id}: learner.advantage returned {len(values)} values for {len(episodes)} rewards")
     if not all(map(math.isfinite, values)):
-        raise RunError(f"{tg.id}: learner.advantage returned {values} for rewards {rewards}: not all are finite")
+        raise RunError(f"{group.id}: learner.advantage returned {values} for rewards {rewards}: not all are finite")
     by_id = {episode.id: value for episode, value in zip(episodes, values, strict=True)}
-    temperature = tg.sampling.temperature
+    temperature = group.sampling.temperature
     trained = [
-        trained_episode(episode, tg.id, advantage=by_id[episode.id], temperature=temperature) for episode in episodes
+        trained_episode(episode, group.id, advantage=by_id[episode.id], temperature=temperature) for episode in episodes
     ]
     return UsableGroup(
-        tg=tg,
-        advantages=tuple(by_id.get(episode.id) for episode in tg.episodes),
+        group=group,
+        advantages=tuple(by_id.get(episode.id) for episode in group.episodes),
         episodes=tuple(episode for episode in trained if episode is not None),
-        staleness=version - tg.oldest_version,
+        staleness=version - group.oldest_version,
     )

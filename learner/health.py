@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from statistics import fmean, median
 
 from engine.telemetry import learner_metrics as m
-from learner.metrics import Row
+from learner.metrics import MetricRow
 
 PATIENCE = 3
 """Rows in a row at a stop level."""
@@ -25,45 +25,45 @@ class Rule:
     """One metric's levels; a predicate gets the row and the history up to and without it."""
 
     name: str
-    warn: Callable[[Row, Sequence[Row]], bool]
-    stop: Callable[[Row], bool] = lambda _: False
+    warn: Callable[[MetricRow, Sequence[MetricRow]], bool]
+    stop: Callable[[MetricRow], bool] = lambda _: False
     remedy: str = ""
     """What a stop means and what to do."""
     show: tuple[str, ...]
     """Keys whose values the sentence tells."""
 
 
-def _values(history: Sequence[Row], key: str) -> list[float]:
+def _values(history: Sequence[MetricRow], key: str) -> list[float]:
     return [row[key] for row in history if key in row]
 
 
-def _above_median(key: str, factor: float, floor: float) -> Callable[[Row, Sequence[Row]], bool]:
-    def warn(row: Row, history: Sequence[Row]) -> bool:
+def _above_median(key: str, factor: float, floor: float) -> Callable[[MetricRow, Sequence[MetricRow]], bool]:
+    def warn(row: MetricRow, history: Sequence[MetricRow]) -> bool:
         values = _values(history, key)
         return bool(values) and row.get(key, 0.0) > max(factor * median(values), floor)
 
     return warn
 
 
-def _mismatch_grows(row: Row, history: Sequence[Row]) -> bool:
+def _mismatch_grows(row: MetricRow, history: Sequence[MetricRow]) -> bool:
     # Against the first ten probes; 1e-6 is far above the noise of a float32 server.
     return _above_median(m.MISMATCH_K3, 3.0, 1e-6)(row, [r for r in history if m.MISMATCH_K3 in r][:10])
 
 
-def _entropy_below(fraction: float) -> Callable[[Row, Sequence[Row]], bool]:
-    def warn(row: Row, history: Sequence[Row]) -> bool:
+def _entropy_below(fraction: float) -> Callable[[MetricRow, Sequence[MetricRow]], bool]:
+    def warn(row: MetricRow, history: Sequence[MetricRow]) -> bool:
         values = _values(history, m.ENTROPY)[:20]
         return len(values) >= 20 and row[m.ENTROPY] < fraction * fmean(values)
 
     return warn
 
 
-def _clipped(row: Row) -> float:
+def _clipped(row: MetricRow) -> float:
     return row[m.CLIP_LOW] + row[m.CLIP_HIGH] + row[m.CAP]
 
 
-def _probe_over_base(fraction: float) -> Callable[[Row], bool]:
-    def over(row: Row) -> bool:
+def _probe_over_base(fraction: float) -> Callable[[MetricRow], bool]:
+    def over(row: MetricRow) -> bool:
         base = row.get(m.BASE_K3, 0.0)
         return base > MATTERS_K3 and row[m.MISMATCH_K3] > fraction * base
 
@@ -138,7 +138,7 @@ RULES = (
 )
 
 
-def warnings(row: Row, history: Sequence[Row]) -> list[str]:
+def warnings(row: MetricRow, history: Sequence[MetricRow]) -> list[str]:
     """What is unusual about the newest row, one sentence each; `history` are the rows before it."""
     found = [_sentence(rule, row) for rule in RULES if rule.warn(row, history)]
     if _entropy_below(0.3)(row, history):
@@ -146,7 +146,7 @@ def warnings(row: Row, history: Sequence[Row]) -> list[str]:
     return found
 
 
-def stop_reason(rows: Sequence[Row]) -> str | None:
+def stop_reason(rows: Sequence[MetricRow]) -> str | None:
     """Why training must stop after the newest of `rows`, or None."""
     if len(rows) < PATIENCE:
         return None
@@ -160,6 +160,6 @@ def stop_reason(rows: Sequence[Row]) -> str | None:
     return None
 
 
-def _sentence(rule: Rule, row: Row) -> str:
+def _sentence(rule: Rule, row: MetricRow) -> str:
     told = ", ".join(f"{key} = {row[key]:.3g}" for key in rule.show if key in row)
     return f"{rule.name} ({told})"

@@ -24,17 +24,17 @@ from engine.learnerdir.counters import LearnerCounters
 from engine.learnerdir.progress import LearnerProgress, LearnerState, write_progress
 from engine.learnerdir.steps import TrainedStep
 from engine.rundir.layout import RunDir, remove_staged, write_json
-from engine.stream.integrity import Part, require_complete
+from engine.stream.integrity import RecordsPart, require_complete
 from engine.stream.reader import StreamReader
-from engine.types import TaskGroup
+from engine.types import EpisodeGroup
 from learner import health, records
 from learner.advantage import Advantage, find_advantage
-from learner.checkpoint import Checkpoint, config_sha256, latest, rng_state
+from learner.checkpoint import Checkpoint, config_sha256, latest_checkpoint, rng_state
 from learner.forming import FormingRules, OpenStep
 from learner.lifetime import Lifetime
-from learner.metrics import Clock, Row, metrics_row, staleness_tokens
+from learner.metrics import Clock, MetricRow, metrics_row, staleness_tokens
 from learner.model import LoraPolicy
-from learner.probe import probe
+from learner.probe import probe_mismatch
 from learner.publish import publish
 from learner.ranks import Order, Ranks
 from learner.schedule import Schedule
@@ -56,7 +56,7 @@ class Learner:
         self.config_hash = config_sha256(config)
         self.counters = LearnerCounters()
         self.opened = OpenStep(version=0)
-        self.rows: list[Row] = []
+        self.rows: list[MetricRow] = []
         self.wait_s = self.read_s = self.step_s = self.publish_s = 0.0
         self.advantage: Advantage
         self.grpo: GrpoStep
@@ -96,13 +96,13 @@ class Learner:
         self.run.create()
         remove_staged(self.run.adapters)
         remove_staged(self.run.learner)
-        checkpoint = latest(self.run)
+        checkpoint = latest_checkpoint(self.run)
         if checkpoint is not None:
             if checkpoint.state.config_sha256 != self.config_hash:
                 raise RunError(f"{self.run.learner}: its checkpoint was made with other settings; start a new run")
             self.counters = checkpoint.state.counters
             self.opened = OpenStep(version=self.counters.version)
-            require_complete(self.run, Part.TRAINING, Part.STEPS)
+            require_complete(self.run, RecordsPart.TRAINING, RecordsPart.STEPS)
         self._progress(LearnerState.STARTING)
         learner = self.config.learner
         self.advantage = find_advantage(learner.advantage)
@@ -144,7 +144,7 @@ class Learner:
         step = self.counters.step + 1
         self.ranks.order(Order(cursor=cursor, step=step))
         episodes = self.opened.episodes
-        mismatch = probe(self.run, self.policy, episodes)
+        mismatch = probe_mismatch(self.run, self.policy, episodes)
         probed = time.perf_counter()
         try:
             result = self.grpo.run(episodes, self.schedule.at(step), self.lifetime.must_abandon)
@@ -168,7 +168,7 @@ class Learner:
         self.wait_s = self.read_s = 0.0
         self._progress(LearnerState.RUNNING)
 
-    def _save(self, result: StepResult, row: Row, cursor: tuple[int, int], *, flushed: bool) -> None:
+    def _save(self, result: StepResult, row: MetricRow, cursor: tuple[int, int], *, flushed: bool) -> None:
         """Checkpoint, rows, adapter: in this order."""
         counters = self._counted().after(len(self.opened.usable), cursor, self.wait_s)
         tokens = staleness_tokens(result.tokens, self.opened.version)
@@ -189,7 +189,7 @@ class Learner:
         self.counters = counters
 
     def _checkpoint(
-        self, counters: LearnerCounters, told: dict[str, float], trained: TrainedStep | None, row: Row | None
+        self, counters: LearnerCounters, told: dict[str, float], trained: TrainedStep | None, row: MetricRow | None
     ) -> Checkpoint:
         published = {
             "version": counters.version,
@@ -216,7 +216,7 @@ class Learner:
 
     # --- checks and reports -----------------------------------------------------------------------------------------
 
-    def _check_tokens(self, reader: StreamReader, tg: TaskGroup) -> None:
+    def _check_tokens(self, reader: StreamReader, group: EpisodeGroup) -> None:
         """Refuse ids of another tokenizer, and a template that begins with two BOS."""
         known = self.policy.head.shape[0]
         if reader.header is not None and reader.header.vocab_size > known:
@@ -225,11 +225,11 @@ class Learner:
                 "model.path is not the model that sampled these groups"
             )
         bos = self.policy.model.config.bos_token_id
-        for episode in tg.episodes:
+        for episode in group.episodes:
             if bos is not None and episode.tokens is not None and list(episode.tokens.ids[:2]) == [bos, bos]:
                 raise RunError(f"{episode.id}: begins with two BOS tokens: template and caller both add one")
 
-    def _check_health(self, row: Row, step: int) -> None:
+    def _check_health(self, row: MetricRow, step: int) -> None:
         for sentence in health.warnings(row, self.rows):
             log.warning(sentence, step=step)
         self.rows.append(row)
@@ -242,7 +242,7 @@ class Learner:
             )
 
     def _record_failure(self, step: int, error: str, metrics: Mapping[str, Any], tensor: str | None = None) -> None:
-        groups = [usable.tg.id for usable in self.opened.usable]
+        groups = [usable.group.id for usable in self.opened.usable]
         value = {"step": step, "groups": groups, "error": error, "tensor": tensor, "metrics": metrics}
         write_json(self.run.learner / "failed-step.json", value)
 

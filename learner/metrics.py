@@ -20,7 +20,7 @@ from learner.forming import OpenStep
 from learner.probe import Mismatch, k3
 from learner.step import PolicyTokens, StepResult
 
-Row = dict[str, float | int]
+MetricRow = dict[str, float | int]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,9 +35,9 @@ class Clock:
     """Of the step before."""
 
 
-def metrics_row(step: int, opened: OpenStep, result: StepResult, mismatch: Mismatch | None, clock: Clock) -> Row:
+def metrics_row(step: int, opened: OpenStep, result: StepResult, mismatch: Mismatch | None, clock: Clock) -> MetricRow:
     """The row of one step."""
-    row: Row = {
+    row: MetricRow = {
         keys.STEP: step,
         keys.LOSS: result.loss,
         keys.GRAD_NORM: result.grad_norm,
@@ -65,10 +65,10 @@ def metrics_row(step: int, opened: OpenStep, result: StepResult, mismatch: Misma
     return row | token_metrics(result.tokens, opened.version) | group_metrics(opened)
 
 
-def token_metrics(tokens: PolicyTokens, version: int) -> Row:
+def token_metrics(tokens: PolicyTokens, version: int) -> MetricRow:
     """Metrics over the P policy tokens of a step: of all, and of those of each staleness."""
     n, sequence_B = len(tokens.log_ratio_P), np.exp(tokens.mean_log_ratio_B)
-    row: Row = {
+    row: MetricRow = {
         keys.POLICY_TOKENS: n,
         keys.NOT_FINITE: n - int(tokens.finite_P.sum()),
         keys.SEQUENCE_LOW: float(sequence_B.min()),
@@ -82,8 +82,8 @@ def token_metrics(tokens: PolicyTokens, version: int) -> Row:
     return row
 
 
-def _chosen_metrics(tokens: PolicyTokens, chosen_P: NDArray[np.bool_]) -> Row:
-    row: Row = {
+def _chosen_metrics(tokens: PolicyTokens, chosen_P: NDArray[np.bool_]) -> MetricRow:
+    row: MetricRow = {
         keys.ENTROPY: float(tokens.entropy_P[chosen_P].mean()),
         keys.CLIP_LOW: float(tokens.low_P[chosen_P].mean()),
         keys.CLIP_HIGH: float(tokens.high_P[chosen_P].mean()),
@@ -108,11 +108,11 @@ def staleness_tokens(tokens: PolicyTokens, version: int) -> dict[int, int]:
     return {int(value): int(count) for value, count in zip(values, counts, strict=True)}
 
 
-def group_metrics(opened: OpenStep) -> Row:
+def group_metrics(opened: OpenStep) -> MetricRow:
     """Metrics over the groups of a step, dropped ones included."""
-    episodes = [episode for usable in opened.usable for episode in usable.tg.episodes if episode.scored]
+    episodes = [episode for usable in opened.usable for episode in usable.group.episodes if episode.scored]
     advantages = [[value for value in usable.advantages if value is not None] for usable in opened.usable]
-    row: Row = {
+    row: MetricRow = {
         keys.ZERO_LOW: opened.all_low / opened.read,
         keys.ZERO_HIGH: opened.all_high / opened.read,
         keys.ADVANTAGE_MEAN: max(abs(float(np.mean(values))) for values in advantages),

@@ -33,7 +33,7 @@ from learner import attention
 from learner.lora import ADAPTER, fuse
 
 WEIGHTS = "adapter_model.safetensors"
-CONFIG = "adapter_config.json"
+ADAPTER_CONFIG = "adapter_config.json"
 
 _PLAIN = {
     "peft_type": ("LORA", "servers load nothing else"),
@@ -184,7 +184,7 @@ def load_policy(
     torch.manual_seed(seed)
     device, dtype = placed
     base = AutoModelForCausalLM.from_pretrained(
-        base_path, dtype=dtype, attn_implementation=attention.NAME, trust_remote_code=False
+        base_path, dtype=dtype, attn_implementation=attention.ATTENTION_NAME, trust_remote_code=False
     )
     base.config.use_cache = False
     config = LoraConfig(
@@ -200,22 +200,22 @@ def load_policy(
     named = {name.replace(marker, ".weight"): value for name, value in model.named_parameters() if value.requires_grad}
     policy = LoraPolicy(model=model, lora=lora, base_path=base_path, parameters=dict(sorted(named.items())))
     if warm_start is not None:
-        policy.load(read_adapter(warm_start, lora), str(warm_start))
+        policy.load(read_adapter_tensors(warm_start, lora), str(warm_start))
     return policy
 
 
-def read_adapter(path: Path, lora: LoraSettings) -> dict[str, Tensor]:
+def read_adapter_tensors(path: Path, lora: LoraSettings) -> dict[str, Tensor]:
     """The tensors of an adapter directory, as float32.
 
     Raises ConfigError if a file is missing, unreadable or not servable as trained."""
     try:
-        config = orjson.loads((path / CONFIG).read_bytes())
+        config = orjson.loads((path / ADAPTER_CONFIG).read_bytes())
         tensors = load_file(path / WEIGHTS)
     except FileNotFoundError as error:
         raise ConfigError(f"{path}: not an adapter directory: {error.filename} is missing") from error
     except (orjson.JSONDecodeError, SafetensorError) as error:
         raise ConfigError(f"{path}: unreadable adapter ({error}); copy it again") from error
-    check_adapter_config(config, lora, str(path / CONFIG))
+    check_adapter_config(config, lora, str(path / ADAPTER_CONFIG))
     for name, tensor in tensors.items():
         if not torch.isfinite(tensor).all():
             raise ConfigError(f"{path / WEIGHTS}: {name} is not finite; take an earlier version")

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from engine.rundir.layout import RunDir
 from learner.forward import policy_logprobs
 from learner.loss import LOG_RATIO_BOUND
-from learner.model import LoraPolicy, read_adapter
+from learner.model import LoraPolicy, read_adapter_tensors
 from learner.rows import TrainedEpisode, micro_batches
 
 LONGEST_TOKENS = 4096
@@ -43,7 +43,7 @@ def k3(log_ratio_P: NDArray[np.float64]) -> float:
 
 
 @torch.no_grad()
-def probe(run: RunDir, policy: LoraPolicy, episodes: Sequence[TrainedEpisode]) -> Mismatch | None:
+def probe_mismatch(run: RunDir, policy: LoraPolicy, episodes: Sequence[TrainedEpisode]) -> Mismatch | None:
     """Score the first episode that can be: sampled by one version whose directory is still there, of bounded length."""
     for episode in episodes:
         version = int(episode.version_P[0])
@@ -52,7 +52,7 @@ def probe(run: RunDir, policy: LoraPolicy, episodes: Sequence[TrainedEpisode]) -
         whole = np.all(episode.version_P == version) and np.all(np.isfinite(episode.behaviour_P))
         if not (short and whole and path.exists()):
             continue
-        with policy.holding(read_adapter(path, policy.lora), str(path)):
+        with policy.holding(read_adapter_tensors(path, policy.lora), str(path)):
             y_P = _log_ratio(policy, episode)
         with policy.model.disable_adapter():
             base_P = _log_ratio(policy, episode)

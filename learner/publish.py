@@ -23,8 +23,8 @@ from torch import Tensor
 
 from engine.errors import RunError
 from engine.modeldir.shape import TARGET_MODULES
-from engine.rundir.layout import FORMAT, RunDir, read_json, write_directory
-from learner.model import CONFIG, WEIGHTS, LoraPolicy
+from engine.rundir.layout import RUN_FORMAT, RunDir, read_json, write_directory
+from learner.model import ADAPTER_CONFIG, WEIGHTS, LoraPolicy
 
 
 def publish(run: RunDir, policy: LoraPolicy, tensors: Mapping[str, Tensor], step: Mapping[str, Any]) -> bool:
@@ -45,7 +45,7 @@ def publish(run: RunDir, policy: LoraPolicy, tensors: Mapping[str, Tensor], step
             )
         return False
     meta = {
-        "format": FORMAT,
+        "format": RUN_FORMAT,
         **step,
         "base_model": str(policy.base_path),
         "base_config_sha256": policy.base_config_sha256(),
@@ -59,7 +59,7 @@ def publish(run: RunDir, policy: LoraPolicy, tensors: Mapping[str, Tensor], step
     }
     files = {
         WEIGHTS: weights,
-        CONFIG: orjson.dumps(policy.lora.config(str(policy.base_path)), option=orjson.OPT_INDENT_2),
+        ADAPTER_CONFIG: orjson.dumps(policy.lora.config(str(policy.base_path)), option=orjson.OPT_INDENT_2),
         "meta.json": orjson.dumps(meta, option=orjson.OPT_INDENT_2),
     }
     write_directory(target, files)

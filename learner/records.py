@@ -13,10 +13,10 @@ from engine.rundir.layout import JsonLines, RunDir, read_lines, write_atomic
 from engine.telemetry import MetricsFile
 from engine.telemetry.learner_metrics import STEP
 from learner.checkpoint import Checkpoint
-from learner.metrics import Row
+from learner.metrics import MetricRow
 
 
-def append(run: RunDir, trained: TrainedStep, metrics_row: Row) -> None:
+def append(run: RunDir, trained: TrainedStep, metrics_row: MetricRow) -> None:
     """Append the rows of a step that is in a checkpoint already; steps.jsonl is durable on return."""
     with MetricsFile(run.learner_metrics) as file:
         file.append(metrics_row)
@@ -25,7 +25,7 @@ def append(run: RunDir, trained: TrainedStep, metrics_row: Row) -> None:
         rows.sync()
 
 
-def repair(run: RunDir, checkpoint: Checkpoint) -> list[Row]:
+def repair(run: RunDir, checkpoint: Checkpoint) -> list[MetricRow]:
     """Cut both files back to the checkpoint, or complete them from it; returns the rows of metrics.jsonl."""
     state = checkpoint.state
     trained = None if state.trained is None else state.trained.value()

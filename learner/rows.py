@@ -1,12 +1,12 @@
 """From episodes to tensors: which tokens are trained, and how episodes share a pass.
 
-A pass (`MicroBatch`) is one flat sequence of tokens: for each group its common opening once, then blocks of rows, each
-row what follows the opening in one sibling, sorted by length and padded on the right to the width of its block::
+A pass (`MicroBatch`) is one flat sequence of tokens: for each group its common prompt once, then blocks of rows, each
+row what follows the prompt in one sibling, sorted by length and padded on the right to the width of its block::
 
-    opening of g1 | block of 3 rows x 40 | block of 5 rows x 52 | opening of g2 | block ...
+    prompt of g1 | block of 3 rows x 40 | block of 5 rows x 52 | prompt of g2 | block ...
 
-Everything but attention works on the flat sequence; attention (learner.attention) lets a row see its opening and,
-causally, itself, so padding on the right needs no mask. Sharing the opening saves it for all but one sibling. Token t
+Everything but attention works on the flat sequence; attention (learner.attention) lets a row see its prompt and,
+causally, itself, so padding on the right needs no mask. Sharing the prompt saves it for all but one sibling. Token t
 of an episode is predicted by the hidden state at t - 1; only tokens inside a policy span are targets. Padding is known
 from lengths, never from an id.
 """
@@ -47,24 +47,24 @@ class TrainedEpisode:
     temperature: float
 
     @property
-    def opening(self) -> int:
+    def prompt(self) -> int:
         """Ids before the first policy token."""
         return int(self.target_P[0])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GroupLayout:
-    """Where the tokens of one group lie in a pass: the opening, then its blocks one after the other."""
+    """Where the tokens of one group lie in a pass: the prompt, then its blocks one after the other."""
 
-    opening: int
-    """Tokens of the shared opening, at least one."""
+    prompt: int
+    """Tokens of the shared prompt, at least one."""
     blocks: tuple[tuple[int, int], ...]
     """(rows, width) of each block."""
 
     @property
     def sizes(self) -> list[int]:
-        """Tokens of opening and blocks, padding included."""
-        return [self.opening, *(rows * width for rows, width in self.blocks)]
+        """Tokens of prompt and blocks, padding included."""
+        return [self.prompt, *(rows * width for rows, width in self.blocks)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -137,23 +137,23 @@ def micro_batches(episodes: Sequence[TrainedEpisode], budget_tokens: int) -> lis
     passes = [_Pass()]
     for group_id in sorted(groups):
         rows = sorted(groups[group_id], key=lambda episode: (len(episode.ids_T), episode.id))
-        opening = _shared_opening(rows)
-        for start, end in _cuts([len(row.ids_T) - opening for row in rows], budget_tokens - opening):
-            if passes[-1].size_with(rows[start:end], opening) > budget_tokens and passes[-1].episodes:
+        prompt = _shared_prompt(rows)
+        for start, end in _cuts([len(row.ids_T) - prompt for row in rows], budget_tokens - prompt):
+            if passes[-1].size_with(rows[start:end], prompt) > budget_tokens and passes[-1].episodes:
                 passes.append(_Pass())
-            passes[-1].add(rows[start:end], opening)
+            passes[-1].add(rows[start:end], prompt)
     return [each.batch() for each in passes if each.episodes]
 
 
-def _shared_opening(rows: Sequence[TrainedEpisode]) -> int:
+def _shared_prompt(rows: Sequence[TrainedEpisode]) -> int:
     """Length of the longest common start that holds no target of any row."""
-    limit = min(row.opening for row in rows)
+    limit = min(row.prompt for row in rows)
     first = rows[0].ids_T[:limit]
     for row in rows[1:]:
         differs = np.flatnonzero(first != row.ids_T[: len(first)])
         first = first[: differs[0]] if len(differs) else first
     if len(first) == 0:
-        raise RunError(f"{rows[0].group_id}: its episodes do not share an opening, yet they are of one task")
+        raise RunError(f"{rows[0].group_id}: its episodes do not share a prompt, yet they are of one task")
     return len(first)
 
 
@@ -186,29 +186,29 @@ class _Pass:
         self._before: list[NDArray[np.int64]] = []
         self._layout: list[GroupLayout] = []
         self._size = 0
-        self._opening_end = 0
+        self._prompt_end = 0
 
-    def size_with(self, rows: Sequence[TrainedEpisode], opening: int) -> int:
+    def size_with(self, rows: Sequence[TrainedEpisode], prompt: int) -> int:
         """Tokens if the block were added."""
-        shared = 0 if self._continues(rows) else opening
-        return self._size + shared + len(rows) * (len(rows[-1].ids_T) - opening)
+        shared = 0 if self._continues(rows) else prompt
+        return self._size + shared + len(rows) * (len(rows[-1].ids_T) - prompt)
 
-    def add(self, rows: Sequence[TrainedEpisode], opening: int) -> None:
-        """Append a block of siblings (ascending lengths), after their opening if that is not there yet."""
-        width = len(rows[-1].ids_T) - opening
+    def add(self, rows: Sequence[TrainedEpisode], prompt: int) -> None:
+        """Append a block of siblings (ascending lengths), after their prompt if that is not there yet."""
+        width = len(rows[-1].ids_T) - prompt
         if not self._continues(rows):
-            self._append(rows[0].ids_T[:opening], np.arange(opening))
-            self._opening_end = self._size
-            self._layout.append(GroupLayout(opening=opening, blocks=()))
+            self._append(rows[0].ids_T[:prompt], np.arange(prompt))
+            self._prompt_end = self._size
+            self._layout.append(GroupLayout(prompt=prompt, blocks=()))
         last = self._layout[-1]
-        self._layout[-1] = GroupLayout(opening=opening, blocks=(*last.blocks, (len(rows), width)))
+        self._layout[-1] = GroupLayout(prompt=prompt, blocks=(*last.blocks, (len(rows), width)))
         for row in rows:
-            # The opening's last state predicts the token after it; every other token, the one before it in its row.
-            after = row.target_P - opening
-            self._before.append(np.where(after > 0, self._size + after - 1, self._opening_end - 1))
+            # The prompt's last state predicts the token after it; every other token, the one before it in its row.
+            after = row.target_P - prompt
+            self._before.append(np.where(after > 0, self._size + after - 1, self._prompt_end - 1))
             ids = np.zeros(width, dtype=np.int64)
-            ids[: len(row.ids_T) - opening] = row.ids_T[opening:]
-            self._append(ids, np.arange(opening, opening + width))
+            ids[: len(row.ids_T) - prompt] = row.ids_T[prompt:]
+            self._append(ids, np.arange(prompt, prompt + width))
             self.episodes.append(row)
 
     def _continues(self, rows: Sequence[TrainedEpisode]) -> bool:

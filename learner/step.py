@@ -91,7 +91,7 @@ class StepResult:
     lr: float
     tokens: PolicyTokens
     computed_tokens: int
-    """Tokens through the decoder, padding and shared openings included once."""
+    """Tokens through the decoder, padding and shared prompts included once."""
     forward_s: float
     backward_s: float
     optimizer_s: float
@@ -206,7 +206,7 @@ class GrpoStep:
         # Waiting for the slowest rank is part of a step's passes, as the time of computing alone is elsewhere.
         sums.backward_s += time.perf_counter() - started
 
-    def _policy_tokens(self, batches: Sequence[MicroBatch], parts: Mapping[int, Part]) -> PolicyTokens:
+    def _policy_tokens(self, batches: Sequence[MicroBatch], parts: Mapping[int, MicroBatchTerms]) -> PolicyTokens:
         """Every rank fills in what it saw in its own micro-batches; the sum is the table of the step."""
         counts = [batch.target_P.numel() for batch in batches]
         table = torch.zeros(5, sum(counts), dtype=torch.float64)
@@ -274,7 +274,7 @@ class GrpoStep:
             }
 
 
-Part = tuple[TokenLoss, Tensor]
+MicroBatchTerms = tuple[TokenLoss, Tensor]
 """Of one micro-batch: its loss terms (detached) and the entropy of its policy tokens."""
 
 
@@ -283,7 +283,7 @@ class GradientSums:
     """What adds up over the micro-batches of a step, beside the gradients."""
 
     loss: float = 0.0
-    parts: dict[int, Part] = field(default_factory=dict)
+    parts: dict[int, MicroBatchTerms] = field(default_factory=dict)
     """By index, those that this rank computed."""
     forward_s: float = 0.0
     backward_s: float = 0.0

@@ -19,7 +19,7 @@ from tui.files import run_facts
 from tui.live import LiveSource
 from tui.picker import Picker
 from tui.shot import shoot
-from tui.snapshot import Source
+from tui.snapshot import SnapshotSource
 
 _SIZE = "120x36"
 
@@ -70,7 +70,7 @@ def main() -> int:
     try:
         run = RunDir(path.resolve())
         run_facts(run)  # What is no run is refused before the screen changes.
-        source: Source = LiveSource(run)
+        source: SnapshotSource = LiveSource(run)
         if arguments.replay:
             from tui.replay import RecordedSource  # noqa: PLC0415 - see LiveSource
 

@@ -20,7 +20,7 @@ from tui.messages import Cancel, Filtered, Open
 from tui.palette import Keys
 from tui.screens.rollouts import RolloutsView
 from tui.scrub import scrub_line
-from tui.snapshot import Replay, Snapshot, Source
+from tui.snapshot import Replay, Snapshot, SnapshotSource
 from tui.view import View
 
 EXIT_LEFT, EXIT_ERROR, EXIT_DETACH, EXIT_STOP = 0, 1, 10, 11
@@ -97,9 +97,9 @@ class Dashboard(App[int]):
         Binding("ctrl+c", "leave", "Leave", show=False, priority=True),
     ]
 
-    def __init__(self, source: Source | Replay, *, owner: bool = False, readonly: bool = False) -> None:
+    def __init__(self, source: SnapshotSource | Replay, *, owner: bool = False, readonly: bool = False) -> None:
         super().__init__()
-        self.source: Source = source
+        self.source: SnapshotSource = source
         self._replay = source if isinstance(source, Replay) else None
         self.animation_level = "none"
         self._owner, self._readonly = owner, readonly

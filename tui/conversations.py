@@ -13,7 +13,7 @@ from typing import Any
 import orjson
 import zstandard
 
-from engine.telemetry.window import Row
+from engine.telemetry.window import WindowRow
 from engine.types import Episode, Event, EventKind, Span, TurnTiming
 from tui.snapshot import Conversation, RunFacts
 
@@ -66,7 +66,7 @@ def ids_until(spans: Sequence[Span], said: int, total: int, *, waiting: bool) ->
 
 def conversation(
     episode: Episode,
-    row: Row,
+    row: WindowRow,
     *,
     facts: RunFacts,
     text: TaskText,

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Self
 
 from engine.stream.record import event_of, reward_of
-from engine.telemetry.window import Row
+from engine.telemetry.window import WindowRow
 from engine.types import Span, TurnTiming
 from tui.snapshot import Conversation
 
@@ -26,7 +26,7 @@ class Followed:
     @classmethod
     def begun(cls, delta: Delta) -> Self:
         """From the first that was told of it; raises one of MALFORMED."""
-        followed = cls(Conversation(row=Row(*delta["row"])))
+        followed = cls(Conversation(row=WindowRow(*delta["row"])))
         followed.add(delta)
         return followed
 
@@ -43,7 +43,7 @@ class Followed:
         told = {(part, item): text for part, item, text in delta.get("rubric", ())}
         self.known = replace(
             known,
-            row=Row(*delta["row"]),
+            row=WindowRow(*delta["row"]),
             messages=(*known.messages, *map(dict, delta["messages"])),
             events=(*known.events, *map(event_of, delta["events"])),
             timings=(*known.timings, *(TurnTiming(**timing) for timing in delta["timings"])),

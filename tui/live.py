@@ -18,12 +18,12 @@ import anyio.to_thread
 from engine.errors import RunError
 from engine.rundir.layout import RunDir
 from engine.telemetry.stages import ToolRow
-from engine.telemetry.window import BINS, Row, Window, conditions
+from engine.telemetry.window import BINS, Window, WindowRow, conditions
 from tui.files import RunFiles, Told, run_facts
 from tui.followed import MALFORMED, Followed
 from tui.runs import Life, engine_has_ended, last_words, life
-from tui.snapshot import Conversation, Question, RunFacts, Snapshot, State
-from tui.wire import Message, NoEngineError, SocketClient, UnansweredError
+from tui.snapshot import Conversation, RunFacts, RunState, Snapshot, SnapshotQuery
+from tui.wire import NoEngineError, SocketClient, UnansweredError, WireMessage
 
 if TYPE_CHECKING:
     from tui.replay import RecordedSource
@@ -41,7 +41,7 @@ class _Answer:
 
     window: Window = field(default_factory=Window)
     clock_s: float = 0.0
-    rows: Sequence[Row] = ()
+    rows: Sequence[WindowRow] = ()
     total: int = 0
     phases: Mapping[str, int] = field(default_factory=dict)
     rewards: Sequence[int] = (0,) * BINS
@@ -49,12 +49,12 @@ class _Answer:
     lags: Sequence[int] = ()
 
     @classmethod
-    def of(cls, message: Message, window: Window) -> _Answer:
+    def of(cls, message: WireMessage, window: Window) -> _Answer:
         """Raises one of MALFORMED."""
         return cls(
             window=window,
             clock_s=float(message["clock"]),
-            rows=tuple(Row(*values) for values in message["rows"]),
+            rows=tuple(WindowRow(*values) for values in message["rows"]),
             total=int(message["total"]),
             phases={str(phase): int(count) for phase, count in message["phases"].items()},
             rewards=tuple(map(int, message["rewards"])),
@@ -89,7 +89,7 @@ class LiveSource:
         """When the records were searched for which episode, and what they have."""
         self._lock = anyio.Lock()
 
-    async def look(self, question: Question) -> Snapshot:
+    async def look(self, question: SnapshotQuery) -> Snapshot:
         """The state now."""
         conditions(question.window.where)
         async with self._lock:
@@ -138,7 +138,7 @@ class LiveSource:
             self._past = RecordedSource(self._run, files=self._files)
         return self._past
 
-    async def _ask(self, question: Question, facts: RunFacts) -> str:
+    async def _ask(self, question: SnapshotQuery, facts: RunFacts) -> str:
         """Take one answer; returns a note if it cannot be read. Raises UnansweredError or NoEngineError."""
         assert self._client is not None
         await self._client.connect()
@@ -168,7 +168,7 @@ class LiveSource:
 
     # --- answering --------------------------------------------------------------------------------------------------
 
-    async def _snapshot(self, question: Question, base: _Base, state: State, note: str) -> Snapshot:
+    async def _snapshot(self, question: SnapshotQuery, base: _Base, state: RunState, note: str) -> Snapshot:
         answer, told = self._answer, base.told
         whole = Snapshot(
             run=base.facts,
@@ -212,7 +212,7 @@ class LiveSource:
             self._recorded = now_s, episode_id, found
         return found
 
-    async def _alone(self, question: Question, base: _Base) -> Snapshot:
+    async def _alone(self, question: SnapshotQuery, base: _Base) -> Snapshot:
         """The state where no engine answers."""
         state, note = await anyio.to_thread.run_sync(self._standing)
         if state != "starting":
@@ -224,7 +224,7 @@ class LiveSource:
         self._answer = _Answer(window=question.window)
         return await self._snapshot(question, base, "starting", note)
 
-    def _standing(self) -> tuple[State, str]:
+    def _standing(self) -> tuple[RunState, str]:
         try:
             found, words = life(self._run), last_words(self._run)
             if found is Life.ALIVE and engine_has_ended(self._run):
@@ -233,11 +233,11 @@ class LiveSource:
             return "lost", f"nobody knows who works on this run: {error}"
         if found is Life.ALIVE and self._connections:
             return "starting", "the engine is gone; it is started again"
-        states: dict[Life, State] = {Life.ENDED: "ended", Life.LOST: "lost"}
+        states: dict[Life, RunState] = {Life.ENDED: "ended", Life.LOST: "lost"}
         return states.get(found, "starting"), words if found is Life.ENDED else ""
 
 
-def _wanted(question: Question, group_size: int) -> Iterator[str]:
+def _wanted(question: SnapshotQuery, group_size: int) -> Iterator[str]:
     """The episodes to ask for, the followed one first: it gets the room that there is in an answer."""
     if not question.follow:
         return
@@ -250,7 +250,7 @@ def _wanted(question: Question, group_size: int) -> Iterator[str]:
         yield from (other for other in others if other != question.follow)
 
 
-def _message(question: Question, wanted: Sequence[str], followed: Mapping[str, Followed]) -> Message:
+def _message(question: SnapshotQuery, wanted: Sequence[str], followed: Mapping[str, Followed]) -> WireMessage:
     nothing = dict.fromkeys(("messages", "events", "timings", "ids", "logprobs", "spans"), 0)
     window = question.window
     have = {one: followed[one].have() if one in followed else nothing for one in wanted}

@@ -19,7 +19,7 @@ _WINDOW_S = 15.0
 """Rates are taken over this much of the run's clock."""
 
 
-def latest(snapshot: Snapshot) -> Mapping[str, float]:
+def newest_row(snapshot: Snapshot) -> Mapping[str, float]:
     """The newest row of the engine, empty before the first."""
     return finite(snapshot.engine[-1]) if snapshot.engine else {}
 
@@ -45,7 +45,7 @@ def rates(rows: Rows, key: str) -> Points:
     return [(late[keys.RUN_S], _slope(early, late, key)) for early, late in pairwise(rows)]
 
 
-def shares(rows: Rows, part: str, whole: str) -> Points:
+def share_points(rows: Rows, part: str, whole: str) -> Points:
     """What grew of `whole` from row to row was `part` by so much, by the run's clock."""
     grown = zip(rates(rows, part), rates(rows, whole), strict=True)
     return [(x, min(1.0, some / everything)) for (x, some), (_, everything) in grown if everything]
@@ -71,7 +71,7 @@ def series(rows: Rows, x: str, y: str) -> Points:
     return [(row[x], row[y]) for row in rows if x in row and y in row]
 
 
-def staleness(row: Mapping[str, float]) -> dict[int, float]:
+def staleness_shares(row: Mapping[str, float]) -> dict[int, float]:
     """Share of a step's trained tokens by how many versions ago they were sampled."""
     tokens = {
         int(found.parts["versions"]): value

@@ -12,7 +12,7 @@ from textual.app import App, ComposeResult
 from textual.binding import Binding, BindingType
 from textual.widgets import Footer
 
-from tui.runs import RunEntry, list_runs
+from tui.runs import RunEntry, runs_below
 from tui.text import duration, plain
 from tui.theme import reward_style
 from tui.widgets.lines import Cell
@@ -52,7 +52,7 @@ class Picker(App[Path]):
         await self._look()
 
     async def _look(self) -> None:
-        entries = await anyio.to_thread.run_sync(list_runs, self._directory)
+        entries = await anyio.to_thread.run_sync(runs_below, self._directory)
         table = self.query_one(Table)
         table.foot = f"{len(entries)} in {plain(self._directory)}"
         table.show([_cells(entry) for entry in entries], top=0, total=len(entries), ids=[str(e.path) for e in entries])

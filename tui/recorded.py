@@ -23,7 +23,7 @@ from engine.rundir.layout import RunDir
 from engine.stream.frame import StreamError, decode_payload
 from engine.stream.segment import RawFrame, Segment, segment_numbers
 from engine.telemetry.window import BINS, NEWEST_REWARDS, PHASES, Seen, bin_of
-from engine.types import Episode, TaskGroup
+from engine.types import Episode, EpisodeGroup
 from tui.conversations import ids_until
 
 MOST_EPISODES = 200_000
@@ -31,7 +31,7 @@ _CODES = {phase: code for code, phase in enumerate(PHASES)}
 _POLICY = _CODES["policy"]
 
 
-class Place(NamedTuple):
+class FramePlace(NamedTuple):
     """Where a frame is."""
 
     directory: Path
@@ -40,7 +40,7 @@ class Place(NamedTuple):
 
 
 @dataclass(slots=True, eq=False)
-class Entry:
+class RecordedEpisode:
     """One recorded episode; by itself it is how the episode ended."""
 
     id: str
@@ -54,7 +54,7 @@ class Entry:
     start_s: float
     phase_s: float
     """When it was done."""
-    place: Place
+    place: FramePlace
     starts: array[float]
     """Of every phase, in seconds on the run's clock; one lasts until the next begins."""
     codes: bytes
@@ -68,7 +68,7 @@ class Entry:
         return "done"
 
     @classmethod
-    def of(cls, episode: Episode, group_id: str, place: Place) -> Entry:
+    def of(cls, episode: Episode, group_id: str, place: FramePlace) -> RecordedEpisode:
         """What a row needs of an episode."""
         starts = array("d", (timing.start_s for timing in episode.timings))
         if starts and episode.timings[0].phase == "queued":
@@ -156,7 +156,7 @@ class _Follower:
         damaged = f"records are damaged: {self.damage[0]}{more}" if self.damage else ""
         return self.broken or damaged
 
-    def groups(self) -> Iterator[tuple[TaskGroup, Place]]:
+    def groups(self) -> Iterator[tuple[EpisodeGroup, FramePlace]]:
         """What is new; a damaged frame is passed over, and noted."""
         while not self.broken:
             # Looked up before the last look at this segment: a frame written in between is not lost.
@@ -169,19 +169,19 @@ class _Follower:
                 return
             self.number, self.offset = later[0], 0
 
-    def _here(self) -> Iterator[tuple[TaskGroup, Place]]:
+    def _here(self) -> Iterator[tuple[EpisodeGroup, FramePlace]]:
         try:
             segment = Segment(self.directory, self.number)
         except FileNotFoundError:
             return
         with segment:
             while (found := self._next(segment)) is not None:
-                tg, raw = found
+                group, raw = found
                 # Before it is handed out: the caller may stop here.
                 self.offset = raw.end
-                yield tg, Place(self.directory, self.number, raw.offset)
+                yield group, FramePlace(self.directory, self.number, raw.offset)
 
-    def _next(self, segment: Segment) -> tuple[TaskGroup, RawFrame] | None:
+    def _next(self, segment: Segment) -> tuple[EpisodeGroup, RawFrame] | None:
         """The next group that can be read; None where nothing more is, or not yet."""
         while True:
             try:
@@ -218,14 +218,14 @@ class Records:
     """Whether all that was on disk at the last look is read."""
     span_s: tuple[float, float] = (0.0, 0.0)
     """First start and last end."""
-    _entries: dict[str, Entry] = field(default_factory=dict)
-    _sorted: list[Entry] = field(default_factory=list)
+    _entries: dict[str, RecordedEpisode] = field(default_factory=dict)
+    _sorted: list[RecordedEpisode] = field(default_factory=list)
     _starts: list[float] = field(default_factory=list)
-    _scored: list[Entry] = field(default_factory=list)
+    _scored: list[RecordedEpisode] = field(default_factory=list)
     """In the order of their ends."""
     _ends: list[float] = field(default_factory=list)
     _followers: list[_Follower] = field(init=False)
-    _last: tuple[Place, TaskGroup] | None = None
+    _last: tuple[FramePlace, EpisodeGroup] | None = None
 
     def __post_init__(self) -> None:
         self._followers = [_Follower(self.run.trajectories), _Follower(self.run.eval)]
@@ -258,9 +258,9 @@ class Records:
             self._ends = [entry.phase_s for entry in self._scored]
 
     def _read(self, follower: _Follower, deadline: float) -> bool:
-        for tg, place in follower.groups():
+        for group, place in follower.groups():
             # A group that was written twice counts as it was written last.
-            self._entries.update((one.id, Entry.of(one, tg.id, place)) for one in tg.episodes)
+            self._entries.update((one.id, RecordedEpisode.of(one, group.id, place)) for one in group.episodes)
             if len(self) >= MOST_EPISODES or time.monotonic() > deadline:
                 return False
         return True
@@ -279,11 +279,11 @@ class Records:
             bins[bin_of(entry.reward)] += 1
         return Totals({phase: counted[phase] for phase in PHASES}, tuple(bins))
 
-    def entry(self, episode_id: str) -> Entry | None:
+    def entry(self, episode_id: str) -> RecordedEpisode | None:
         """What is known of an episode."""
         return self._entries.get(episode_id)
 
-    def group(self, entry: Entry) -> TaskGroup:
+    def group(self, entry: RecordedEpisode) -> EpisodeGroup:
         """The group of an episode with its tokens; the last one is kept.
 
         Raises StreamError for a frame that is damaged now, OSError for one that is gone."""

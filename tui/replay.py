@@ -12,12 +12,12 @@ import anyio.to_thread
 from engine.rundir.layout import RunDir
 from engine.stream.frame import StreamError
 from engine.stream.reader import read_group
-from engine.telemetry.window import Row, conditions, row, select
+from engine.telemetry.window import WindowRow, conditions, row, select
 from engine.types import Episode
 from tui.conversations import conversation, task_text
 from tui.files import RunFiles, run_facts
-from tui.recorded import Entry, Place, Records
-from tui.snapshot import Conversation, Question, RunFacts, Snapshot, State
+from tui.recorded import FramePlace, RecordedEpisode, Records
+from tui.snapshot import Conversation, RunFacts, RunState, Snapshot, SnapshotQuery
 
 _READ_S = 0.25
 """Spent on new records in one look; what is left is read in the next."""
@@ -36,10 +36,10 @@ class RecordedSource:
         *,
         at: float | None = None,
         speed: float = 0.0,
-        state: State = "ended",
+        state: RunState = "ended",
         files: RunFiles | None = None,
     ) -> None:
-        self.state: State = state
+        self.state: RunState = state
         """While everything is shown; a moment is a `replay`."""
         self.run, self.files, self.records = run, files or RunFiles(run), Records(run)
         self._facts: RunFacts | None = None
@@ -76,7 +76,7 @@ class RecordedSource:
 
     # --- the source -------------------------------------------------------------------------------------------------
 
-    async def look(self, question: Question) -> Snapshot:
+    async def look(self, question: SnapshotQuery) -> Snapshot:
         """The state at the moment. Raises ConfigError for a filter that cannot be understood."""
         conditions(question.window.where)
         async with self._lock:
@@ -97,7 +97,7 @@ class RecordedSource:
             self._facts = run_facts(self.run)
         return self._facts
 
-    def _look(self, question: Question) -> Snapshot:
+    def _look(self, question: SnapshotQuery) -> Snapshot:
         facts, reading = self.facts(), not self.records.complete
         self.files.read()
         self.records.read(_READ_S)
@@ -131,7 +131,7 @@ class RecordedSource:
         )
         return self._with_episode(whole, question, moment_s) if question.follow else whole
 
-    def _with_episode(self, whole: Snapshot, question: Question, moment_s: float) -> Snapshot:
+    def _with_episode(self, whole: Snapshot, question: SnapshotQuery, moment_s: float) -> Snapshot:
         entry = self.records.entry(question.follow)
         if entry is None or entry.start_s > moment_s:
             return whole
@@ -142,7 +142,7 @@ class RecordedSource:
         followed = next((one for one in found if one.row.id == question.follow), None)
         return replace(whole, episode=followed, siblings=tuple(found) if question.siblings else ())
 
-    def group_of(self, entry: Entry, clock_s: float, moment_s: float = math.inf) -> list[Conversation]:
+    def group_of(self, entry: RecordedEpisode, clock_s: float, moment_s: float = math.inf) -> list[Conversation]:
         """The conversations of an episode's group, as far as they had begun.
 
         Raises StreamError or OSError for a frame that cannot be read any more."""
@@ -157,15 +157,17 @@ class RecordedSource:
     def recorded_group(self, episode_id: str, clock_s: float) -> list[Conversation]:
         """The same for an episode that the index may not have; empty for one that is not recorded, or is damaged."""
         group = episode_id.rpartition(".")[0]
-        place = Place(self.run.eval if group.startswith("e") else self.run.trajectories, 0, 0)
+        place = FramePlace(self.run.eval if group.startswith("e") else self.run.trajectories, 0, 0)
         try:
-            tg = read_group(place.directory, group)
+            episode_group = read_group(place.directory, group)
         except (StreamError, OSError):
-            tg = None
-        episodes = tg.episodes if tg is not None else ()
-        return [self._conversation(one, row(Entry.of(one, group, place), clock_s), math.inf) for one in episodes]
+            episode_group = None
+        episodes = episode_group.episodes if episode_group is not None else ()
+        return [
+            self._conversation(one, row(RecordedEpisode.of(one, group, place), clock_s), math.inf) for one in episodes
+        ]
 
-    def _conversation(self, episode: Episode, shown: Row, moment_s: float) -> Conversation:
+    def _conversation(self, episode: Episode, shown: WindowRow, moment_s: float) -> Conversation:
         return conversation(
             episode,
             shown,

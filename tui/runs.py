@@ -15,7 +15,7 @@ from engine.learnerdir.progress import read_progress
 from engine.processes import alive
 from engine.rundir.layout import RunDir, read_json
 from engine.telemetry import engine_metrics as keys
-from tui.tails import Newest, Tail
+from tui.tails import FileTail, Newest
 
 _TAIL_BYTES = 65_536
 
@@ -89,7 +89,7 @@ class RunEntry:
 _STATES = {Life.NEW: "starting", Life.ALIVE: "live", Life.ENDED: "ended", Life.LOST: "lost"}
 
 
-def list_runs(directory: Path) -> list[RunEntry]:
+def runs_below(directory: Path) -> list[RunEntry]:
     """The runs below a directory, newest first; cheap, whatever they have recorded."""
     return sorted(_entries(directory), key=lambda entry: entry.age_s)
 
@@ -125,7 +125,7 @@ def _entry(run: RunDir, age_s: float) -> RunEntry:
 
 def _reward(metrics: Path) -> float | None:
     newest = Newest(1, keys.REWARD_MEAN)
-    tail = Tail(metrics, newest, newest_bytes=_TAIL_BYTES)
+    tail = FileTail(metrics, newest, newest_bytes=_TAIL_BYTES)
     try:
         tail.read()
     finally:

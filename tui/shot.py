@@ -9,14 +9,14 @@ import anyio
 from engine.telemetry.window import Window
 from tui.app import VIEWS, Dashboard
 from tui.messages import Open
-from tui.snapshot import Snapshot, Source
+from tui.snapshot import Snapshot, SnapshotSource
 
 _KEYS = {"tokens": "t", "group": "v"}
 _SAME, _MOST = 3, 400
 """Snapshots that say the same until everything is read; and when to take the picture anyway."""
 
 
-async def shoot(source: Source, file: Path, screen: str, size: tuple[int, int]) -> None:
+async def shoot(source: SnapshotSource, file: Path, screen: str, size: tuple[int, int]) -> None:
     """Write an SVG of one screen: rollouts, learner, engine, log, or an episode by its id, which /tokens or /group may
     follow."""
     app = Dashboard(source, readonly=True)

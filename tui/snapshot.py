@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 from engine.telemetry.stages import ToolRow
-from engine.telemetry.window import BINS, Row, Window
+from engine.telemetry.window import BINS, Window, WindowRow
 from engine.types import Event, Reward, Span, TurnTiming
 
-State = Literal["starting", "live", "ended", "lost", "replay"]
+RunState = Literal["starting", "live", "ended", "lost", "replay"]
 """`starting`: no engine yet. `ended`: the run is over or was stopped. `lost`: its processes died."""
 
 
@@ -51,7 +51,7 @@ class LogLine(NamedTuple):
 class Conversation:
     """One episode, as far as it got."""
 
-    row: Row
+    row: WindowRow
     messages: Sequence[Mapping[str, Any]] = ()
     """Chat messages: role and content."""
     events: Sequence[Event] = ()
@@ -78,7 +78,7 @@ class Conversation:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Question:
+class SnapshotQuery:
     """What the screens want to see."""
 
     window: Window = field(default_factory=Window)
@@ -95,7 +95,7 @@ class Snapshot:
     """One tick."""
 
     run: RunFacts
-    state: State
+    state: RunState
     clock_s: float
     """On the run's clock."""
     phase: str = "starting"
@@ -104,7 +104,7 @@ class Snapshot:
     """Steps trained."""
     window: Window = field(default_factory=Window)
     """That `rows` answers."""
-    rows: Sequence[Row] = ()
+    rows: Sequence[WindowRow] = ()
     total: int = 0
     """Rows that pass the filter."""
     phases: Mapping[str, int] = field(default_factory=dict)
@@ -133,10 +133,10 @@ class Snapshot:
     """First and last moment that a replay can show."""
 
 
-class Source(Protocol):
+class SnapshotSource(Protocol):
     """Where snapshots come from."""
 
-    async def look(self, question: Question) -> Snapshot:
+    async def look(self, question: SnapshotQuery) -> Snapshot:
         """The state now.
 
         Raises ConfigError for a filter that cannot be understood; a source that has lost its engine says so in the
@@ -153,7 +153,7 @@ class Source(Protocol):
 
 
 @runtime_checkable
-class Replay(Source, Protocol):
+class Replay(SnapshotSource, Protocol):
     """A source whose clock can be moved."""
 
     speed: float

@@ -12,7 +12,7 @@ import orjson
 from engine.types import Event, EventKind, TurnTiming, Verdict
 from tui.snapshot import Conversation
 from tui.text import duration, plain
-from tui.theme import PHASES, reward_style
+from tui.theme import PHASE_LOOKS, reward_style
 from tui.widgets.transcript import Block
 
 _FOLDED_CHARACTERS = 1_500
@@ -41,7 +41,7 @@ def blocks(talk: Conversation) -> list[Block]:
 
 
 def _block(phase: str, head: str, text: str, key: str, *, folded: bool = False) -> Block:
-    look = PHASES[phase]
+    look = PHASE_LOOKS[phase]
     return Block(who=look.letter, style=look.style, head=head, text=text, key=key, folded=folded)
 
 
@@ -112,7 +112,7 @@ def _now(talk: Conversation) -> Iterator[Block]:
     """What goes on, or how it ended."""
     row = talk.row
     if not talk.stop:
-        yield _block(row.phase, f"{duration(row.wait_s)}  …{PHASES[row.phase].name}", "", "now")
+        yield _block(row.phase, f"{duration(row.wait_s)}  …{PHASE_LOOKS[row.phase].name}", "", "now")
         return
     ending = ", ".join(filter(None, (talk.stop, row.outcome, talk.error)))
     style = reward_style(None if talk.reward is None else talk.reward.value)

@@ -1,7 +1,7 @@
 """The end of a .jsonl file that another process is writing, and what is kept of its rows.
 
-A :class:`Tail` reads what is new and hands it to a :class:`Rows`, row by row; one whose file was replaced or cut starts
-again. What is kept is bounded, so that a dashboard left open for a week does not grow.
+A :class:`FileTail` reads what is new and hands it to a :class:`Rows`, row by row; one whose file was replaced or cut
+starts again. What is kept is bounded, so that a dashboard left open for a week does not grow.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any, BinaryIO, Protocol
 
 import orjson
 
-Row = dict[str, Any]
+MetricRow = dict[str, Any]
 
 NEWEST = 60
 """Engine rows that are never thinned out."""
@@ -27,7 +27,7 @@ _CHUNK_BYTES = 1 << 20
 class Rows(Protocol):
     """Takes the rows of a file, in order."""
 
-    def add(self, row: Row) -> None:
+    def add(self, row: MetricRow) -> None:
         """The next row; raises KeyError, TypeError or ValueError for one that is not what the file should hold."""
         ...
 
@@ -36,7 +36,7 @@ class Rows(Protocol):
         ...
 
 
-class Tail:
+class FileTail:
     """Follows one file; it may be missing yet."""
 
     def __init__(self, path: Path, rows: Rows, *, newest_bytes: int | None = None) -> None:
@@ -119,10 +119,10 @@ class Newest:
     """The last rows."""
 
     def __init__(self, most: int, *needs: str) -> None:
-        self.rows: deque[Row] = deque(maxlen=most)
+        self.rows: deque[MetricRow] = deque(maxlen=most)
         self._needs = needs
 
-    def add(self, row: Row) -> None:
+    def add(self, row: MetricRow) -> None:
         """Keep it."""
         for name in self._needs:
             row[name]
@@ -144,12 +144,12 @@ class Thinned:
 
     def clear(self) -> None:
         """Forget all."""
-        self._newest: deque[Row] = deque()
-        self._older: list[Row] = []
+        self._newest: deque[MetricRow] = deque()
+        self._older: list[MetricRow] = []
         self._left = 0
         self._stride = 1
 
-    def add(self, row: Row) -> None:
+    def add(self, row: MetricRow) -> None:
         """Keep it, at least while it is new."""
         row[self._key] + 0.0
         self._newest.append(row)
@@ -164,11 +164,11 @@ class Thinned:
             self._stride *= 2
 
     @property
-    def last(self) -> Row | None:
+    def last(self) -> MetricRow | None:
         """The newest row."""
         return self._newest[-1] if self._newest else None
 
-    def until(self, value: float) -> tuple[Row, ...]:
+    def until(self, value: float) -> tuple[MetricRow, ...]:
         """SHOWN rows at most whose key is `value` or less, the last NEWEST of them whole where they still are."""
         rows = [row for row in (*self._older, *self._newest) if row[self._key] <= value]
         older, newest = rows[:-NEWEST], rows[-NEWEST:]

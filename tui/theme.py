@@ -38,7 +38,7 @@ class PhaseLook(NamedTuple):
     style: str
 
 
-PHASES: Mapping[str, PhaseLook] = MappingProxyType(
+PHASE_LOOKS: Mapping[str, PhaseLook] = MappingProxyType(
     {
         "policy": PhaseLook("P", "policy", "█", BLUE),
         "tool": PhaseLook("T", "tool", "▓", ORANGE),

@@ -12,8 +12,8 @@ from textual.widgets import Footer
 
 from engine.telemetry import engine_metrics as keys
 from tui.messages import Changed
-from tui.numbers import latest
-from tui.snapshot import Question, Snapshot
+from tui.numbers import newest_row
+from tui.snapshot import Snapshot, SnapshotQuery
 from tui.text import clock, plain
 
 _STATES = {
@@ -50,7 +50,7 @@ class Status(Widget):
 
 
 def _line(snapshot: Snapshot, pace: str) -> Text:
-    run, row = snapshot.run, latest(snapshot)
+    run, row = snapshot.run, newest_row(snapshot)
     word, style = _STATES[snapshot.state]
     facts = [
         f"step {snapshot.step}/{run.steps}",
@@ -94,9 +94,9 @@ class View(Screen[None]):
         """What is between status and keys."""
         raise NotImplementedError
 
-    def question(self) -> Question:
+    def question(self) -> SnapshotQuery:
         """What it wants to see next."""
-        return Question()
+        return SnapshotQuery()
 
     def draw(self, snapshot: Snapshot) -> None:
         """Show a snapshot."""

@@ -20,7 +20,7 @@ _ANSWER_S = 2.0
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.25, 2.0
 _HUNG_UP = (OSError, anyio.EndOfStream, anyio.IncompleteRead, anyio.BrokenResourceError, anyio.ClosedResourceError)
 
-Message = dict[str, Any]
+WireMessage = dict[str, Any]
 
 
 class UnansweredError(SynthError):
@@ -50,7 +50,7 @@ class SocketClient:
         async with self._lock:
             await self._connected()
 
-    async def ask(self, question: Message) -> Message:
+    async def ask(self, question: WireMessage) -> WireMessage:
         """The answer to a question.
 
         Raises NoEngineError if the engine is gone, UnansweredError if it refuses, is slow, or speaks otherwise; the
@@ -103,7 +103,7 @@ class SocketClient:
         return failure
 
 
-async def _exchanged(stream: ByteStream, message: bytes) -> Message:
+async def _exchanged(stream: ByteStream, message: bytes) -> WireMessage:
     await stream.send(len(message).to_bytes(_LENGTH_BYTES, "big") + message)
     received = BufferedByteReceiveStream(stream)
     length = int.from_bytes(await received.receive_exactly(_LENGTH_BYTES), "big")

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, NonNegativeInt
 
 from engine.core.ledger import Ledger
 from engine.task import Rubric
-from engine.telemetry.window import Row, row
+from engine.telemetry.window import WindowRow, row
 from engine.types import Event, Json, Reward
 
 _TEXT, _NAME = 16_000, 120
@@ -47,7 +47,7 @@ class Have(BaseModel):
 
 
 @dataclass(slots=True)
-class Room:
+class ByteBudget:
     """Bytes that an answer has left."""
 
     left: int
@@ -65,7 +65,7 @@ class Room:
                 told[field] = orjson.Fragment(piece)
 
 
-def line(shown: Row) -> list[Json]:
+def line(shown: WindowRow) -> list[Json]:
     """A row of the table on the wire."""
     return list(shown._replace(task=name(shown.task), age_s=round(shown.age_s, 3), wait_s=round(shown.wait_s, 3)))
 
@@ -88,14 +88,14 @@ def head(live: Ledger, now_s: float) -> dict[str, Any]:
 def texts(live: Ledger, have: Have) -> Iterator[Piece]:
     """What was said and done that a client has not got; the task comes with the first message."""
     if not have.messages:
-        yield "instruction", _fitting(partial(cut, live.plan.task.instruction), _TASK_BYTES)
+        yield "instruction", _fitting(partial(shortened, live.plan.task.instruction), _TASK_BYTES)
         yield "rubric", _fitting(partial(_rubric, live.plan.task.rubric), _TASK_BYTES)
     yield from (("messages", _fitting(partial(_message, one))) for one in live.messages[have.messages :])
     yield from (("events", _fitting(partial(_event, one))) for one in live.events[have.events :])
     yield from (("timings", _dumps(one)) for one in live.timings[have.timings :])
 
 
-def tokens(live: Ledger, have: Have) -> Iterator[Piece]:
+def token_pieces(live: Ledger, have: Have) -> Iterator[Piece]:
     """Ids and log-probabilities that a client has not got, then the spans that point into them."""
     # Numbers without their brackets: each piece continues the list.
     for start in range(have.ids, len(live.ids), _TOKENS):
@@ -114,7 +114,7 @@ def results(live: Ledger) -> Iterator[Piece]:
             yield "reward", _fitting(partial(_reward, live.finished.reward))
 
 
-def cut(text: str, most: int) -> str:
+def shortened(text: str, most: int) -> str:
     """The first `most` characters of a text, and how many more there are; what UTF-8 cannot hold is replaced."""
     more = f" [{len(text) - most:,} more characters]" if len(text) > most else ""
     return text[:most].encode("utf-8", "replace").decode() + more
@@ -122,8 +122,8 @@ def cut(text: str, most: int) -> str:
 
 def name(text: str, most: int = _NAME) -> str:
     """A name, or another short text, at a length that a table can bear."""
-    shown = cut(text, most)
-    return shown if len(_dumps(shown)) <= 2 * most else cut(text, most // 4)
+    shown = shortened(text, most)
+    return shown if len(_dumps(shown)) <= 2 * most else shortened(text, most // 4)
 
 
 def _fitting(shape: Callable[[int], Json], most_bytes: int = _PIECE_BYTES) -> bytes:
@@ -135,12 +135,12 @@ def _fitting(shape: Callable[[int], Json], most_bytes: int = _PIECE_BYTES) -> by
 
 
 def _message(message: Mapping[str, Any], most: int) -> Json:
-    return {"role": name(message["role"]), "content": cut(message["content"], most)}
+    return {"role": name(message["role"]), "content": shortened(message["content"], most)}
 
 
 def _event(event: Event, most: int) -> Any:
     revealed = tuple(map(name, event.revealed[: most // 500]))
-    text, arguments = cut(event.text, most), _arguments(event.arguments, most // 2)
+    text, arguments = shortened(event.text, most), _arguments(event.arguments, most // 2)
     return replace(event, text=text, tool=name(event.tool), arguments=arguments, revealed=revealed)
 
 
@@ -150,13 +150,13 @@ def _arguments(arguments: Mapping[str, Any], most: int) -> Any:
         whole = _dumps(arguments)
     except TypeError as error:
         return {"…": f"[JSON cannot hold them: {error}]"}
-    return orjson.Fragment(whole) if len(whole) <= most else {"…": cut(whole.decode(), most)}
+    return orjson.Fragment(whole) if len(whole) <= most else {"…": shortened(whole.decode(), most)}
 
 
 def _rubric(rubric: Rubric, most: int) -> Json:
     parts = {"forbidden": rubric.forbidden, "subgoal": rubric.subgoals, "interaction": rubric.interactions}
     items = [(part, item) for part, items in parts.items() for item in items][: most // 100]
-    return [[part, name(item.id), cut(item.text, most // 20)] for part, item in items]
+    return [[part, name(item.id), shortened(item.text, most // 20)] for part, item in items]
 
 
 def _reward(reward: Reward, most: int) -> Any:

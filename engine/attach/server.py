@@ -25,7 +25,7 @@ from anyio.abc import SocketListener, SocketStream, TaskGroup
 from anyio.streams.buffered import BufferedByteReceiveStream
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, ValidationError
 
-from engine.attach.answers import Have, Room, head, line, name, results, texts, tokens
+from engine.attach.answers import ByteBudget, Have, head, line, name, results, texts, token_pieces
 from engine.core.ledger import Ledger
 from engine.core.live import LiveEpisodes
 from engine.errors import ConfigError, EpisodeError, boundary
@@ -168,7 +168,7 @@ class Attach:
             "rows": [],
             "rewards": list(self.live.rewards),
         }
-        Room(_ROWS_BYTES).fill(answer, (("rows", orjson.dumps(line(row))) for row in shown))
+        ByteBudget(_ROWS_BYTES).fill(answer, (("rows", orjson.dumps(line(row))) for row in shown))
         if look.stages:
             answer |= self._stages()
         return {**answer, "episodes": await self._followed(look, answer, now_s)}
@@ -196,8 +196,8 @@ class Attach:
         haves = {one.id: one.have for one in look.follow}
         found = [live for one in haves if (live := self.live.get(one)) is not None]
         told: dict[str, Any] = dict.fromkeys(haves) | {live.id: head(live, now_s) for live in found}
-        room = Room(_ANSWER_BYTES - len(orjson.dumps({"v": PROTOCOL, **answer, "episodes": told})))
-        for live, news in ((live, news) for news in (texts, tokens) for live in found):
+        room = ByteBudget(_ANSWER_BYTES - len(orjson.dumps({"v": PROTOCOL, **answer, "episodes": told})))
+        for live, news in ((live, news) for news in (texts, token_pieces) for live in found):
             room.fill(told[live.id], news(live, haves[live.id]))
             await anyio.lowlevel.checkpoint()
         for live in found:

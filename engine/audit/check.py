@@ -12,13 +12,13 @@ from engine.learnerdir.progress import LearnerProgress, read_progress
 from engine.learnerdir.steps import TrainedStep, read_steps
 from engine.rundir.layout import RunDir, read_json, read_lines
 from engine.stream.integrity import Gap, gaps
-from engine.types import TaskGroup
+from engine.types import EpisodeGroup
 
 _NAMED = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Finding:
+class AuditFinding:
     """What one check found."""
 
     name: str
@@ -36,20 +36,20 @@ class Finding:
         return not self.violations
 
 
-class Check(Protocol):
+class Invariant(Protocol):
     """One invariant."""
 
-    def see(self, tg: TaskGroup) -> None:
+    def see(self, group: EpisodeGroup) -> None:
         """Look at the next group: the training stream in arrival order, then the evaluations."""
         ...
 
-    def finding(self) -> Finding:
+    def finding(self) -> AuditFinding:
         """What was found, after the last group."""
         ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Recorded:
+class RunRecords:
     """The files beside the stream, read once."""
 
     run: RunDir
@@ -66,7 +66,7 @@ class Recorded:
     """What the streams and steps.jsonl lack, by the other files."""
 
     @classmethod
-    def read(cls, run: RunDir) -> Recorded:
+    def read(cls, run: RunDir) -> RunRecords:
         """Everything but the stream.
 
         Raises ConfigError if it is no run, RunError for an unreadable file."""

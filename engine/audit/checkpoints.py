@@ -6,29 +6,29 @@ from pathlib import Path
 
 from safetensors import SafetensorError, deserialize
 
-from engine.audit.check import Finding, Recorded, named
+from engine.audit.check import AuditFinding, RunRecords, named
 from engine.errors import RunError
 from engine.learnerdir.checkpoint import read_checkpoint
-from engine.types import TaskGroup
+from engine.types import EpisodeGroup
 
 
 class Checkpoints:
     """A resume continues from the newest checkpoint: what it holds and what was published must be one thing."""
 
-    def __init__(self, recorded: Recorded) -> None:
+    def __init__(self, recorded: RunRecords) -> None:
         self._recorded = recorded
         self._cursors = {row.step: row.cursor for row in recorded.steps}
 
-    def see(self, tg: TaskGroup) -> None:
+    def see(self, group: EpisodeGroup) -> None:
         """Nothing: this is about learner/checkpoint-*."""
 
-    def finding(self) -> Finding:
+    def finding(self) -> AuditFinding:
         """Checkpoints that contradict steps.jsonl or the adapter of their version."""
         kind = self._recorded.config.learner.kind
         run = self._recorded.run
         steps = run.checkpoints() if kind == "grpo" else []
         wrong = [f"{run.checkpoint(step).name} ({reason})" for step in steps if (reason := self._problem(step))]
-        return Finding(
+        return AuditFinding(
             name="checkpoints_contradicted",
             promise="a checkpoint is the step it says, and holds the adapter that was published",
             checked=f"{len(steps)} checkpoints" if kind == "grpo" else f"none: a {kind} learner keeps its own",

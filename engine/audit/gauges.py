@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from engine.audit.check import Finding, Recorded
+from engine.audit.check import AuditFinding, RunRecords
 from engine.telemetry import engine_metrics as keys
-from engine.types import TaskGroup
+from engine.types import EpisodeGroup
 
 
 class Budgets:
     """*Staleness is held by admission*: admitted - trained - dropped never passes the group budget."""
 
-    def __init__(self, recorded: Recorded) -> None:
+    def __init__(self, recorded: RunRecords) -> None:
         self._recorded = recorded
 
-    def see(self, tg: TaskGroup) -> None:
+    def see(self, group: EpisodeGroup) -> None:
         """Nothing: this is about metrics.jsonl."""
 
-    def finding(self) -> Finding:
+    def finding(self) -> AuditFinding:
         """Rows over a budget."""
         config = self._recorded.config
         violations = []
@@ -33,7 +33,7 @@ class Budgets:
                     f"at {row[keys.RUN_S]:.0f} s: {outstanding} groups outstanding (budget {config.group_budget}), "
                     f"{row[keys.EPISODES_LIVE]} episodes live (at most {config.max_live})"
                 )
-        return Finding(
+        return AuditFinding(
             name="budget_rows_over",
             promise=f"at most {config.group_budget} groups outstanding, {config.max_live} episodes live",
             checked=f"{len(self._recorded.rows)} rows",

@@ -10,16 +10,16 @@ from collections.abc import Mapping, Sequence
 
 import anyio
 
-from engine.audit.check import Finding, Recorded, named
+from engine.audit.check import AuditFinding, RunRecords, named
 from engine.core.seams import Scorer, ScoringRecord
 from engine.errors import RewardError
 from engine.packs.pack import load_pack
 from engine.reward.rubric import OpenItem, RubricScorer
 from engine.task import Task
-from engine.types import Episode, Reward, TaskGroup, Verdict
+from engine.types import Episode, EpisodeGroup, Reward, Verdict
 
 
-def tasks_of(recorded: Recorded) -> dict[str, Task]:
+def tasks_of(recorded: RunRecords) -> dict[str, Task]:
     """The run's own copy of its tasks, by id.
 
     Raises ConfigError if the copy was damaged."""
@@ -83,25 +83,25 @@ def _as_recorded(episode: Episode) -> Scorer:
 class Rewards:
     """Every recorded reward follows from the recorded events."""
 
-    def __init__(self, recorded: Recorded) -> None:
+    def __init__(self, recorded: RunRecords) -> None:
         self._kind = recorded.config.scorer.kind
         self._tasks = tasks_of(recorded) if self._kind == "rubric" else {}
         self._episodes = 0
         self._wrong: list[str] = []
 
-    def see(self, tg: TaskGroup) -> None:
+    def see(self, group: EpisodeGroup) -> None:
         """Score the group's scored episodes again."""
-        episodes = [episode for episode in tg.episodes if episode.reward is not None]
+        episodes = [episode for episode in group.episodes if episode.reward is not None]
         if self._kind != "rubric" or not episodes:
             return
         self._episodes += len(episodes)
         again = _scored(self._tasks, episodes)
         self._wrong += [episode.id for episode, reward in zip(episodes, again, strict=True) if reward != episode.reward]
 
-    def finding(self) -> Finding:
+    def finding(self) -> AuditFinding:
         """Episodes whose reward or breakdown comes out differently."""
         nothing = f"none: rewards of {self._kind} are not recomputed"
-        return Finding(
+        return AuditFinding(
             name="rewards_wrong",
             promise="recorded rewards follow from recorded events",
             checked=f"{self._episodes} episodes" if self._kind == "rubric" else nothing,

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.audit.check import Finding, Recorded, named
+from engine.audit.check import AuditFinding, RunRecords, named
 from engine.rundir.layout import read_json
 from engine.serving.models import sha256
-from engine.types import Episode, TaskGroup
+from engine.types import Episode, EpisodeGroup
 
 PAUSE_FACTOR = 3.0
 """A paused request needs more than this many times the p99 seconds per token of requests that met no load ..."""
@@ -45,7 +45,7 @@ class Paused:
     met no load, and that by at least 0.5 s in total. A request without an answer has no such rate: it is counted. Nor
     has a turn that took several attempts, or was moved to another server: Aborted looks at what was broken off."""
 
-    def __init__(self, recorded: Recorded) -> None:
+    def __init__(self, recorded: RunRecords) -> None:
         self._loads, self._restarts = _windows(recorded.swaps, "load"), _windows(recorded.swaps, "restart")
         self._tried = {row["turn"] for row in recorded.swaps if "turn" in row}
         self._unanswered = 0
@@ -54,9 +54,9 @@ class Paused:
         self._start_s, self._end_s, self._tokens = array("d"), array("d"), array("I")
         self._turns: list[str] = []
 
-    def see(self, tg: TaskGroup) -> None:
+    def see(self, group: EpisodeGroup) -> None:
         """Remember every request: server, start, end, tokens."""
-        for episode in tg.episodes:
+        for episode in group.episodes:
             self._see_episode(episode)
 
     def _see_episode(self, episode: Episode) -> None:
@@ -77,7 +77,7 @@ class Paused:
             self._tokens.append(span.length)
             self._turns.append(turn)
 
-    def finding(self) -> Finding:
+    def finding(self) -> AuditFinding:
         """Requests over the limit among those in flight across a load."""
         start_s, end_s, tokens = np.array(self._start_s), np.array(self._end_s), np.array(self._tokens)
         across, restarted = np.zeros(len(start_s), bool), np.zeros(len(start_s), bool)
@@ -93,7 +93,7 @@ class Paused:
             p99 = float(np.quantile(seconds[usual] / tokens[usual], 0.99))
             excess = seconds - PAUSE_FACTOR * p99 * tokens
             paused = [self._turns[index] for index in np.flatnonzero(across & (excess >= PAUSE_S))]
-        return Finding(
+        return AuditFinding(
             name="requests_paused_by_swap",
             promise="no request stands still while an adapter is loaded",
             checked=f"{int(across.sum())} of {len(across)} requests were in flight across a load"
@@ -119,7 +119,7 @@ class Aborted:
     What a server broke off because it restarted was not the swap's doing; nor was what was moved away from one that was
     gone or silent."""
 
-    def __init__(self, recorded: Recorded) -> None:
+    def __init__(self, recorded: RunRecords) -> None:
         restarts = _windows(recorded.swaps, "restart")
         self._aborts = [
             row
@@ -129,17 +129,17 @@ class Aborted:
         ]
         self._windows = _windows(recorded.swaps, "load", "unload")
 
-    def see(self, tg: TaskGroup) -> None:
+    def see(self, group: EpisodeGroup) -> None:
         """Nothing: what was broken off is tried again, so only swaps.jsonl knows it."""
 
-    def finding(self) -> Finding:
+    def finding(self) -> AuditFinding:
         """Aborts whose request overlapped a load or an unload of the same server."""
         by_swap = [
             str(row["turn"])
             for row in self._aborts
             if _meets(row["start_s"], row["end_s"], self._windows.get(row["server"], ()))
         ]
-        return Finding(
+        return AuditFinding(
             name="requests_aborted_by_swap",
             promise="no request is aborted by a swap",
             checked=f"{sum(map(len, self._windows.values()))} loads and unloads, {len(self._aborts)} broken requests",
@@ -151,13 +151,13 @@ class Aborted:
 class Published:
     """Every adapter directory holds what its meta.json says, under the version that it names."""
 
-    def __init__(self, recorded: Recorded) -> None:
+    def __init__(self, recorded: RunRecords) -> None:
         self._recorded = recorded
 
-    def see(self, tg: TaskGroup) -> None:
+    def see(self, group: EpisodeGroup) -> None:
         """Nothing: this is about adapters/."""
 
-    def finding(self) -> Finding:
+    def finding(self) -> AuditFinding:
         """Versions whose files do not match."""
         run = self._recorded.run
         wrong = []
@@ -167,7 +167,7 @@ class Published:
             digest = sha256(weights) if weights.exists() else None
             if meta.get("version") != version or digest is None or digest != meta.get("adapter_sha256"):
                 wrong.append(run.adapter(version).name)
-        return Finding(
+        return AuditFinding(
             name="adapters_changed",
             promise="a published adapter is never rewritten",
             checked=f"{len(run.versions())} adapters on disk",

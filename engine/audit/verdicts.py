@@ -7,30 +7,30 @@ from contextlib import ExitStack
 
 from anyio.from_thread import start_blocking_portal
 
-from engine.audit.check import Finding, Recorded, named
+from engine.audit.check import AuditFinding, RunRecords, named
 from engine.audit.rewards import scoring_record, tasks_of
 from engine.errors import RewardError
 from engine.llm.asking import JournaledAsker
 from engine.llm.journal import read_journal
 from engine.reward.judges import judge_of
 from engine.reward.rubric import Judge, open_items
-from engine.types import Episode, TaskGroup, Verdict
+from engine.types import Episode, EpisodeGroup, Verdict
 
 
 class Verdicts:
     """Every verdict of a judge has its answer in the journal; for runs whose scorer has a judge."""
 
-    def __init__(self, recorded: Recorded, opened: ExitStack) -> None:
+    def __init__(self, recorded: RunRecords, opened: ExitStack) -> None:
         self._recorded, self._opened = recorded, opened
         self._episodes = 0
         self._missing: list[str] = []
         self._other: list[str] = []
 
-    def see(self, tg: TaskGroup) -> None:
+    def see(self, group: EpisodeGroup) -> None:
         """Look up the answers for the group's judged episodes.
 
         Raises ConfigError for a journal that is none, RunError for one that was altered."""
-        judged = [episode for episode in tg.episodes if decided_by_judge(episode)]
+        judged = [episode for episode in group.episodes if decided_by_judge(episode)]
         if not judged:
             return
         if not self._episodes:
@@ -64,14 +64,14 @@ class Verdicts:
         except RewardError:
             return None
 
-    def finding(self) -> Finding:
+    def finding(self) -> AuditFinding:
         """Episodes with a verdict that the journal lacks, or that it has otherwise."""
         violations = []
         if self._missing:
             violations.append(f"the journal does not answer for {named(self._missing)}")
         if self._other:
             violations.append(f"the journal has other verdicts on {named(self._other)}")
-        return Finding(
+        return AuditFinding(
             name="verdicts_wrong",
             promise="what the judge decided is in the journal",
             checked=f"{self._episodes} episodes",

@@ -51,49 +51,51 @@ class Malformed:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Calls:
+class AgentCalls:
     """One or more tool calls, in the order in which they run."""
 
     calls: tuple[ToolCall | Malformed, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Question:
+class AgentQuestion:
     """A question to the user."""
 
     text: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
+class FinalAnswer:
     """The final answer."""
 
     text: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Said:
+class PlainMessage:
     """A completion without a tag: said to the user as it is."""
 
     text: str
 
 
-def parse(text: str) -> Calls | Question | Answer | Said:
+def parse_action(text: str) -> AgentCalls | AgentQuestion | FinalAnswer | PlainMessage:
     """Read the action of one completion; never raises.
 
     A question or answer that is not closed is what is there; a call or thought that is not closed is malformed."""
     text = text.rpartition("</think>")[2].strip()
     if text.startswith("<think>"):
-        return Calls(calls=(Malformed(reason="</think> is missing"),))
+        return AgentCalls(calls=(Malformed(reason="</think> is missing"),))
     opening = _OPENING.search(text)
     if opening is None:
         bare = tuple(_bare_calls(text))
-        return Calls(calls=bare) if bare else Said(text=text)
+        return AgentCalls(calls=bare) if bare else PlainMessage(text=text)
     kind = opening.group(1)
     if kind == "tool_call":
-        return Calls(calls=tuple(_call(body, closed=bool(end)) for body, end in _CALL.findall(text, opening.start())))
+        return AgentCalls(
+            calls=tuple(_call(body, closed=bool(end)) for body, end in _CALL.findall(text, opening.start()))
+        )
     inner = text[opening.end() :].partition(f"</{kind}>")[0].strip()
-    return Question(text=inner) if kind == "question" else Answer(text=inner)
+    return AgentQuestion(text=inner) if kind == "question" else FinalAnswer(text=inner)
 
 
 def _bare_calls(text: str) -> Iterator[ToolCall | Malformed]:

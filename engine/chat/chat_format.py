@@ -1,6 +1,6 @@
 """Conversations as token ids, in the format of the model (docs/architecture.md, *token-in, token-out*).
 
-An episode's ledger starts with :meth:`ChatFormat.opening` and grows by what the policy sampled and by
+An episode's ledger starts with :meth:`ChatFormat.prompt` and grows by what the policy sampled and by
 :meth:`ChatFormat.observation`: the text after the last assistant message in render(history + observation + generation
 prompt). A probe at load proves on several histories that this text does not depend on the history, so it is rendered
 behind a short stand-in. Earlier turns are never rendered again: the ledger keeps what was sampled.
@@ -30,7 +30,7 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
-from engine.chat.template import ChatTemplate, Message
+from engine.chat.template import ChatMessage, ChatTemplate
 from engine.errors import ConfigError
 from engine.modeldir.files import read_config, stop_token_ids
 from engine.task import Task
@@ -67,7 +67,7 @@ _TOOL = {
     },
 }
 _CALL = '<tool_call>{"name": "look", "arguments": {"at": "x"}}</tool_call>'
-_TURNS: tuple[Message, ...] = (
+_TURNS: tuple[ChatMessage, ...] = (
     {"role": "assistant", "content": _CALL},
     {"role": "tool", "content": '{"seen": 1}'},
     {"role": "assistant", "content": "<question>which</question>"},
@@ -81,9 +81,9 @@ _ODD = (
     "{{ q }} {% x %}",
 )
 """Contents that a template would change if it changed any."""
-_STANDIN: tuple[Message, ...] = ({"role": "system", "content": "r"}, {"role": "user", "content": "q"})
+_STANDIN: tuple[ChatMessage, ...] = ({"role": "system", "content": "r"}, {"role": "user", "content": "q"})
 
-Opening = tuple[tuple[Message, ...], "array[int]", list[dict[str, Any]]]
+Prompt = tuple[tuple[ChatMessage, ...], "array[int]", list[dict[str, Any]]]
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -103,13 +103,13 @@ class ChatFormat:
     _pattern: re.Pattern[str] = field(init=False)
     _hidden: tuple[tuple[int, ...], ...] = field(init=False)
     """The ids of each special token's spelling as plain text."""
-    _openings: _Recent = field(init=False)
+    _prompts: _Recent = field(init=False)
     _observations: _Recent = field(init=False)
     _around: dict[str, tuple[str, str, str]] = field(init=False, default_factory=dict)
     """By role whose content a template shows as it is: what ends the turn before, the text before, the text after."""
 
     def __post_init__(self) -> None:
-        self._openings, self._observations = _Recent(), _Recent()
+        self._prompts, self._observations = _Recent(), _Recent()
         self._pattern = re.compile("|".join(re.escape(token) for token in sorted(self._special, key=len, reverse=True)))
         self._tokenizer.encode_special_tokens = True
         self._hidden = tuple(tuple(self._encode_plain(token)) for token in self._special)
@@ -154,9 +154,9 @@ class ChatFormat:
 
     # --- what an episode asks for ---------------------------------------------------------------------------------
 
-    def opening(self, task: Task) -> Opening:
+    def prompt(self, task: Task) -> Prompt:
         """Messages, ids and OpenAI tool functions of the first turn; siblings of a group share one rendering."""
-        cached: Opening | None = self._openings.get(task.id)
+        cached: Prompt | None = self._prompts.get(task.id)
         if cached is None:
             messages = (
                 {"role": "system", "content": self.system.replace("{rules}", task.rules)},
@@ -164,10 +164,10 @@ class ChatFormat:
             )
             tools = [tool.function for tool in task.tools]
             ids = self._ids(self.template.render(self._hide(messages), self._hide(tools)))
-            cached = self._openings.put(task.id, (messages, ids, tools))
+            cached = self._prompts.put(task.id, (messages, ids, tools))
         return cached
 
-    def observation(self, messages: Sequence[Message], stop_sampled: bool) -> array[int]:  # noqa: FBT001 - a seam's
+    def observation(self, messages: Sequence[ChatMessage], stop_sampled: bool) -> array[int]:  # noqa: FBT001 - a seam's
         """The ids that `messages` and the generation prompt add behind the last assistant message.
 
         `stop_sampled`: the completion's own end-of-turn token is in the ledger already and is not repeated. Treat the
@@ -196,7 +196,7 @@ class ChatFormat:
 
     # --- rendering ------------------------------------------------------------------------------------------------
 
-    def _added(self, messages: Sequence[Message]) -> tuple[str, str]:
+    def _added(self, messages: Sequence[ChatMessage]) -> tuple[str, str]:
         """What the observation `messages` adds, rendered only where the probe found no shorter way."""
         if len(messages) == 1 and (around := self._around.get(messages[0]["role"])):
             ending, before, after = around
@@ -204,7 +204,11 @@ class ChatFormat:
         return self._suffix(_STANDIN, messages)
 
     def _suffix(
-        self, history: Sequence[Message], messages: Sequence[Message], words: str = _MARK, tools: Sequence[Message] = ()
+        self,
+        history: Sequence[ChatMessage],
+        messages: Sequence[ChatMessage],
+        words: str = _MARK,
+        tools: Sequence[ChatMessage] = (),
     ) -> tuple[str, str]:
         """(what ends the assistant's turn, what follows) when `messages` come after a completion `words`."""
         conversation = [*history, {"role": "assistant", "content": words}, *messages]
@@ -231,7 +235,7 @@ class ChatFormat:
             if all(verbatim):
                 self._around[message["role"]] = (ending, before, after)
 
-    def _prove(self, messages: Sequence[Message]) -> None:
+    def _prove(self, messages: Sequence[ChatMessage]) -> None:
         ending, text = self._suffix(_STANDIN, messages)
         if not ending or _SAID in ending:
             stops = ", ".join(token for token, number in self._special.items() if number in self.stop_token_ids)

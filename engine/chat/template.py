@@ -18,7 +18,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from engine.errors import ConfigError
 from engine.modeldir.files import read_object
 
-Message = Mapping[str, Any]
+ChatMessage = Mapping[str, Any]
 _TOKENS = ("bos_token", "eos_token", "pad_token", "unk_token")
 
 
@@ -59,7 +59,7 @@ class ChatTemplate:
             raise ConfigError(f"{model}: its chat template does not compile: {error}") from error
         return cls(source=source, place=model, tokens=tokens, compiled=compiled)
 
-    def render(self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]]) -> str:
+    def render(self, messages: Sequence[ChatMessage], tools: Sequence[Mapping[str, Any]]) -> str:
         """The text of a conversation up to the assistant's next words; thinking is off where a model has it.
 
         Raises ConfigError if the template refuses the messages."""

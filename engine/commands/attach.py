@@ -19,7 +19,7 @@ from engine.config.environment import child_environment
 from engine.errors import ConfigError, RunError
 from engine.processes.child import PYTHON
 from engine.rundir.layout import RunDir, find_run
-from engine.supervise.background import DASHBOARD, ask_to_stop, look, on_terminal
+from engine.supervise.background import DASHBOARD, ask_to_stop, on_terminal, show_dashboard
 
 _CHROMIUMS = ("chromium", "chromium-browser", "google-chrome")
 _CHROMIUM_S = 60.0
@@ -70,11 +70,11 @@ def command(
         )
     if flags["pick"] or (name is None and len(live_runs(Path(directory))) > 1):
         with tempfile.NamedTemporaryFile("r", encoding="utf-8") as chosen:
-            if look("--runs", directory, "--chosen", chosen.name, *readonly):
+            if show_dashboard("--runs", directory, "--chosen", chosen.name, *readonly):
                 _stop(RunDir(Path(chosen.read())))
         return
     run = find_run(name, directory)
-    if look(str(run.path), *readonly):
+    if show_dashboard(str(run.path), *readonly):
         _stop(run)
 
 

@@ -6,7 +6,7 @@ import click
 from rich.table import Table
 from rich.text import Text
 
-from engine.audit.check import Recorded
+from engine.audit.check import RunRecords
 from engine.audit.run import audit
 from engine.report.console import wide_console
 from engine.rundir.layout import find_run
@@ -21,7 +21,7 @@ def command(run: str | None, directory: str) -> None:
     Reads frames, steps, checkpoints, adapters, swaps and metrics; starts nothing and changes nothing. Exit code 1 if
     any promise was broken.
     """
-    recorded = Recorded.read(find_run(run, directory))
+    recorded = RunRecords.read(find_run(run, directory))
     findings = audit(recorded)
     console = wide_console()
     table = Table(title=f"audit of {recorded.manifest['run_id']}", title_justify="left")

@@ -5,9 +5,9 @@ from __future__ import annotations
 import click
 
 from engine.config.load import load
-from engine.preflight.doctor import State, examine
+from engine.preflight.doctor import Severity, examine
 
-_COLOURS = {State.OK: "green", State.NOTE: "yellow", State.BAD: "red"}
+_COLOURS = {Severity.OK: "green", Severity.NOTE: "yellow", Severity.BAD: "red"}
 
 
 @click.command()
@@ -25,6 +25,6 @@ def command(file: str | None, overrides: tuple[str, ...]) -> None:
         )
         if finding.remedy:
             click.echo(f"{'':<19}{finding.remedy}")
-        bad += finding.state is State.BAD
+        bad += finding.state is Severity.BAD
     click.echo("nothing is missing" if not bad else f"{bad} of these would stop the run")
     raise SystemExit(1 if bad else 0)

@@ -24,10 +24,10 @@ from engine.report.console import wide_console
 from engine.run.compose import UVLOOP, build_parts, watched
 from engine.rundir.layout import RunDir, find_run
 from engine.rundir.rows import write_rows
-from engine.serving.served import READY_S, fitting, served_apart
+from engine.serving.served import READY_S, fitting_config, served_apart
 from engine.task import Split
 from engine.trust.opening import PLAYED, open_run, trust_option
-from engine.types import TaskGroup
+from engine.types import EpisodeGroup
 from engine.world.store import EntryStore
 
 _EXAMPLES = """\b
@@ -78,7 +78,7 @@ def command(**options: Any) -> None:
         open_run(run, overrides, PLAYED, trust=wanted.trust) if run else load(wanted.file or "tiny", overrides).config
     )
     adapter = _adapter(config, run, wanted.adapter)
-    config = fitting(config, adapter)
+    config = fitting_config(config, adapter)
     suite = _suite(config, Split(wanted.split), wanted.limit)
     console = wide_console()
     told = f"{_policy(config, adapter)}: {len(suite.tasks)} {wanted.split} tasks of {config.tasks.pack}"
@@ -152,7 +152,7 @@ def _suite(config: Config, split: Split, limit: int) -> Suite:
     return Suite.of(config, "eval", tasks)
 
 
-def _measure(config: Config, suite: Suite, adapter: Path | None) -> tuple[Evaluation, list[TaskGroup]]:
+def _measure(config: Config, suite: Suite, adapter: Path | None) -> tuple[Evaluation, list[EpisodeGroup]]:
     mapping = config.world.mapping
     answers = read_exported(Path(mapping), load_pack(pack_file(config.tasks.pack)).tasks) if mapping else []
     with served_apart("eval", config, adapter) as run:
@@ -163,13 +163,13 @@ def _measure(config: Config, suite: Suite, adapter: Path | None) -> tuple[Evalua
 
 async def _evaluate(
     run: RunDir, config: Config, suite: Suite, adapter: Path | None
-) -> tuple[Evaluation, list[TaskGroup]]:
+) -> tuple[Evaluation, list[EpisodeGroup]]:
     started = time.monotonic()
-    groups: list[TaskGroup] = []
+    groups: list[EpisodeGroup] = []
 
-    async def emit(tg: TaskGroup) -> TaskGroup:
-        groups.append(tg)
-        return tg
+    async def emit(group: EpisodeGroup) -> EpisodeGroup:
+        groups.append(group)
+        return group
 
     def nothing(_: Any) -> None:
         """Swaps and live counts are of no interest here."""
@@ -183,22 +183,22 @@ async def _evaluate(
         watched(parts.served, run_id, adapter) as name,
     ):
         result = await evaluate(suite, parts.seams, 0, name, emit, nothing)
-    return result, sorted(groups, key=lambda tg: tg.position)
+    return result, sorted(groups, key=lambda group: group.position)
 
 
-def _task_table(groups: list[TaskGroup]) -> Table:
+def _task_table(groups: list[EpisodeGroup]) -> Table:
     table = Table()
     for column in ("task", "reward", "F", "N", "I", "turns", "stop", "missed or violated"):
         table.add_column(column, overflow="fold")
-    for tg in groups:
-        [episode] = tg.episodes
+    for group in groups:
+        [episode] = group.episodes
         reward = episode.reward
         if reward is None:
-            table.add_row(tg.task_id, "masked", "", "", "", str(episode.turns), str(episode.stop), episode.error)
+            table.add_row(group.task_id, "masked", "", "", "", str(episode.turns), str(episode.stop), episode.error)
             continue
         wrong = [verdict.id for verdict in reward.items if verdict.met == (verdict.part == "forbidden")]
         parts = (f"{value:.2f}" for value in (reward.value, reward.F, reward.N, reward.I))
-        table.add_row(tg.task_id, *parts, str(episode.turns), str(episode.stop), ", ".join(wrong))
+        table.add_row(group.task_id, *parts, str(episode.turns), str(episode.stop), ", ".join(wrong))
     return table
 
 

@@ -17,9 +17,9 @@ from engine.packs.pack import load_pack
 from engine.preflight.manifest import base_model
 from engine.processes.child import PYTHON, torch_environment
 from engine.rundir.layout import RunDir, find_run
-from engine.stream.integrity import Part, require_complete
+from engine.stream.integrity import RecordsPart, require_complete
 from engine.stream.reader import iter_groups, iter_headers
-from engine.types import Episode, TaskGroup
+from engine.types import Episode, EpisodeGroup
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -47,7 +47,7 @@ def command(**options: Any) -> None:
     wanted.check()
     found = find_run(wanted.run, wanted.directory)
     if wanted.chat or wanted.parquet:
-        require_complete(found, Part.TRAINING, checksums=True)
+        require_complete(found, RecordsPart.TRAINING, checksums=True)
     if wanted.chat:
         click.echo(f"{wanted.chat}: {write_chat(found, wanted.chat, wanted.min_reward)} episodes")
     if wanted.parquet:
@@ -102,7 +102,7 @@ def write_chat(run: RunDir, path: Path, min_reward: float) -> int:
     count = 0
     with path.open("wb") as file:
         for header in iter_headers(run.trajectories):
-            for episode in header.tg.episodes:
+            for episode in header.group.episodes:
                 if episode.reward is None or episode.reward.value < min_reward:
                     continue
                 row = {
@@ -151,8 +151,8 @@ def _schema(arrow: Any) -> pa.Schema:
 
 def _batches(run: RunDir) -> Iterator[list[dict[str, Any]]]:
     rows: list[dict[str, Any]] = []
-    for number, tg in enumerate(iter_groups(run.trajectories), start=1):
-        rows += [_row(tg, episode) for episode in tg.episodes]
+    for number, group in enumerate(iter_groups(run.trajectories), start=1):
+        rows += [_row(group, episode) for episode in group.episodes]
         if number % _BATCH_GROUPS == 0:
             yield rows
             rows = []
@@ -160,11 +160,11 @@ def _batches(run: RunDir) -> Iterator[list[dict[str, Any]]]:
         yield rows
 
 
-def _row(tg: TaskGroup, episode: Episode) -> dict[str, Any]:
+def _row(group: EpisodeGroup, episode: Episode) -> dict[str, Any]:
     reward, tokens = episode.reward, episode.tokens
     return {
         "episode_id": episode.id,
-        "group_id": tg.id,
+        "group_id": group.id,
         "task_id": episode.task_id,
         "adapter": episode.adapter,
         "server": episode.server,

@@ -21,7 +21,7 @@ from engine.report.console import wide_console
 from engine.report.words import print_transcript
 from engine.run.compose import UVLOOP
 from engine.rundir.layout import RunDir, find_run
-from engine.serving.served import fitting, served_apart
+from engine.serving.served import fitting_config, served_apart
 from engine.trust.opening import PLAYED, open_run, trust_option
 from engine.types import EPISODE_ID, Episode
 from engine.verify.fork import Fork, begun, find_fork, go_on
@@ -66,14 +66,14 @@ def command(**options: Any) -> None:
     run, place = (wanted.run, wanted.place) if wanted.place else (None, wanted.run or "")
     found, console = find_run(run, wanted.directory), wide_console()
     episode_id, turn = _turn(place)
-    tg, episode = find_fork(found, episode_id, turn)
+    group, episode = find_fork(found, episode_id, turn)
     config = open_run(found, wanted.overrides, PLAYED, trust=wanted.trust)
     if config.policy.launch == "scripted" and wanted.version is not None:
         raise ConfigError("--version has no effect with policy.launch = 'scripted': no model takes part; remove it")
     version = episode.version if wanted.version is None else wanted.version
     adapter = _adapter(found, config, version)
     tasks = {task.id: task for task in load_pack(found.pack).tasks}
-    fork = Fork(run=found, config=fitting(config, adapter), tasks=tasks, tg=tg, episode=episode, turn=turn)
+    fork = Fork(run=found, config=fitting_config(config, adapter), tasks=tasks, group=group, episode=episode, turn=turn)
     record = replace(anyio.run(begun, fork, wanted.say), version=version)
     told = f"{episode.id}@{turn}: as recorded up to there, then {_who(config, version)}; branches: {wanted.branches}"
     console.print(told, markup=False, soft_wrap=True)

@@ -8,7 +8,7 @@ import click
 
 from engine.errors import ConfigError
 from engine.rundir.layout import find_run
-from engine.supervise.background import look, on_terminal
+from engine.supervise.background import on_terminal, show_dashboard
 
 _CLOCK = re.compile(r"(?:(\d+):)?(\d+):([0-5]?\d(?:\.\d+)?)")
 _SECONDS = re.compile(r"\d+(?:\.\d+)?")
@@ -32,7 +32,7 @@ def command(name: str | None, at: str | None, speed: float, directory: str) -> N
     if not on_terminal():
         raise ConfigError("the dashboard needs a terminal; `show` tells about a run without one")
     begin = () if begin_s is None else ("--at", str(begin_s))
-    look(str(run.path), "--replay", *begin, "--speed", str(speed))
+    show_dashboard(str(run.path), "--replay", *begin, "--speed", str(speed))
 
 
 def seconds(text: str) -> float:

@@ -25,7 +25,7 @@ from engine.preflight.manifest import pack_file
 from engine.report.console import wide_console
 from engine.report.counting import Counted, counting
 from engine.rundir.layout import RunDir, find_run
-from engine.stream.integrity import Part, require_complete
+from engine.stream.integrity import RecordsPart, require_complete
 from engine.stream.reader import read_group_ids
 from engine.task import Task
 from engine.trust.opening import JUDGED, SCORED, open_run, trust_option
@@ -60,7 +60,7 @@ def command(**options: Any) -> None:
     found, console = find_run(wanted.run, wanted.directory), wide_console()
     uses = (*SCORED, *JUDGED) if wanted.judge else SCORED
     config = open_run(found, wanted.overrides, uses, trust=wanted.trust)
-    require_complete(found, Part.TRAINING, Part.EVALUATIONS, checksums=True)
+    require_complete(found, RecordsPart.TRAINING, RecordsPart.EVALUATIONS, checksums=True)
     if wanted.judge and config.scorer.kind != "rubric":
         raise ConfigError(f"--judge has no effect with scorer.kind = {config.scorer.kind!r}; remove it")
     path = pack_file(wanted.pack) if wanted.pack else found.pack

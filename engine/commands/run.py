@@ -15,7 +15,7 @@ from engine.errors import ConfigError
 from engine.preflight.manifest import create, pack_file, reopen
 from engine.preflight.rehearsal import rehearse
 from engine.report.console import wide_console
-from engine.report.progress import Progress
+from engine.report.progress import ProgressView
 from engine.rundir.layout import RunDir, find_run, read_json
 from engine.serving.models import find_models
 from engine.stream.integrity import require_complete
@@ -108,7 +108,7 @@ def command(
             config = reopen(run, overrides)
     front = on_terminal() and not flags["plain"]
     announce(console, run, config, measured=resume is None and file in (None, "tiny") and not overrides, front=front)
-    progress = Progress(run, config, console)
+    progress = ProgressView(run, config, console)
     ending = Background(run, progress).run() if front else Supervisor(run, config, progress).run()
     if ending is None:
         _detached(console, run)

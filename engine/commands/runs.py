@@ -22,10 +22,10 @@ from engine.learnerdir.progress import read_progress
 from engine.preflight.manifest import point_latest
 from engine.processes.alive import lives
 from engine.report.console import wide_console
-from engine.report.progress import Progress
+from engine.report.progress import ProgressView
 from engine.rundir.layout import RunDir, find_run, read_json
 from engine.supervise.background import ask_to_stop, ending_of, supervisor_of
-from engine.supervise.supervisor import DRAINING, EXIT_OK, Phase, Status
+from engine.supervise.supervisor import DRAINING, EXIT_OK, SupervisorPhase, SupervisorStatus
 
 _BASE = click.option("--dir", "directory", metavar="DIR", default="runs", show_default=True, help="Where runs live.")
 _TICK_S = 0.1
@@ -87,14 +87,14 @@ def stop(directory: str, name: str | None) -> None:
 def _show_drain(run: RunDir, supervisor: psutil.Process) -> None:
     """Until it ends; Ctrl-C asks it once more. Raises RunError if that takes longer than any drain may."""
     config = load(run.config).config
-    view, notes = Progress(run, config, wide_console()), [DRAINING]
+    view, notes = ProgressView(run, config, wide_console()), [DRAINING]
     limit_s = config.run.drain_s + _STOP_GRACE_S
     limit = time.monotonic() + limit_s
     while time.monotonic() < limit:
         try:
             if not lives(supervisor):
                 return
-            view(Status(phase=Phase.DRAINING, waiting_for=(), notes=tuple(notes)))
+            view(SupervisorStatus(phase=SupervisorPhase.DRAINING, waiting_for=(), notes=tuple(notes)))
             notes.clear()
             time.sleep(_TICK_S)
         except KeyboardInterrupt:

@@ -19,12 +19,12 @@ from engine.report.console import wide_console
 from engine.report.gauges import read_gauges
 from engine.report.progress import progress_line
 from engine.report.transcript import rubric_texts
-from engine.report.words import print_transcript, sentences
+from engine.report.words import print_transcript, run_sentences
 from engine.rundir.layout import RunDir, find_run, read_json, read_lines
 from engine.stream.integrity import gaps
 from engine.stream.reader import iter_headers
 from engine.task import Task
-from engine.types import EPISODE_ID, GROUP_ID, Episode, TaskGroup
+from engine.types import EPISODE_ID, GROUP_ID, Episode, EpisodeGroup
 
 _GROUP = re.compile(rf"^{GROUP_ID}$")
 EPISODE = re.compile(rf"^{EPISODE_ID}$")
@@ -54,9 +54,9 @@ def command(run: str | None, what: str | None, directory: str) -> None:
         _show_task(console, found, what)
 
 
-def _group(run: RunDir, group_id: str) -> TaskGroup:
+def _group(run: RunDir, group_id: str) -> EpisodeGroup:
     place = run.eval if group_id.startswith("e") else run.trajectories
-    groups = [header.tg for header in iter_headers(place, []) if header.tg.id == group_id]
+    groups = [header.group for header in iter_headers(place, []) if header.group.id == group_id]
     if not groups:
         missing = "".join(f"; {told}" for told in _incomplete(run))
         raise ConfigError(
@@ -77,7 +77,7 @@ def _show_run(console: Console, run: RunDir) -> None:
     config, manifest = load(run.config).config, read_json(run.manifest) or {}
     summary = read_json(run.summary) or {}
     console.print(f"[bold]{manifest['run_id']}[/]   {run.path}   created {manifest['created_at']}", soft_wrap=True)
-    state = sentences(summary) if summary else progress_line(read_gauges(run, config))
+    state = run_sentences(summary) if summary else progress_line(read_gauges(run, config))
     console.print(state, markup=False, soft_wrap=True)
     for told in _incomplete(run):
         console.print(told, style="red", markup=False, soft_wrap=True)
@@ -90,30 +90,30 @@ def _show_run(console: Console, run: RunDir) -> None:
             cells = (f"v{row['version']}", f"{row['mean']:.3f} ± {row['ci95']:.3f}", *(f"{row[p]:.3f}" for p in "FNI"))
             table.add_row(row["name"], *cells, str(row["episodes"]), str(row["masked"]))
         console.print(table)
-    recent = [header.tg for header in iter_headers(run.trajectories, [])][-_RECENT:]
+    recent = [header.group for header in iter_headers(run.trajectories, [])][-_RECENT:]
     if not recent:
         console.print("No group of the training has been recorded yet, so there is no episode of it to show.")
         return
     table = Table(title="newest groups", title_justify="left")
     for column in ("group", "task", "version", "rewards of its episodes", "mean"):
         table.add_column(column, overflow="fold")
-    for tg in recent:
-        table.add_row(*_group_row(tg))
+    for group in recent:
+        table.add_row(*_group_row(group))
     console.print(table)
     example = recent[-1].episodes[0].id
     console.print(f"One episode:  synth-engine show {run.path} {example}", markup=False, soft_wrap=True)
 
 
-def _group_row(tg: TaskGroup) -> list[str]:
-    versions = sorted({episode.version for episode in tg.episodes})
-    rewards = [episode.reward.value for episode in tg.episodes if episode.reward is not None]
-    each = " ".join("  - " if episode.reward is None else f"{episode.reward.value:.2f}" for episode in tg.episodes)
-    return [tg.id, tg.task_id, ", ".join(f"v{v}" for v in versions), each, f"{mean_ci95(rewards)[0]:.2f}"]
+def _group_row(group: EpisodeGroup) -> list[str]:
+    versions = sorted({episode.version for episode in group.episodes})
+    rewards = [episode.reward.value for episode in group.episodes if episode.reward is not None]
+    each = " ".join("  - " if episode.reward is None else f"{episode.reward.value:.2f}" for episode in group.episodes)
+    return [group.id, group.task_id, ", ".join(f"v{v}" for v in versions), each, f"{mean_ci95(rewards)[0]:.2f}"]
 
 
-def _show_group(console: Console, tg: TaskGroup) -> None:
-    console.print(f"[bold]{tg.id}[/]  task {tg.task_id}  source {tg.source}")
-    console.print(episode_table(tg.episodes))
+def _show_group(console: Console, group: EpisodeGroup) -> None:
+    console.print(f"[bold]{group.id}[/]  task {group.task_id}  source {group.source}")
+    console.print(episode_table(group.episodes))
 
 
 def episode_table(episodes: Iterable[Episode]) -> Table:
@@ -136,10 +136,10 @@ def _episode_row(episode: Episode) -> list[str]:
 
 
 def _show_episode(console: Console, run: RunDir, episode_id: str) -> None:
-    tg = _group(run, episode_id.rpartition(".")[0])
-    episode = next((episode for episode in tg.episodes if episode.id == episode_id), None)
+    group = _group(run, episode_id.rpartition(".")[0])
+    episode = next((episode for episode in group.episodes if episode.id == episode_id), None)
     if episode is None:
-        raise ConfigError(f"{tg.id} has no episode {episode_id}; it has {', '.join(e.id for e in tg.episodes)}")
+        raise ConfigError(f"{group.id} has no episode {episode_id}; it has {', '.join(e.id for e in group.episodes)}")
     console.print(f"[bold]{episode.id}[/]  task {episode.task_id}  server {episode.server}  seed {episode.seed}")
     print_transcript(console, episode, _task(run, episode.task_id))
 
@@ -157,8 +157,8 @@ def _show_task(console: Console, run: RunDir, task_id: str) -> None:
         console.print(line.append(text, style="default"), soft_wrap=True)
     for place in (run.trajectories, run.eval):
         for header in iter_headers(place, []):
-            if header.tg.task_id == task_id:
-                _show_group(console, header.tg)
+            if header.group.task_id == task_id:
+                _show_group(console, header.group)
 
 
 def _told(task: Task) -> list[tuple[str, str]]:

@@ -12,7 +12,7 @@ from engine.commands.show import EPISODE
 from engine.report.console import wide_console
 from engine.report.counting import counting
 from engine.rundir.layout import find_run
-from engine.stream.integrity import Part, require_complete
+from engine.stream.integrity import RecordsPart, require_complete
 from engine.trust.opening import REPLAYED, open_run, trust_option
 from engine.verify.compare import Difference
 from engine.verify.run import Verified, verify_run
@@ -48,7 +48,7 @@ def command(run: str | None, episodes: tuple[str, ...], directory: str, trust: b
         episodes, run = (run, *episodes), None
     found, console = find_run(run, directory), wide_console()
     open_run(found, (), REPLAYED, trust=trust)
-    require_complete(found, Part.TRAINING, Part.EVALUATIONS, checksums=True)
+    require_complete(found, RecordsPart.TRAINING, RecordsPart.EVALUATIONS, checksums=True)
     with counting(console, "verifying", "groups") as progress:
         result = anyio.run(verify_run, found, episodes, progress)
     _print(console, result)

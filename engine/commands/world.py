@@ -18,8 +18,8 @@ from engine.packs.exported import exported
 from engine.report.console import wide_console
 from engine.rundir.layout import RunDir, find_run
 from engine.stream.reader import read_group_ids
-from engine.world.store import EntryStore, Row, open_store, read_store
-from engine.world.vetoes import Recorded, veto
+from engine.world.store import EntryStore, MappingRow, open_store, read_store
+from engine.world.vetoes import RecordedGroups, veto
 
 _BASE = click.option("--dir", "directory", metavar="DIR", default="runs", show_default=True, help="Where runs live.")
 
@@ -38,8 +38,8 @@ command.add_command(world_audit.command)
 class _Difference(NamedTuple):
     """An entry of which the other run has none, or another answer."""
 
-    one: Row | None
-    other: Row | None
+    one: MappingRow | None
+    other: MappingRow | None
 
 
 @command.command(short_help="Answers that only one of two runs has, or that differ.")
@@ -81,11 +81,11 @@ async def _compare(run: RunDir, other: RunDir) -> tuple[int, Mapping[str, Sequen
     return same, found
 
 
-async def _entries(store: EntryStore, task: str) -> dict[tuple[str, str, str], Row]:
+async def _entries(store: EntryStore, task: str) -> dict[tuple[str, str, str], MappingRow]:
     return {(row.world, row.tool, row.arguments): row for row in await store.load(task)}
 
 
-def _answer(row: Row | None) -> tuple[str, int] | None:
+def _answer(row: MappingRow | None) -> tuple[str, int] | None:
     return None if row is None else (row.content, row.ok)
 
 
@@ -122,14 +122,14 @@ def veto_merge(names: tuple[str, ...], directory: str) -> None:
         raise ConfigError(f"{run.path}: it has no answers in a world.sqlite; a world of one's own keeps them itself")
     with run.locked():
         private = load(run.config).config.world.mode == "private"
-        recorded = Recorded(len(read_group_ids(run.trajectories)), len(read_group_ids(run.eval)))
+        recorded = RecordedGroups(len(read_group_ids(run.trajectories)), len(read_group_ids(run.eval)))
         withdrawn = anyio.run(_veto, run, names[-1], recorded, private)
     console = wide_console()
     for row in withdrawn:
         _say(console, f"withdrawn: {row.task}: {row.world[:8] or 'start'}: {row.tool} {row.arguments}")
 
 
-async def _veto(run: RunDir, merge: str, recorded: Recorded, private: bool) -> list[Row]:  # noqa: FBT001 - anyio.run
+async def _veto(run: RunDir, merge: str, recorded: RecordedGroups, private: bool) -> list[MappingRow]:  # noqa: FBT001 - anyio.run
     async with open_store(run.world) as store:
         return await veto(store, merge, recorded, private=private)
 

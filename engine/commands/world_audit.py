@@ -22,8 +22,8 @@ from engine.packs.pack import load_pack
 from engine.report.console import wide_console
 from engine.rundir.layout import RunDir, find_run
 from engine.task import Task
-from engine.world.review import MOST_PAIRS, Merge, Pair, Reviewed, review
-from engine.world.store import Origin, Row, Veto, read_store
+from engine.world.review import MOST_PAIRS, CallPair, Merge, Reviewed, review
+from engine.world.store import MappingRow, Origin, Veto, read_store
 from engine.world.vetoes import Vetoes, merge_id, task_of
 
 _TASKS_SHOWN = 40
@@ -148,7 +148,7 @@ def _print_pairs(console: Console, tasks: Sequence[Reviewed]) -> None:
     total = sum(task.all_pairs for task in tasks)
     if not total:
         return
-    every: list[tuple[Reviewed, Pair]] = [(task, pair) for task in tasks for pair in task.pairs]
+    every: list[tuple[Reviewed, CallPair]] = [(task, pair) for task in tasks for pair in task.pairs]
     shown = nlargest(MOST_PAIRS, every, key=lambda found: found[1].likeness)
     title = f"{total:,} pairs of calls that differ in words alone, with different answers: do they mean the same?"
     table = Table(title=title, title_justify="left")
@@ -164,7 +164,7 @@ def _print_pairs(console: Console, tasks: Sequence[Reviewed]) -> None:
         console.print(f"and {total - len(shown):,} that have fewer words in common")
 
 
-def _state(task: Reviewed, row: Row) -> str:
+def _state(task: Reviewed, row: MappingRow) -> str:
     """The world state of an entry: the writes before it, and the beginning of its hash."""
     if not row.world:
         return "start"

@@ -13,7 +13,7 @@ _NATIVE: Modes = {"api": "sglang"}
 _MILLION = 1_000_000
 Mode = Literal["json_schema", "json_object_schema", "json_object", "prompt"]
 """How replies are made JSON, the strictest way first."""
-NAME = r"^[a-z][a-z0-9_-]{0,30}$"
+ENDPOINT_NAME = r"^[a-z][a-z0-9_-]{0,30}$"
 
 
 class SglangSection(Section):

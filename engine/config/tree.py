@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints, model_validator
 
-from engine.config.endpoints import NAME, EndpointSection, SglangSection
+from engine.config.endpoints import ENDPOINT_NAME, EndpointSection, SglangSection
 from engine.config.keys import OBJECT, Modes, Section, key
 from engine.types import Limits, Sampling
 
@@ -197,7 +197,7 @@ class ScorerSection(Section):
     judge_kind: str = key(
         "llm",
         "How the judge decides; llm: asked once an episode, a verdict and its evidence for each item",
-        pattern=NAME,
+        pattern=ENDPOINT_NAME,
         only_if={"scorer.kind": "rubric"},
         unless={"scorer.judge": ""},
     )
@@ -286,7 +286,7 @@ class Config(Section):
     learner: LearnerSection = LearnerSection()
     stream: StreamSection = StreamSection()
     metrics: MetricsSection = MetricsSection()
-    endpoints: dict[Annotated[str, StringConstraints(pattern=NAME)], EndpointSection] = key(
+    endpoints: dict[Annotated[str, StringConstraints(pattern=ENDPOINT_NAME)], EndpointSection] = key(
         {}, "Language models that play users, tools and judges, by name"
     )
 

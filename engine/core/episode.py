@@ -1,4 +1,4 @@
-"""One episode, from its opening to its record.
+"""One episode, from its prompt to its record.
 
 Invariants kept here: *token-in, token-out* (the ledger only grows, and sampled ids are never re-tokenized);
 *pinned-version* (every turn asks for the adapter that the episode leased); *bad-episode-is-data* (whatever goes wrong
@@ -14,9 +14,9 @@ from typing import NoReturn
 import anyio
 
 from engine import errors
-from engine.chat.actions import Answer, Calls, Malformed, parse
+from engine.chat.actions import AgentCalls, FinalAnswer, Malformed, parse_action
 from engine.core.ledger import Ledger
-from engine.core.seams import Plan, Seams, Session, UserSession, returned
+from engine.core.seams import EpisodePlan, Seams, Session, UserSession, returned
 from engine.errors import boundary
 from engine.schema.recordable import recorded
 from engine.types import Completion, Episode, EventKind, Observation, Outcome, Reply, Reward, StopReason, ToolCall
@@ -24,7 +24,7 @@ from engine.types import Completion, Episode, EventKind, Observation, Outcome, R
 _NO_USER = '{"error":"there is no user: call a tool or give the final answer"}'
 
 
-async def run_episode(plan: Plan, seams: Seams, stale: Callable[[int], bool]) -> Episode:
+async def run_episode(plan: EpisodePlan, seams: Seams, stale: Callable[[int], bool]) -> Episode:
     """Play one episode to its end and score it; never raises for what happens inside it.
 
     `stale(version)` says, at each turn boundary, whether the pinned version has fallen too far behind."""
@@ -50,7 +50,7 @@ async def _play(live: Ledger) -> StopReason:
     try:
         async with boundary(errors.UserError, f"{task.id}: open user", live.deadline):
             user = await live.seams.user.open(task, live.plan.seed, session) if task.user else None
-        async with boundary(errors.PolicyError, f"{task.id}: opening"):
+        async with boundary(errors.PolicyError, f"{task.id}: prompt"):
             await live.opened()
         await _converse(live, session, user)
     except errors.EpisodeError as end:
@@ -69,11 +69,11 @@ async def _converse(live: Ledger, session: Session, user: UserSession | None) ->
         if live.stale(live.plan.version):
             raise errors.StaleError(f"version {live.plan.version} fell too far behind")
         completion = await _complete(live)
-        action = parse(completion.text)
-        if isinstance(action, Answer):
+        action = parse_action(completion.text)
+        if isinstance(action, FinalAnswer):
             live.happened(EventKind.ANSWERED, action.text)
             raise errors.Ended(StopReason.ANSWER)
-        if isinstance(action, Calls):
+        if isinstance(action, AgentCalls):
             contents = [await _call(live, session, call) for call in action.calls]
             observations = [{"role": "tool", "content": content} for content in contents]
         elif user is not None:

@@ -15,7 +15,7 @@ import anyio
 import anyio.to_thread
 import numpy as np
 
-from engine.core.seams import Plan, ScoringRecord, Seams
+from engine.core.seams import EpisodePlan, ScoringRecord, Seams
 from engine.errors import CancelError, Deadline, EpisodeError, PolicyError, boundary
 from engine.schema.recordable import legible, recorded, recorded_text
 from engine.types import (
@@ -49,7 +49,7 @@ class Ledger:
 
     Whoever looks at the run sees it as engine.telemetry.window.Seen."""
 
-    plan: Plan
+    plan: EpisodePlan
     seams: Seams
     stale: Callable[[int], bool]
     """Whether a version has fallen too far behind."""
@@ -142,7 +142,7 @@ class Ledger:
         """Begin the conversation."""
         task = self.plan.task
         characters = len(task.rules) + len(task.instruction)
-        messages, ids, self.tools = await _tokenized(characters, lambda: self.seams.chat.opening(task))
+        messages, ids, self.tools = await _tokenized(characters, lambda: self.seams.chat.prompt(task))
         self.messages.extend(messages)
         self.ids.extend(ids)
 

@@ -13,7 +13,7 @@ from typing import Generic, TypeVar
 
 from engine.telemetry.stages import Stages
 from engine.telemetry.window import BINS, NEWEST_REWARDS, PHASES, Seen, bin_of
-from engine.types import Source, TaskGroup
+from engine.types import EpisodeGroup, Source
 
 _WRITTEN = 512
 
@@ -83,12 +83,12 @@ class LiveEpisodes(Generic[_Entry]):
                 del known[episode.id]
                 self.phases[episode.phase] -= 1
 
-    def written(self, tg: TaskGroup) -> None:
+    def written(self, group: EpisodeGroup) -> None:
         """A group is in the stream: its episodes stay until 512 newer ones are too."""
-        for episode in tg.episodes:
+        for episode in group.episodes:
             if (entry := self.get(episode.id)) is not None:
                 self._let_go(entry)
-            if tg.source is Source.POLICY and episode.reward is not None:
+            if group.source is Source.POLICY and episode.reward is not None:
                 self._count(episode.reward.value)
 
     def settle(self) -> None:

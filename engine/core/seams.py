@@ -106,7 +106,7 @@ class Scorer(Protocol):
 class Chat(Protocol):
     """The part of engine.chat.chat_format.ChatFormat that an episode uses."""
 
-    def opening(self, task: Task) -> tuple[Sequence[Mapping[str, Any]], Sequence[int], Sequence[Mapping[str, Any]]]:
+    def prompt(self, task: Task) -> tuple[Sequence[Mapping[str, Any]], Sequence[int], Sequence[Mapping[str, Any]]]:
         """Messages, ids and tools of the first turn."""
         ...
 
@@ -135,7 +135,7 @@ class Seams:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
+class EpisodePlan:
     """One episode to run."""
 
     id: str

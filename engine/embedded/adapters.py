@@ -42,7 +42,7 @@ class AdapterLimits:
     root: Path | None
 
 
-class Adapters:
+class LoadedAdapters:
     """The registry. Every refusal is an AdapterError whose text the client gets."""
 
     def __init__(self, decoder: Decoder, worker: Worker, limits: AdapterLimits) -> None:

@@ -8,11 +8,11 @@ from pathlib import Path
 import psutil
 import torch
 
-from engine.embedded.adapters import AdapterLimits, Adapters
+from engine.embedded.adapters import AdapterLimits, LoadedAdapters
 from engine.embedded.decoder import Decoder
 from engine.embedded.kv import token_bytes
-from engine.embedded.scheduler import Limits, Scheduler
-from engine.embedded.server import Parts, PolicyServer, Settings
+from engine.embedded.scheduler import BatchLimits, BatchScheduler
+from engine.embedded.server import PolicyServer, ServerParts, Settings
 from engine.embedded.text import Text
 from engine.embedded.worker import CallInLoop, Worker
 
@@ -35,8 +35,8 @@ def build_server(arguments: argparse.Namespace, call_in_loop: CallInLoop) -> Pol
     torch.set_num_threads(arguments.threads)
     decoder, text = Decoder(arguments.model), Text(arguments.model)
     kv_tokens = arguments.max_total_tokens or default_kv_tokens(token_bytes(decoder.shape))
-    limits = Limits(max_running=arguments.max_running, kv_tokens=kv_tokens)
-    scheduler = Scheduler(decoder, text, limits, arguments.seed)
+    limits = BatchLimits(max_running=arguments.max_running, kv_tokens=kv_tokens)
+    scheduler = BatchScheduler(decoder, text, limits, arguments.seed)
     worker = Worker(scheduler, arguments.threads, call_in_loop)
     adapter_limits = AdapterLimits(
         max_adapters=arguments.max_loras, max_rank=arguments.max_lora_rank, root=arguments.adapter_root
@@ -48,7 +48,7 @@ def build_server(arguments: argparse.Namespace, call_in_loop: CallInLoop) -> Pol
         limits=limits,
         seed=arguments.seed,
     )
-    adapters = Adapters(decoder, worker, adapter_limits)
+    adapters = LoadedAdapters(decoder, worker, adapter_limits)
     return PolicyServer(
-        settings, Parts(decoder=decoder, text=text, worker=worker, adapters=adapters, gauges=scheduler.gauges)
+        settings, ServerParts(decoder=decoder, text=text, worker=worker, adapters=adapters, gauges=scheduler.gauges)
     )

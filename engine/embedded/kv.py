@@ -35,7 +35,7 @@ def capacity_for(tokens: int) -> int:
     return power * 3 // 2 if tokens <= power * 3 // 2 else power * 2
 
 
-class Row:
+class KvRow:
     """One running sequence's place; `length` counts the tokens whose keys and values are written."""
 
     __slots__ = ("index", "length", "slab")
@@ -54,7 +54,7 @@ class Slab:
 
     def __init__(self, shape: DecoderShape, capacity: int) -> None:
         self.capacity = capacity
-        self.rows: list[Row | None] = []
+        self.rows: list[KvRow | None] = []
         self.places = 0
         row_bytes = capacity * token_bytes(shape)
         self.large = row_bytes >= LARGE_BYTES
@@ -69,17 +69,17 @@ class Slab:
         """Whether a new row needs more memory."""
         return len(self.rows) == self.places and None not in self.rows
 
-    def open(self) -> Row:
+    def open(self) -> KvRow:
         """A new row in a slab that is not full: in a hole if there is one, else behind the last."""
         if None in self.rows:
-            row = Row(self, self.rows.index(None))
+            row = KvRow(self, self.rows.index(None))
             self.rows[row.index] = row
             return row
-        row = Row(self, len(self.rows))
+        row = KvRow(self, len(self.rows))
         self.rows.append(row)
         return row
 
-    def close(self, row: Row) -> None:
+    def close(self, row: KvRow) -> None:
         """Leave a hole; `compact` fills it unless a new row does so first."""
         self.rows[row.index] = None
 
@@ -155,7 +155,7 @@ class KVPool:
         self._make_room(0)
         return list(self._slabs.values())
 
-    def open(self, tokens: int) -> Row:
+    def open(self, tokens: int) -> KvRow:
         """A row with room for this many tokens."""
         capacity = self.row_tokens(tokens)
         slab = self._slabs.get(capacity)
@@ -169,7 +169,7 @@ class KVPool:
             slab.resize(len(slab.rows) + more)
         return slab.open()
 
-    def grow(self, row: Row, tokens: int) -> None:
+    def grow(self, row: KvRow, tokens: int) -> None:
         """Make room for `tokens` in a row, moving it to a larger slab if it must."""
         if tokens <= row.slab.capacity:
             return
@@ -180,11 +180,11 @@ class KVPool:
         row.slab, row.index = moved.slab, moved.index
         row.slab.rows[row.index] = row
 
-    def close(self, row: Row) -> None:
+    def close(self, row: KvRow) -> None:
         """Free a row's place."""
         row.slab.close(row)
 
-    def remember(self, load_id: int, tokens: list[int], row: Row, *, leaving: bool) -> None:
+    def remember(self, load_id: int, tokens: list[int], row: KvRow, *, leaving: bool) -> None:
         """Copy a row's first keys and values, those of `tokens`, to the cache; not if rows need all of the budget.
 
         A row that is `leaving` is closed right after, so that its place counts as free."""
@@ -204,14 +204,14 @@ class KVPool:
                     if row is not None:
                         kv[:, row.index, :, row.length :] = 0
 
-    def write(self, row: Row, kv: Tensor) -> None:
+    def write(self, row: KvRow, kv: Tensor) -> None:
         """Append known keys and values, `[layers, 2, kv_heads, tokens, head_dim]`."""
         stop = row.length + kv.shape[3]
         for own, new in zip(row.slab.kv, kv, strict=True):
             own[:, row.index, :, row.length : stop] = new
         row.length = stop
 
-    def read(self, row: Row, start: int, stop: int) -> Tensor:
+    def read(self, row: KvRow, start: int, stop: int) -> Tensor:
         """A copy of a row's keys and values, `[layers, 2, kv_heads, stop - start, head_dim]`."""
         shape = (len(row.slab.kv), 2, self._shape.kv_heads, stop - start, self._shape.head_dim)
         copy = zeros(shape, large=(stop - start) * token_bytes(self._shape) >= LARGE_BYTES)

@@ -15,8 +15,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from engine.embedded.kv import Row, Slab
-from engine.embedded.projection import Segment
+from engine.embedded.kv import KvRow, Slab
+from engine.embedded.projection import AdapterSegment
 
 IntArray = NDArray[np.int64]
 
@@ -24,12 +24,12 @@ IntArray = NDArray[np.int64]
 class Work(NamedTuple):
     """The tokens one row runs in a step; the first one's position is the row's length."""
 
-    row: Row
+    row: KvRow
     load_id: int
     tokens: list[int]
 
 
-class Place(NamedTuple):
+class PlacedRow(NamedTuple):
     """A row's work and where its first token lies in the flat batch."""
 
     work: Work
@@ -76,7 +76,7 @@ class StepPlan:
 
     tokens: Tensor
     positions: Tensor
-    segments: list[Segment]
+    segments: list[AdapterSegment]
     slabs: list[SlabStep]
     starts: list[int]
     """The flat index of each work's first token."""
@@ -87,18 +87,18 @@ def plan_step(works: list[Work], slabs: list[Slab]) -> StepPlan:
     tokens: list[int] = []
     positions: list[int] = []
     starts: list[int] = []
-    segments: list[Segment] = []
-    places: dict[Slab, list[Place | None]] = {slab: [None] * len(slab.rows) for slab in slabs}
+    segments: list[AdapterSegment] = []
+    places: dict[Slab, list[PlacedRow | None]] = {slab: [None] * len(slab.rows) for slab in slabs}
     for work in works:
         flat, length = len(tokens), work.row.length
         starts.append(flat)
-        places[work.row.slab][work.row.index] = Place(work, flat)
+        places[work.row.slab][work.row.index] = PlacedRow(work, flat)
         tokens.extend(work.tokens)
         positions.extend(range(length, length + len(work.tokens)))
         if segments and segments[-1].load_id == work.load_id:
             segments[-1] = segments[-1]._replace(stop=len(tokens))
         else:
-            segments.append(Segment(work.load_id, flat, len(tokens)))
+            segments.append(AdapterSegment(work.load_id, flat, len(tokens)))
     return StepPlan(
         tokens=torch.tensor(tokens),
         positions=torch.tensor(positions),
@@ -108,7 +108,7 @@ def plan_step(works: list[Work], slabs: list[Slab]) -> StepPlan:
     )
 
 
-def _slab_step(slab: Slab, places: list[Place]) -> SlabStep:
+def _slab_step(slab: Slab, places: list[PlacedRow]) -> SlabStep:
     # numpy: its small operations cost a fifth of torch's, and there are twenty of them a step.
     table = np.array([(p.flat, len(p.work.tokens), p.work.row.length, p.work.row.index) for p in places])
     flat, counts, lengths, rows = table.T
@@ -135,15 +135,15 @@ def _bias(ends: IntArray, width: int, heads: int) -> Tensor:
     return torch.from_numpy(np.where(behind, np.float32(-np.inf), np.float32(0)))[:, None]
 
 
-def _prompt_batches(places: list[Place], width: int) -> list[PromptBatch]:
+def _prompt_batches(places: list[PlacedRow], width: int) -> list[PromptBatch]:
     """Batch rows whose counts have the same number of bits, so that padding at most doubles the work."""
-    alike: dict[int, list[Place]] = defaultdict(list)
+    alike: dict[int, list[PlacedRow]] = defaultdict(list)
     for p in places:
         alike[(len(p.work.tokens) - 1).bit_length()].append(p)
     return [_prompt_batch(batch, width) for batch in alike.values()]
 
 
-def _prompt_batch(places: list[Place], width: int) -> PromptBatch:
+def _prompt_batch(places: list[PlacedRow], width: int) -> PromptBatch:
     counts = torch.tensor([len(p.work.tokens) - 1 for p in places])[:, None]
     steps = torch.arange(int(counts.max()))
     gather = torch.tensor([p.flat for p in places])[:, None] + torch.minimum(steps, counts - 1)

@@ -17,7 +17,7 @@ BASE = 0
 """The load id of the bare model."""
 
 
-class Segment(NamedTuple):
+class AdapterSegment(NamedTuple):
     """The rows [start, stop) of a flat batch that use one adapter."""
 
     load_id: int
@@ -58,7 +58,7 @@ class Projection:
         self._merged.pop(load_id, None)
         self._low_rank.pop(load_id, None)
 
-    def __call__(self, x_N: Tensor, segments: list[Segment]) -> Tensor:
+    def __call__(self, x_N: Tensor, segments: list[AdapterSegment]) -> Tensor:
         """`[N, out]`; the segments cover all rows in order."""
         if len(segments) == 1 and segments[0].load_id not in self._low_rank:
             return linear(x_N, self._merged.get(segments[0].load_id, self.weight), self.bias)
@@ -70,7 +70,7 @@ class Projection:
             torch.mm(x_N[start:stop], weight.t(), out=y_N[start:stop])
         return y_N if self.bias is None else y_N.add_(self.bias)
 
-    def _add_low_rank(self, x_N: Tensor, segments: list[Segment]) -> Tensor:
+    def _add_low_rank(self, x_N: Tensor, segments: list[AdapterSegment]) -> Tensor:
         y_N = linear(x_N, self.weight, self.bias)
         for load_id, start, stop in segments:
             pair = self._low_rank.get(load_id)

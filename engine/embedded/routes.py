@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from engine.embedded.lora import AdapterError
 from engine.embedded.sequence import FinishKind, Sequence
 from engine.embedded.server import PolicyServer
-from engine.embedded.wire import RequestError, error_json, parse_generate, reply
+from engine.embedded.wire import RequestError, error_json, generate_reply, parse_generate
 
 _HEALTH_DEADLINE_S = 20.0
 _MOST_BODY_BYTES = 256 << 20
@@ -94,7 +94,7 @@ class Routes:
                 if failed is not None and failed.finish is not None:
                     return _error(500, failed.finish.message)
                 text = self._server.parts.text
-                replies = [reply(s, text, logprobs=body.return_logprob) for s in sequences]
+                replies = [generate_reply(s, text, logprobs=body.return_logprob) for s in sequences]
                 return _json(replies if batch else replies[0])
         except ValidationError as error:
             return _json(error_json(error), 400)
@@ -109,7 +109,7 @@ class Routes:
             sequence.changed = anyio.Event()
             finish = sequence.finish
             finished = finish is not None
-            value: dict[str, object] = reply(sequence, self._server.parts.text, logprobs=logprobs)
+            value: dict[str, object] = generate_reply(sequence, self._server.parts.text, logprobs=logprobs)
             if finish is not None and finish.kind is FinishKind.ERROR:
                 value = {"error": {"message": finish.message}}
             await response.write(b"data: " + orjson.dumps(value) + b"\n\n")

@@ -44,7 +44,7 @@ class Draws:
     finite: list[bool]
 
 
-def draw(logits_SV: Tensor, params: list[SamplingParams], generator: torch.Generator) -> Draws:
+def draw_tokens(logits_SV: Tensor, params: list[SamplingParams], generator: torch.Generator) -> Draws:
     """Draw from softmax(logits / temperature); report log_softmax(logits / temperature) of the drawn token (T = 1
     when greedy by temperature 0), before any cut of the support: the numbers that SGLang reports."""
     if any(p.temperature not in (0.0, 1.0) for p in params):

@@ -23,7 +23,7 @@ from torch import Tensor
 from engine.embedded.decoder import Decoder
 from engine.embedded.lora import Adapter
 from engine.embedded.plan import StepPlan, Work, plan_step
-from engine.embedded.sampling import draw
+from engine.embedded.sampling import draw_tokens
 from engine.embedded.sequence import ABORTED, Finish, FinishKind, Sequence
 from engine.embedded.text import Text
 
@@ -33,7 +33,7 @@ _LOGIT_TILE = 256
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
+class BatchLimits:
     """How much runs at once; `kv_tokens` bounds running rows and the prefix cache together."""
 
     max_running: int
@@ -41,7 +41,7 @@ class Limits:
 
 
 @dataclass(slots=True, kw_only=True)
-class Gauges:
+class ServerGauges:
     """Numbers that other threads read; each is replaced whole."""
 
     running: int = 0
@@ -56,10 +56,10 @@ class Gauges:
     """When the last token was drawn, on time.monotonic."""
 
 
-class Scheduler:
+class BatchScheduler:
     """The waiting and running requests of one decoder."""
 
-    def __init__(self, decoder: Decoder, text: Text, limits: Limits, seed: int) -> None:
+    def __init__(self, decoder: Decoder, text: Text, limits: BatchLimits, seed: int) -> None:
         self._decoder = decoder
         self._text = text
         self._limits = limits
@@ -68,7 +68,7 @@ class Scheduler:
         self._running: list[Sequence] = []
         self._reserved = 0
         self._generator = torch.Generator().manual_seed(seed)
-        self.gauges = Gauges()
+        self.gauges = ServerGauges()
 
     def __repr__(self) -> str:
         return f"<Scheduler {len(self._running)} running, {len(self._waiting)} waiting, {self._pool!r}>"
@@ -144,7 +144,7 @@ class Scheduler:
 
     def _admit(self) -> None:
         budget = PREFILL_TOKENS
-        reading = {s.opening for s in self._running if s.opening is not None} if self._waiting else set()
+        reading = {s.shared_start for s in self._running if s.shared_start is not None} if self._waiting else set()
         deferred: list[Sequence] = []
         try:
             while self._waiting and budget > 0 and len(self._running) < self._limits.max_running:
@@ -166,7 +166,7 @@ class Scheduler:
                 self._start(sequence, found, parts)
                 # A prompt that is mostly new is an opening: its siblings follow, so it is shared as soon as it is read.
                 if 2 * found < sequence.prompt_tokens:
-                    sequence.opening = start
+                    sequence.shared_start = start
                     reading.add(start)
                 budget -= sequence.prompt_tokens - found
         finally:
@@ -238,7 +238,7 @@ class Scheduler:
         for row, sequence in enumerate(drawing):
             if len(sequence.logprobs) < sequence.params.min_new_tokens and sequence.stop_ids:
                 logits[row, list(sequence.stop_ids)] = -torch.inf
-        draws = draw(logits, [s.params for s in drawing], self._generator)
+        draws = draw_tokens(logits, [s.params for s in drawing], self._generator)
         for sequence, token, logprob, finite in zip(drawing, draws.tokens, draws.logprobs, draws.finite, strict=True):
             if not finite:
                 message = f"the model's logits for request {sequence.rid} are not finite; its adapter is unusable"
@@ -265,8 +265,8 @@ class Scheduler:
 
     def _share_prompt(self, sequence: Sequence) -> None:
         row = sequence.row
-        if sequence.opening is not None and row is not None and row.length >= sequence.prompt_tokens:
-            sequence.opening = None
+        if sequence.shared_start is not None and row is not None and row.length >= sequence.prompt_tokens:
+            sequence.shared_start = None
             self._pool.remember(sequence.load_id, sequence.ids[: sequence.prompt_tokens], row, leaving=False)
 
     def _release(self, sequence: Sequence) -> None:

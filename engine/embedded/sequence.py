@@ -8,7 +8,7 @@ from enum import StrEnum
 
 import anyio
 
-from engine.embedded.kv import Row
+from engine.embedded.kv import KvRow
 from engine.embedded.sampling import SamplingParams
 
 
@@ -44,7 +44,7 @@ class Finish:
                 return {"type": "abort", "message": self.message, "status_code": None, "err_type": None}
 
 
-Opening = tuple[int, int, tuple[int, ...]]
+SharedStart = tuple[int, int, tuple[int, ...]]
 """Load id, cached prefix length and the next tokens: what requests that will share a prompt have in common."""
 
 ABORTED = Finish(kind=FinishKind.ABORT, message="Aborted")
@@ -63,7 +63,6 @@ class Sequence:
         "ids",
         "load_id",
         "logprobs",
-        "opening",
         "params",
         "prompt_logprob_start",
         "prompt_logprobs",
@@ -71,6 +70,7 @@ class Sequence:
         "received_s",
         "rid",
         "row",
+        "shared_start",
         "stop_ids",
         "stream",
     )
@@ -88,8 +88,8 @@ class Sequence:
         self.prompt_logprobs: list[float] = []
         self.logprobs: list[float] = []
         self.cached_tokens = 0
-        self.opening: Opening | None = None
-        self.row: Row | None = None
+        self.shared_start: SharedStart | None = None
+        self.row: KvRow | None = None
         self.finish: Finish | None = None
         self.received_s = time.monotonic()
         self.changed = anyio.Event()

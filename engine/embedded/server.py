@@ -10,14 +10,14 @@ from pathlib import Path
 
 import anyio
 
-from engine.embedded.adapters import Adapters, LoadedAdapter
+from engine.embedded.adapters import LoadedAdapter, LoadedAdapters
 from engine.embedded.decoder import Decoder
 from engine.embedded.projection import BASE
 from engine.embedded.sampling import SamplingParams
-from engine.embedded.scheduler import Gauges, Limits
+from engine.embedded.scheduler import BatchLimits, ServerGauges
 from engine.embedded.sequence import Sequence
 from engine.embedded.text import Text
-from engine.embedded.wire import GenerateBody, Prompt, RequestError, prompts
+from engine.embedded.wire import GenerateBody, RequestError, RequestPrompt, prompts
 from engine.embedded.worker import Worker
 
 _FRESH_S = 5.0
@@ -31,25 +31,25 @@ class Settings:
     model: Path
     served_name: str
     max_queued: int
-    limits: Limits
+    limits: BatchLimits
     seed: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Parts:
+class ServerParts:
     """The objects a server is made of."""
 
     decoder: Decoder
     text: Text
     worker: Worker
-    adapters: Adapters
-    gauges: Gauges
+    adapters: LoadedAdapters
+    gauges: ServerGauges
 
 
 class PolicyServer:
     """Accepts validated bodies; lives in the event loop."""
 
-    def __init__(self, settings: Settings, parts: Parts) -> None:
+    def __init__(self, settings: Settings, parts: ServerParts) -> None:
         self.settings = settings
         self.parts = parts
         self._live: dict[str, Sequence] = {}
@@ -143,7 +143,7 @@ class PolicyServer:
             self._rate = (now, generated, rate)
         return rate
 
-    def _check(self, asked: list[Prompt], params: SamplingParams, body: GenerateBody) -> None:
+    def _check(self, asked: list[RequestPrompt], params: SamplingParams, body: GenerateBody) -> None:
         rids = [prompt.rid for prompt in asked]
         for rid in rids:
             if rid in self._live or rids.count(rid) > 1:
@@ -155,7 +155,7 @@ class PolicyServer:
         for prompt in asked:
             self._check_prompt(prompt, params, body)
 
-    def _check_prompt(self, prompt: Prompt, params: SamplingParams, body: GenerateBody) -> None:
+    def _check_prompt(self, prompt: RequestPrompt, params: SamplingParams, body: GenerateBody) -> None:
         shape, count = self.parts.decoder.shape, len(prompt.ids)
         if count >= shape.context:
             message = f"The input ({count} tokens) is longer than the model's context length ({shape.context} tokens)."
@@ -181,7 +181,7 @@ class PolicyServer:
             raise RequestError(400, message)
 
     def _sequence(
-        self, prompt: Prompt, entry: LoadedAdapter | None, params: SamplingParams, body: GenerateBody
+        self, prompt: RequestPrompt, entry: LoadedAdapter | None, params: SamplingParams, body: GenerateBody
     ) -> Sequence:
         sequence = Sequence(prompt.rid, prompt.ids, BASE if entry is None else entry.load_id, params)
         sequence.adapter = prompt.adapter

@@ -122,7 +122,7 @@ class GenerateBody(_Body):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Prompt:
+class RequestPrompt:
     """One prompt of a request."""
 
     rid: str
@@ -145,12 +145,14 @@ def error_json(error: ValidationError) -> dict[str, object]:
     return {"object": "error", "message": message, "type": "BadRequestError", "param": None, "code": 400}
 
 
-def prompts(body: GenerateBody, text: Text) -> tuple[list[Prompt], bool]:
+def prompts(body: GenerateBody, text: Text) -> tuple[list[RequestPrompt], bool]:
     """The prompts of a request, and whether it was a batch (answered by a list)."""
     ids, batch = _prompt_ids(body, text)
     rids = _spread(body.rid, len(ids), "rid") if isinstance(body.rid, list) else _rids(body.rid, len(ids), batch=batch)
     adapters = _spread(body.lora_path, len(ids), "lora_path")
-    return [Prompt(rid=r or _new_rid(), ids=i, adapter=a) for r, i, a in zip(rids, ids, adapters, strict=True)], batch
+    return [
+        RequestPrompt(rid=r or _new_rid(), ids=i, adapter=a) for r, i, a in zip(rids, ids, adapters, strict=True)
+    ], batch
 
 
 def _prompt_ids(body: GenerateBody, text: Text) -> tuple[list[list[int]], bool]:
@@ -186,7 +188,7 @@ def _spread(value: str | list[str] | list[str | None] | None, count: int, name: 
     return list(value)
 
 
-def reply(sequence: Sequence, text: Text, *, logprobs: bool) -> dict[str, object]:
+def generate_reply(sequence: Sequence, text: Text, *, logprobs: bool) -> dict[str, object]:
     """SGLang's reply for one prompt, complete or (streaming) so far."""
     finish, output = sequence.finish, sequence.output()
     meta: dict[str, object] = {

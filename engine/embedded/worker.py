@@ -10,11 +10,11 @@ import anyio
 import structlog
 import torch
 
-from engine.embedded.scheduler import Scheduler
+from engine.embedded.scheduler import BatchScheduler
 from engine.embedded.sequence import Sequence
 
-Answer = TypeVar("Answer")
-Command = Callable[[Scheduler], None]
+_Answer = TypeVar("_Answer")
+_Command = Callable[[BatchScheduler], None]
 CallInLoop = Callable[[Callable[[], None]], object]
 """`loop.call_soon_threadsafe`."""
 _FAILURES = (ArithmeticError, AssertionError, LookupError, MemoryError, OSError, RuntimeError, TypeError, ValueError)
@@ -27,24 +27,24 @@ class Worker:
 
     The inbox is bounded by the server, which refuses requests beyond its queue limit before they get here."""
 
-    def __init__(self, scheduler: Scheduler, threads: int, call_in_loop: CallInLoop) -> None:
+    def __init__(self, scheduler: BatchScheduler, threads: int, call_in_loop: CallInLoop) -> None:
         self._scheduler = scheduler
         self._threads = threads
         self._call_in_loop = call_in_loop
-        self._inbox: SimpleQueue[Command | None] = SimpleQueue()
+        self._inbox: SimpleQueue[_Command | None] = SimpleQueue()
 
-    def submit(self, command: Command) -> None:
+    def submit(self, command: _Command) -> None:
         """Have the model thread call `command(scheduler)` before its next step."""
         self._inbox.put(command)
 
-    async def ask(self, question: Callable[[Scheduler], Answer]) -> Answer:
+    async def ask(self, question: Callable[[BatchScheduler], _Answer]) -> _Answer:
         """Call a function in the model thread and wait for its answer.
 
         Raises RuntimeError if it failed there."""
-        answers: list[Answer] = []
+        answers: list[_Answer] = []
         answered = anyio.Event()
 
-        def command(scheduler: Scheduler) -> None:
+        def command(scheduler: BatchScheduler) -> None:
             try:
                 answers.append(question(scheduler))
             finally:
@@ -72,7 +72,7 @@ class Worker:
             while self._drain():
                 self._do(lambda scheduler: self._tell(scheduler.step()))
 
-    def _do(self, command: Command) -> None:
+    def _do(self, command: _Command) -> None:
         """Run a step or a command; a failure ends every running request, and the thread goes on."""
         try:
             command(self._scheduler)

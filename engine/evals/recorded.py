@@ -21,13 +21,13 @@ from engine.evals.split import Evaluation, Suite, evaluate
 from engine.rundir.layout import JsonLines, RunDir, adapter_name, point_link, read_lines
 from engine.stream.writer import TrajectoryWriter
 from engine.task import Split, Task
-from engine.types import TaskGroup
+from engine.types import EpisodeGroup
 
 log = structlog.get_logger()
 
 
 class ServedVersions(Protocol):
-    """What measuring needs of the adapter swap (engine.run.swap.Adapters)."""
+    """What measuring needs of the adapter swap (engine.run.swap.AdapterSwap)."""
 
     run_id: str
     versions: Versions
@@ -96,9 +96,9 @@ class Evaluations:
                 self.adapters.versions.release(version)
         return result
 
-    async def _emit(self, tg: TaskGroup) -> TaskGroup:
+    async def _emit(self, group: EpisodeGroup) -> EpisodeGroup:
         await self.flush()
-        written = await self.writer.write(tg)
+        written = await self.writer.write(group)
         if self.seams.live is not None:
             self.seams.live.written(written)
         return written

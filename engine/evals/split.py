@@ -14,9 +14,9 @@ import anyio
 
 from engine.config.tree import Config
 from engine.core.episode import run_episode
-from engine.core.seams import Plan, Seams
+from engine.core.seams import EpisodePlan, Seams
 from engine.task import Task
-from engine.types import Episode, Limits, Sampling, Source, TaskGroup
+from engine.types import Episode, EpisodeGroup, Limits, Sampling, Source
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,7 +83,7 @@ async def evaluate(
     seams: Seams,
     version: int,
     adapter: str | None,
-    emit: Callable[[TaskGroup], Awaitable[TaskGroup]],
+    emit: Callable[[EpisodeGroup], Awaitable[EpisodeGroup]],
     live: Callable[[int], None],
 ) -> Evaluation:
     """Play every task of `suite` once with one adapter version; `live` hears +1 and -1 as episodes start and end.
@@ -97,7 +97,7 @@ async def evaluate(
         group_id = f"e{max(version, 0):05d}-{index:04d}"
         async with slots:
             live(1)
-            plan = Plan(
+            plan = EpisodePlan(
                 id=f"{group_id}.00",
                 group_id=group_id,
                 task=task,
@@ -113,7 +113,7 @@ async def evaluate(
             finally:
                 live(-1)
         recorded = await emit(
-            TaskGroup(
+            EpisodeGroup(
                 id=group_id,
                 position=index,
                 task_id=task.id,

@@ -16,13 +16,13 @@ from typing import NamedTuple
 import orjson
 
 from engine.judging.repeats import Judged
-from engine.reward.rubric import OpenItem, checked, items
+from engine.reward.rubric import OpenItem, checked, rubric_items
 from engine.types import Verdict
 
 _Z95 = 1.96
 
 
-class Pair(NamedTuple):
+class VerdictPair(NamedTuple):
     """A check's verdict and a judge's, on the same item of the same episode."""
 
     judged: Judged
@@ -67,7 +67,7 @@ class Agreement(NamedTuple):
 class Disagreement(NamedTuple):
     """An item, by id and text, on which its check and the judge disagree."""
 
-    first: Pair
+    first: VerdictPair
     """The first disagreement, to be looked at."""
     differ: int
     verdicts: int
@@ -81,7 +81,7 @@ class Spread(NamedTuple):
     deviation: float
 
 
-def pairs(judged: Sequence[Judged]) -> list[Pair]:
+def pairs(judged: Sequence[Judged]) -> list[VerdictPair]:
     """Every verdict of the judge on an item that has a check."""
     found = []
     for one in judged:
@@ -89,14 +89,14 @@ def pairs(judged: Sequence[Judged]) -> list[Pair]:
         checks = {(verdict.part, verdict.id): verdict for verdict in checked(record)}
         went = blake2b(orjson.dumps([one.task.id, record.messages, record.events, record.stop]), digest_size=16)
         for repeat in sorted(one.rewards):
-            for entry, verdict in zip(items(one.task.rubric), one.rewards[repeat].items, strict=True):
+            for entry, verdict in zip(rubric_items(one.task.rubric), one.rewards[repeat].items, strict=True):
                 if (check := checks.get((entry.part, entry.item.id))) is not None:
                     decision = went.digest() + f"{entry.part} {entry.item.id}".encode()
-                    found.append(Pair(one, entry, check, verdict, decision))
+                    found.append(VerdictPair(one, entry, check, verdict, decision))
     return found
 
 
-def agreement(found: Sequence[Pair]) -> Agreement:
+def agreement(found: Sequence[VerdictPair]) -> Agreement:
     """What pairs, at least one, say together."""
     says = Counter((pair.check.met, pair.judge.met) for pair in found)
     low, high = _interval(found)
@@ -111,7 +111,7 @@ def agreement(found: Sequence[Pair]) -> Agreement:
     )
 
 
-def _interval(found: Sequence[Pair]) -> tuple[float, float]:
+def _interval(found: Sequence[VerdictPair]) -> tuple[float, float]:
     """Wilson's 95 % interval of the agreement, for as many independent verdicts as there are in effect."""
     share = sum(pair.agrees for pair in found) / len(found)
     tasks: dict[str, list[bool]] = defaultdict(list)
@@ -129,9 +129,9 @@ def _interval(found: Sequence[Pair]) -> tuple[float, float]:
     return (middle - half) / scale, (middle + half) / scale
 
 
-def disagreements(found: Sequence[Pair]) -> list[Disagreement]:
+def disagreements(found: Sequence[VerdictPair]) -> list[Disagreement]:
     """Items on which they disagree, those with most disagreements first; the same item of several tasks is one."""
-    grouped: dict[tuple[str, str, str], list[Pair]] = defaultdict(list)
+    grouped: dict[tuple[str, str, str], list[VerdictPair]] = defaultdict(list)
     for pair in found:
         grouped[pair.open.part, pair.open.item.id, pair.open.item.text].append(pair)
     wrong = [

@@ -18,7 +18,7 @@ from engine.config.environment import api_key
 from engine.config.tree import Config
 from engine.errors import ConfigError
 from engine.llm.endpoint import Reachable, open_endpoint
-from engine.llm.question import Admit, Asker, Question
+from engine.llm.question import Admit, Asker, ModelQuestion
 from engine.rundir.layout import RunDir
 from engine.serving.addresses import endpoint_urls
 from engine.serving.models import endpoint_key, find_model
@@ -62,7 +62,7 @@ class Once:
         """What was asked."""
         return self._turns.keys()
 
-    async def ask(self, question: Question, admit: Admit[_T]) -> _T:
+    async def ask(self, question: ModelQuestion, admit: Admit[_T]) -> _T:
         """See engine.llm.question.Asker."""
         async with self._turns[question.subject]:
             return await self._asker.ask(question, admit)

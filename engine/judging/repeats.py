@@ -23,7 +23,7 @@ from engine.judging.asked_judge import AskedJudge, Once
 from engine.llm.asking import JournaledAsker, Tally
 from engine.llm.journal import Journal, open_journal
 from engine.reward.judges import identity, made_judge
-from engine.reward.rubric import items, reward
+from engine.reward.rubric import reward, rubric_items
 from engine.rundir.layout import RunDir
 from engine.stream.reader import iter_headers
 from engine.task import Task
@@ -75,7 +75,7 @@ def sample(run: RunDir, tasks: Mapping[str, Task], episodes: int, seed: int) -> 
         nonlocal count
         for place in (run.trajectories, run.eval):
             for header in iter_headers(place):
-                for episode in header.tg.episodes:
+                for episode in header.group.episodes:
                     if episode.scored and episode.task_id in tasks:
                         count += 1
                         yield episode
@@ -103,7 +103,7 @@ async def ask_again(
             judge = made_judge(asked.kind, once, {"repeat": repeat, **identity(asked.kind, asked.settings)})
             async with limiter:
                 try:
-                    one.rewards[repeat] = reward(await judge.decide(list(items(one.task.rubric)), one.record))
+                    one.rewards[repeat] = reward(await judge.decide(list(rubric_items(one.task.rubric)), one.record))
                 except RewardError as error:
                     one.failures[repeat] = str(error)
             done += 1

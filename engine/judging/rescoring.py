@@ -24,7 +24,7 @@ from engine.llm.asking import JournaledAsker
 from engine.llm.journal import Journal, open_journal, read_journal
 from engine.reward.judges import judge_of
 from engine.reward.rubric import RubricScorer
-from engine.run.simulators import Models, scorer_of
+from engine.run.simulators import SimulatorModels, scorer_of
 from engine.rundir.layout import RunDir
 from engine.schema.recordable import legible
 from engine.stream.reader import iter_headers
@@ -62,10 +62,10 @@ async def rescorer(run: RunDir, config: Config, asked: AskedJudge | None) -> Asy
             yield RubricScorer(judge_of(config, once, began_with))
         elif name and journals:
             recorded = JournaledAsker(journals[0], None, journals[1:])
-            yield scorer_of(config, Models(askers={name: recorded}), began_with)
+            yield scorer_of(config, SimulatorModels(askers={name: recorded}), began_with)
         else:
             alone = config.model_copy(update={"scorer": config.scorer.model_copy(update={"judge": ""})})
-            yield scorer_of(alone, Models())
+            yield scorer_of(alone, SimulatorModels())
 
 
 async def _there(path: Path) -> bool:
@@ -76,7 +76,7 @@ async def rescored(place: Path, scorer: Scorer, tasks: Mapping[str, Task]) -> As
     """Every episode of a stream that has a reward, in its order.
 
     Raises StreamError at a damaged segment, RunError for a journal that was altered."""
-    episodes = (episode for header in iter_headers(place) for episode in header.tg.episodes if episode.scored)
+    episodes = (episode for header in iter_headers(place) for episode in header.group.episodes if episode.scored)
 
     async def score(episode: Episode) -> None:
         found[episode.id] = await _again(scorer, tasks, episode)

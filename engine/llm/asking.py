@@ -20,14 +20,14 @@ from engine.llm.batching import EndpointError
 from engine.llm.endpoint import Reachable
 from engine.llm.journal import Exchange, Journal
 from engine.llm.json_text import parsed
-from engine.llm.question import Admit, Completed, Message, Prompt, Question, RefusedReplyError, Role
+from engine.llm.question import Admit, ChatMessage, ChatPrompt, Completed, ModelQuestion, RefusedReplyError, Role
 from engine.schema import validate
 from engine.schema.recordable import UnrecordableError, legible, recorded, recorded_text
 from engine.types import Json
 
 _T = TypeVar("_T")
 
-FAULTS: Mapping[Role, type[EpisodeError]] = {"tool": ToolError, "user": UserError, "judge": RewardError}
+ROLE_ERRORS: Mapping[Role, type[EpisodeError]] = {"tool": ToolError, "user": UserError, "judge": RewardError}
 _ATTEMPTS = 4
 """Replies to one question before it is given up."""
 _WARMER = 0.7
@@ -55,11 +55,11 @@ class JournaledAsker:
 
     def __init__(self, journal: Journal, reachable: Reachable | None, earlier: Sequence[Journal] = ()) -> None:
         self._journal, self._reachable, self._earlier = journal, reachable, earlier
-        self.tallies: dict[Role, Tally] = {role: Tally() for role in FAULTS}
+        self.tallies: dict[Role, Tally] = {role: Tally() for role in ROLE_ERRORS}
 
-    async def ask(self, question: Question, admit: Admit[_T]) -> _T:
+    async def ask(self, question: ModelQuestion, admit: Admit[_T]) -> _T:
         """See engine.llm.question.Asker."""
-        fault, tally = FAULTS[question.role], self.tallies[question.role]
+        fault, tally = ROLE_ERRORS[question.role], self.tallies[question.role]
         tally.asked += 1
         answered = await self._find(question.subject)
         if answered is not None:
@@ -90,7 +90,7 @@ class JournaledAsker:
             return found
         return None
 
-    async def _asked(self, reachable: Reachable, question: Question, admit: Admit[_T]) -> _T:
+    async def _asked(self, reachable: Reachable, question: ModelQuestion, admit: Admit[_T]) -> _T:
         """Ask until a reply is admitted.
 
         Raises EndpointError, or the fault of the role with the last reason."""
@@ -98,7 +98,7 @@ class JournaledAsker:
         messages, reason = question.messages, ""
         for attempt in range(_ATTEMPTS):
             temperature = max(settings.temperature, _WARMER if attempt else 0.0)
-            prompt = Prompt(messages, question.held_to or question.schema, temperature)
+            prompt = ChatPrompt(messages, question.held_to or question.schema, temperature)
             completed = await reachable.batcher.call(question.owner, prompt)
             tally.replies += 1
             tally.prompt_tokens += completed.prompt_tokens
@@ -116,15 +116,15 @@ class JournaledAsker:
             # Somebody else may have asked the same at the same time: the first answer is everybody's.
             return value if kept is exchange else _recorded(kept, question, admit)
         tally.given_up += 1
-        raise FAULTS[question.role](f"{_what(question)}: {_ATTEMPTS} replies were refused, the last one: {reason}")
+        raise ROLE_ERRORS[question.role](f"{_what(question)}: {_ATTEMPTS} replies were refused, the last one: {reason}")
 
 
-def _admitted(text: str, question: Question, admit: Admit[_T], document: Mapping[str, Any]) -> _T:
+def _admitted(text: str, question: ModelQuestion, admit: Admit[_T], document: Mapping[str, Any]) -> _T:
     """What the caller makes of a reply to a document.
 
     Raises RefusedReplyError for text without a JSON object, one of the wrong form, and whatever the caller refuses."""
     value = _object(text)
-    defect = validate.compiled(question.schema)(value)
+    defect = validate.compiled_schema(question.schema)(value)
     if defect is not None:
         where = ".".join(map(str, defect.path)) or "the object"
         raise RefusedReplyError("malformed", f"{where}: {defect.reason}")
@@ -145,19 +145,21 @@ def _object(text: str) -> Json:
         raise RefusedReplyError("malformed", str(error)) from error
 
 
-def _recorded(exchange: Exchange, question: Question, admit: Admit[_T]) -> _T:
+def _recorded(exchange: Exchange, question: ModelQuestion, admit: Admit[_T]) -> _T:
     """What the caller makes of an answer that was given before."""
     document = orjson.loads(orjson.loads(exchange.request)["messages"][1]["content"])
     return _admitted(exchange.reply, question, admit, document)
 
 
-def _again(reason: str) -> tuple[Message, Message]:
+def _again(reason: str) -> tuple[ChatMessage, ChatMessage]:
     """What follows a question whose reply was refused: the reason, without the reply, which small models copy."""
     asked = f"This cannot be used: {reason}. Answer the document again, with one JSON object and nothing else."
     return {"role": "assistant", "content": "{}"}, {"role": "user", "content": asked}
 
 
-def _exchange(reachable: Reachable, question: Question, prompt: Prompt, completed: Completed, attempt: int) -> Exchange:
+def _exchange(
+    reachable: Reachable, question: ModelQuestion, prompt: ChatPrompt, completed: Completed, attempt: int
+) -> Exchange:
     asked = {"messages": prompt.messages, "schema": prompt.schema, "temperature": prompt.temperature}
     return Exchange(
         subject=question.subject,
@@ -174,5 +176,5 @@ def _exchange(reachable: Reachable, question: Question, prompt: Prompt, complete
     )
 
 
-def _what(question: Question) -> str:
+def _what(question: ModelQuestion) -> str:
     return f"{question.task}: {question.role} simulator" if question.role != "judge" else f"{question.task}: judge"

@@ -19,7 +19,7 @@ import anyio
 from anyio.abc import TaskGroup
 
 from engine.errors import EpisodeError, SynthError, boundary, owned_tasks
-from engine.llm.question import Completed, Prompt
+from engine.llm.question import ChatPrompt, Completed
 from engine.telemetry.durations import Durations
 
 
@@ -28,11 +28,11 @@ class EndpointError(EpisodeError):
 
 
 @dataclass(slots=True, eq=False)
-class Call:
+class QueuedCall:
     """One prompt that somebody waits for."""
 
     owner: str
-    prompt: Prompt
+    prompt: ChatPrompt
     flight: Flight | None = None
     _outcome: Completed | SynthError | None = None
     _resolved: anyio.Event = field(default_factory=anyio.Event)
@@ -62,7 +62,7 @@ class Call:
 class Flight:
     """One batch on its way."""
 
-    calls: list[Call]
+    calls: list[QueuedCall]
     scope: anyio.CancelScope = field(default_factory=anyio.CancelScope)
     _left: int = 0
 
@@ -87,20 +87,20 @@ class Queue:
 
     def __init__(self, size: int, wait_s: float) -> None:
         self._size, self._wait_s = size, wait_s
-        self._since: dict[Call, float] = {}
-        self._owners: OrderedDict[str, dict[Call, None]] = OrderedDict()
+        self._since: dict[QueuedCall, float] = {}
+        self._owners: OrderedDict[str, dict[QueuedCall, None]] = OrderedDict()
         self.waits, self.batches = Durations(), Counter[int]()
         """How long calls waited for their batch, and batches by size, up to the next power of two."""
 
     def __len__(self) -> int:
         return len(self._since)
 
-    def put(self, call: Call, now_s: float) -> None:
+    def put(self, call: QueuedCall, now_s: float) -> None:
         """`call` waits from now on."""
         self._since[call] = now_s
         self._owners.setdefault(call.owner, {})[call] = None
 
-    def drop(self, call: Call) -> None:
+    def drop(self, call: QueuedCall) -> None:
         """`call` does not wait any more, if it did."""
         if self._since.pop(call, None) is not None:
             mine = self._owners[call.owner]
@@ -113,12 +113,12 @@ class Queue:
         """When the next batch leaves although it is not full; None if nobody waits."""
         return next(iter(self._since.values())) + self._wait_s if self._since else None
 
-    def take(self, now_s: float, room: int) -> list[Call]:
+    def take(self, now_s: float, room: int) -> list[QueuedCall]:
         """The calls of the next batch, at most `room`; none if it should not leave yet."""
         due_s = self.due_s
         if due_s is None or (len(self) < self._size and now_s < due_s):
             return []
-        batch: list[Call] = []
+        batch: list[QueuedCall] = []
         while self._owners and len(batch) < min(self._size, room):
             owner, calls = next(iter(self._owners.items()))
             batch.append(call := next(iter(calls)))
@@ -131,7 +131,7 @@ class Queue:
         return batch
 
 
-Send = Callable[[Sequence[Prompt]], Awaitable[Sequence[Completed | EndpointError]]]
+Send = Callable[[Sequence[ChatPrompt]], Awaitable[Sequence[Completed | EndpointError]]]
 
 
 class Batcher:
@@ -162,13 +162,13 @@ class Batcher:
             Flight(self._queue.take(math.inf, len(self._queue))).fail(_closed())
         return await self._owned.__aexit__(kind, error, tb)
 
-    async def call(self, owner: str, prompt: Prompt) -> Completed:
+    async def call(self, owner: str, prompt: ChatPrompt) -> Completed:
         """The answer to one prompt.
 
         Raises EndpointError if there is none."""
         if self._tasks is None:
             raise _closed()
-        call = Call(owner, prompt)
+        call = QueuedCall(owner, prompt)
         self._queue.put(call, time.monotonic())
         self._depart(self._tasks)
         try:

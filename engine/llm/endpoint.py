@@ -24,8 +24,8 @@ from aiolimiter import AsyncLimiter
 from engine.config.endpoints import EndpointSection
 from engine.http.attempts import backoff_s
 from engine.llm.batching import Batcher, EndpointError, Queue
-from engine.llm.question import Completed, Prompt
-from engine.llm.transport import AttemptError, OpenAiTransport, RefusedError, SglangTransport, Transport
+from engine.llm.question import ChatPrompt, Completed
+from engine.llm.transport import AttemptError, EndpointRefusedError, OpenAiTransport, SglangTransport, Transport
 
 _BACKOFF_S, _LONGEST_BACKOFF_S = 0.5, 15.0
 _MINUTE_S = 60
@@ -68,7 +68,7 @@ class Endpoint:
         self._rate = AsyncLimiter(1, _MINUTE_S / limit) if limit else None
         self._proving = anyio.Lock()
 
-    async def send(self, prompts: Sequence[Prompt]) -> Sequence[Completed | EndpointError]:
+    async def send(self, prompts: Sequence[ChatPrompt]) -> Sequence[Completed | EndpointError]:
         """One batch, with all the attempts that it takes.
 
         Raises EndpointError if the endpoint does not answer."""
@@ -83,7 +83,7 @@ class Endpoint:
                     raise EndpointError(f"endpoint {self.name}: {attempt + 1} attempts failed: {error}") from error
                 self.account.retries += 1
                 await anyio.sleep(max(error.after_s, backoff_s(attempt, _BACKOFF_S, _LONGEST_BACKOFF_S)))
-            except RefusedError as error:
+            except EndpointRefusedError as error:
                 self.account.faults["refused"] += 1
                 self._heard()
                 if len(prompts) > 1:
@@ -103,7 +103,7 @@ class Endpoint:
         nobody = self._silent > max(attempts, _AWAY_REQUESTS)
         return nobody and time.monotonic() - self._heard_s < _AWAY_S
 
-    async def _attempt(self, prompts: Sequence[Prompt]) -> Sequence[Completed]:
+    async def _attempt(self, prompts: Sequence[ChatPrompt]) -> Sequence[Completed]:
         if not self._transport.proved:
             # One finds out how the server takes requests, or every first call would be refused in every other way.
             # Where that one fails, the next in line tries.
@@ -112,7 +112,7 @@ class Endpoint:
                     return await self._request(prompts)
         return await self._request(prompts)
 
-    async def _request(self, prompts: Sequence[Prompt]) -> Sequence[Completed]:
+    async def _request(self, prompts: Sequence[ChatPrompt]) -> Sequence[Completed]:
         if self._rate is not None:
             await self._rate.acquire()
         self.account.requests += 1
@@ -127,7 +127,7 @@ class Endpoint:
         self.account.completion_tokens += sum(answer.completion_tokens for answer in answers)
         return answers
 
-    async def _one_by_one(self, prompts: Sequence[Prompt]) -> list[Completed | EndpointError]:
+    async def _one_by_one(self, prompts: Sequence[ChatPrompt]) -> list[Completed | EndpointError]:
         """The answers of a batch in which one prompt or another is refused."""
         answers: list[Completed | EndpointError] = []
         for prompt in prompts:

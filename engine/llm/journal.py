@@ -19,9 +19,9 @@ from typing import Any, Literal, NamedTuple
 import zstandard
 
 from engine.errors import RunError
-from engine.rundir.rows import Kind, RowStore, open_rows, read_rows
+from engine.rundir.rows import RowsKind, RowStore, open_rows, read_rows
 
-FORMAT = 1
+JOURNAL_FORMAT = 1
 
 _SCHEMA = """
 CREATE TABLE exchanges (
@@ -84,10 +84,10 @@ class Counts(NamedTuple):
 class Journal(RowStore[Exchange]):
     """Exchanges of journal.sqlite; open one with :func:`open_journal` or :func:`read_journal`."""
 
-    kind = Kind(
+    kind = RowsKind(
         noun="a journal",
         application=0x53594E4A,  # "SYNJ"
-        format=FORMAT,
+        format=JOURNAL_FORMAT,
         schema=(_SCHEMA, _ANSWERS),
         insert="INSERT OR IGNORE INTO exchanges VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
     )

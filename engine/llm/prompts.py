@@ -8,7 +8,7 @@ from typing import get_args
 from engine.config.load import ASSETS
 from engine.llm.question import Role
 
-INSTRUCTIONS: Mapping[Role, str] = {
+ROLE_INSTRUCTIONS: Mapping[Role, str] = {
     role: (ASSETS / "prompts" / f"{role}.md").read_text(encoding="utf-8").strip() for role in get_args(Role)
 }
 """The system message of each role's questions."""

@@ -18,12 +18,12 @@ _T = TypeVar("_T")
 
 Role = Literal["tool", "user", "judge"]
 """Who is played."""
-Message = Mapping[str, str]
+ChatMessage = Mapping[str, str]
 """A chat message: role and content."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Question:
+class ModelQuestion:
     """One thing to ask, of whichever model plays the role."""
 
     role: Role
@@ -46,7 +46,7 @@ class Question:
         object.__setattr__(self, "subject", subject(*self.about))
 
     @property
-    def messages(self) -> tuple[Message, ...]:
+    def messages(self) -> tuple[ChatMessage, ...]:
         """The conversation that asks it."""
         system = {"role": "system", "content": self.instructions}
         return system, {"role": "user", "content": compact(self.document)}
@@ -75,10 +75,10 @@ def one_of(type_: str, values: Sequence[Json]) -> dict[str, Any]:
     return {"anyOf": [*choices, {"type": "null"}]}
 
 
-class Prompt(NamedTuple):
+class ChatPrompt(NamedTuple):
     """A question, or the repetition of one, as an endpoint takes it."""
 
-    messages: tuple[Message, ...]
+    messages: tuple[ChatMessage, ...]
     schema: Mapping[str, Any]
     temperature: float
 
@@ -108,7 +108,7 @@ The document of a recorded answer is the one that was asked then: who else was i
 class Asker(Protocol):
     """Gets questions answered."""
 
-    async def ask(self, question: Question, admit: Admit[_T]) -> _T:
+    async def ask(self, question: ModelQuestion, admit: Admit[_T]) -> _T:
         """What `admit` makes of the reply; where it refuses it, the model is asked again.
 
         Raises the error of the question's role (ToolError, UserError, RewardError) when nothing helps."""

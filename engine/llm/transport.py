@@ -19,7 +19,7 @@ import orjson
 from engine.chat.template import ChatTemplate
 from engine.config.endpoints import EndpointSection, Mode
 from engine.http.attempts import excerpt
-from engine.llm.question import Completed, Prompt
+from engine.llm.question import ChatPrompt, Completed
 
 _LADDER: tuple[Mode, ...] = get_args(Mode)
 _ASKED = "Reply with one JSON object and nothing else. It must fit this JSON Schema:\n"
@@ -36,7 +36,7 @@ class AttemptError(Exception):
         """How long the server asks to be left alone."""
 
 
-class RefusedError(Exception):
+class EndpointRefusedError(Exception):
     """The server says that the request is wrong; another attempt would be too."""
 
 
@@ -48,7 +48,7 @@ class Transport(Protocol):
         """Whether it is known in which way the server takes requests; the first answer says it."""
         ...
 
-    async def send(self, session: aiohttp.ClientSession, prompts: Sequence[Prompt]) -> Sequence[Completed]:
+    async def send(self, session: aiohttp.ClientSession, prompts: Sequence[ChatPrompt]) -> Sequence[Completed]:
         """One request with these prompts; one answer to each.
 
         Raises AttemptError or RefusedError."""
@@ -66,13 +66,13 @@ class OpenAiTransport:
         self._modes: tuple[Mode, ...] = _LADDER if endpoint.structured == "auto" else (endpoint.structured,)
         self.proved = len(self._modes) == 1
 
-    async def send(self, session: aiohttp.ClientSession, prompts: Sequence[Prompt]) -> Sequence[Completed]:
+    async def send(self, session: aiohttp.ClientSession, prompts: Sequence[ChatPrompt]) -> Sequence[Completed]:
         """See Transport; there is one prompt."""
         [prompt] = prompts
         for position, mode in enumerate(self._modes):
             try:
                 reply = await _post(session, self._url, self._body(prompt, mode))
-            except RefusedError:
+            except EndpointRefusedError:
                 # It may be the mode, or this very prompt: what is refused in every mode is the prompt.
                 if position + 1 == len(self._modes):
                     raise
@@ -82,7 +82,7 @@ class OpenAiTransport:
             return [_completed(reply)]
         raise AssertionError("an endpoint has a mode")
 
-    def _body(self, prompt: Prompt, mode: Mode) -> dict[str, Any]:
+    def _body(self, prompt: ChatPrompt, mode: Mode) -> dict[str, Any]:
         messages: list[Any] = list(prompt.messages)
         body = {
             "model": self._endpoint.model,
@@ -110,7 +110,7 @@ class SglangTransport:
         self._url, self._endpoint = f"{url.rstrip('/')}/generate", endpoint
         self._template = ChatTemplate.load(Path(endpoint.model))
 
-    async def send(self, session: aiohttp.ClientSession, prompts: Sequence[Prompt]) -> Sequence[Completed]:
+    async def send(self, session: aiohttp.ClientSession, prompts: Sequence[ChatPrompt]) -> Sequence[Completed]:
         """See Transport."""
         body = {
             "text": [self._template.render(prompt.messages, []) for prompt in prompts],
@@ -122,7 +122,7 @@ class SglangTransport:
             raise AttemptError("garbage", f"{self._url}: not one reply to each of {len(prompts)} prompts")
         return [_generated(reply) for reply in replies]
 
-    def _parameters(self, prompt: Prompt) -> dict[str, Any]:
+    def _parameters(self, prompt: ChatPrompt) -> dict[str, Any]:
         return {
             "max_new_tokens": self._endpoint.max_tokens,
             "temperature": prompt.temperature,
@@ -156,7 +156,7 @@ def _failed(url: str, status: int, content: bytes, retry_after: str) -> NoReturn
     # llama-cpp-python says with a 500 that it does not know a format: that is no failure, and no moment mends it.
     if (status >= 500 and b"response_format" not in content) or status == 408:
         raise AttemptError("error", reason)
-    raise RefusedError(reason)
+    raise EndpointRefusedError(reason)
 
 
 def retry_after_s(value: str, now: float) -> float:

@@ -10,7 +10,7 @@ import orjson
 
 from engine.errors import ConfigError
 
-CONFIG = "config.json"
+MODEL_CONFIG = "config.json"
 
 
 def read_object(path: Path) -> dict[str, Any]:
@@ -34,7 +34,7 @@ def read_config(model: Path) -> dict[str, Any]:
     """Returns the config.json of a model directory.
 
     Raises ConfigError as `read_object` does."""
-    return read_object(model / CONFIG)
+    return read_object(model / MODEL_CONFIG)
 
 
 def stop_token_ids(model: Path, token_id: Callable[[str], int | None]) -> tuple[int, ...]:
@@ -46,7 +46,7 @@ def stop_token_ids(model: Path, token_id: Callable[[str], int | None]) -> tuple[
 
 
 def _declared(model: Path, token_id: Callable[[str], int | None]) -> Iterator[int]:
-    for path in (model / "generation_config.json", model / CONFIG):
+    for path in (model / "generation_config.json", model / MODEL_CONFIG):
         value = read_object(path).get("eos_token_id") if path.exists() else None
         for number in value if isinstance(value, list) else [] if value is None else [value]:
             if not isinstance(number, int) or number < 0:

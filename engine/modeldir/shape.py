@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from engine.errors import ConfigError
-from engine.modeldir.files import CONFIG, read_config
+from engine.modeldir.files import MODEL_CONFIG, read_config
 
 ARCHITECTURES = ("LlamaForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM")
 """Decoders that the learner trains and the embedded server computes; SGLang serves others too."""
@@ -59,7 +59,7 @@ class DecoderShape:
                 tied=bool(config.get("tie_word_embeddings", False)),
             )
         except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
-            raise ConfigError(f"{model / CONFIG}: no usable sizes of a decoder in it: {error!r}") from error
+            raise ConfigError(f"{model / MODEL_CONFIG}: no usable sizes of a decoder in it: {error!r}") from error
 
     @property
     def query(self) -> int:

@@ -24,12 +24,12 @@ from engine.packs.problems import DEPTH, Problem
 from engine.schema.recordable import deeper_than
 from engine.task import Task
 from engine.types import Observation, ToolCall
-from engine.world.admission import Open, admit, canonical_arguments, content
+from engine.world.admission import OpenAnswer, admit, canonical_arguments, content
 from engine.world.effects import RefusedError
 from engine.world.mapping import ruled
 from engine.world.meaning import differing
-from engine.world.states import Entry, Key, TaskWorld, WorldState, entries_of, key_of, key_of_row, same_as_text
-from engine.world.store import Origin, Row
+from engine.world.states import Key, MappingEntry, TaskWorld, WorldState, entries_of, key_of, key_of_row, same_as_text
+from engine.world.store import MappingRow, Origin
 
 _HASH = r"^([0-9a-f]{64})?$"
 
@@ -48,7 +48,7 @@ class _Line(BaseModel):
     same_as: dict[str, Any] | None
 
 
-def exported(row: Row) -> bytes:
+def exported(row: MappingRow) -> bytes:
     """The line of an entry."""
     same = None if row.same_as is None else orjson.loads(orjson.loads(row.same_as)[1])
     value = {
@@ -64,7 +64,7 @@ def exported(row: Row) -> bytes:
     return orjson.dumps(value, option=orjson.OPT_APPEND_NEWLINE)
 
 
-def read_exported(file: Path, tasks: Sequence[Task]) -> list[Row]:
+def read_exported(file: Path, tasks: Sequence[Task]) -> list[MappingRow]:
     """The entries of a file, as a run over `tasks` has them.
 
     Raises ConfigError naming file, line, task, field, reason and remedy of the first problem."""
@@ -73,7 +73,7 @@ def read_exported(file: Path, tasks: Sequence[Task]) -> list[Row]:
     except OSError as error:
         raise ConfigError(f"world.mapping: {file}: cannot be read: {error.strerror}; check the path") from error
     known = {task.id: task for task in tasks}
-    read: dict[str, dict[tuple[str, Key], tuple[_Place, Row]]] = {}
+    read: dict[str, dict[tuple[str, Key], tuple[_Place, MappingRow]]] = {}
     for number, line in enumerate(lines, 1):
         if line.strip():
             place, row = _row(_Place(file, number), line, known)
@@ -101,7 +101,7 @@ class _Place(NamedTuple):
         return ConfigError(f"world.mapping: {problem}")
 
 
-def _row(place: _Place, line: bytes, tasks: Mapping[str, Task]) -> tuple[_Place, Row]:
+def _row(place: _Place, line: bytes, tasks: Mapping[str, Task]) -> tuple[_Place, MappingRow]:
     """The row of a line."""
     entry = _parsed(place, line)
     place = place._replace(task=entry.task)
@@ -123,7 +123,7 @@ def _row(place: _Place, line: bytes, tasks: Mapping[str, Task]) -> tuple[_Place,
             "same_as", f"{name} differs, and may not", "calls that differ in it have answers of their own"
         )
     other = None if same is None else key_of(ToolCall(name=tool.name, arguments=same))
-    return place, Row(
+    return place, MappingRow(
         task=task.id,
         world=entry.world,
         tool=tool.name,
@@ -153,7 +153,7 @@ def _parsed(place: _Place, line: bytes) -> _Line:
 # --- what no line can say alone -------------------------------------------------------------------------------------
 
 
-def _check_world(task: Task, rows: Sequence[Row], places: Mapping[tuple[str, Key], _Place]) -> None:
+def _check_world(task: Task, rows: Sequence[MappingRow], places: Mapping[tuple[str, Key], _Place]) -> None:
     """Hold the entries of a task against each other, and against what the task says itself."""
     world = TaskWorld(task=task, name=task.id, entries=entries_of(task, rows))
     for digest, entries in world.entries.items():
@@ -164,7 +164,7 @@ def _check_world(task: Task, rows: Sequence[Row], places: Mapping[tuple[str, Key
             _check_ruled(places[state.hash, key], state, key, entry)
 
 
-def _check_same(place: _Place, key: Key, entry: Entry, entries: Mapping[Key, Entry]) -> None:
+def _check_same(place: _Place, key: Key, entry: MappingEntry, entries: Mapping[Key, MappingEntry]) -> None:
     seen, at = {key}, entry
     while at.same_as is not None and (other := entries.get(at.same_as)) is not None:
         if at.same_as in seen:
@@ -175,11 +175,11 @@ def _check_same(place: _Place, key: Key, entry: Entry, entries: Mapping[Key, Ent
         at = other
 
 
-def _check_ruled(place: _Place, state: WorldState, key: Key, entry: Entry) -> None:
+def _check_ruled(place: _Place, state: WorldState, key: Key, entry: MappingEntry) -> None:
     tool = state.world.task.tool(key.tool)
     assert tool is not None
     done, _ = ruled(state, tool, key, entry.call)
-    if isinstance(done.answer, Open):
+    if isinstance(done.answer, OpenAnswer):
         return
     said = Observation(content=content(done.answer), ok=done.ok)
     if said != entry.observation:

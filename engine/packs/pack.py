@@ -32,7 +32,7 @@ from engine.task import RubricItem, SeededResponse, Task, Tool
 from engine.types import Json
 from engine.world.frozen import frozen
 
-FORMAT = 1
+PACK_FORMAT = 1
 MAX_BYTES = 1 << 30
 """Bound of a decompressed pack."""
 _FUNCTION = frozenset({"name", "description", "parameters"})
@@ -117,15 +117,15 @@ class _Reader:
             yield self._problem(1, "", "", "the pack has no tasks", "add one task a line after the header")
 
     def _header(self, number: int, line: bytes) -> Iterator[Problem]:
-        remedy = f'the first line is a header such as {{"format": {FORMAT}, "pack": "NAME"}}'
+        remedy = f'the first line is a header such as {{"format": {PACK_FORMAT}, "pack": "NAME"}}'
         try:
             value = orjson.loads(line)
         except orjson.JSONDecodeError as error:
             yield self._problem(number, "", "header", f"not JSON: {error}", remedy)
             return
         known = value.get("format") if isinstance(value, Mapping) else None
-        if isinstance(known, int) and known != FORMAT:
-            newer = f"this version reads format {FORMAT}; upgrade synth-engine, or write the pack again"
+        if isinstance(known, int) and known != PACK_FORMAT:
+            newer = f"this version reads format {PACK_FORMAT}; upgrade synth-engine, or write the pack again"
             yield self._problem(number, "", "header.format", f"unknown pack format {known}", newer)
             return
         try:

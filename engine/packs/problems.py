@@ -137,7 +137,7 @@ def _pointer(tool: Tool, value: Json, field: str) -> Iterator[Found]:
         yield Found(field, "must be a string", "give a JSON Pointer such as /orders/{id}")
         return
     try:
-        if len(pointer.parse(value)) > DEPTH:
+        if len(pointer.parse_pointer(value)) > DEPTH:
             yield Found(field, f"has more than {DEPTH} tokens", "keep the state flatter")
     except ValueError as error:
         yield Found(field, str(error), "give a JSON Pointer (RFC 6901)")
@@ -146,7 +146,7 @@ def _pointer(tool: Tool, value: Json, field: str) -> Iterator[Found]:
 
 def _template(tool: Tool, template: Json, field: str) -> Iterator[Found]:
     declared = tool.parameters.get("properties", {})
-    for name in effects.placeholders(template):
+    for name in effects.template_placeholders(template):
         if name not in declared:
             known = ", ".join(declared) or "(none)"
             yield Found(field, f"{{{name}}} is no parameter of {tool.name}", f"its parameters: {known}")
@@ -179,7 +179,7 @@ def _state(task: Task) -> Iterator[Found]:
             yield Found(field, reason, "a pointer gets there through arguments")
     for where in {where: None for tool in task.tools for where in (tool.effect or {}).get("requires", {})}:
         try:
-            reason = odd(pointer.read(task.world.state, pointer.parse(where)))
+            reason = odd(pointer.read(task.world.state, pointer.parse_pointer(where)))
         except pointer.MissingError:
             continue
         if reason:

@@ -40,7 +40,7 @@ _AT_ONCE = 256
 _LOAD_S = 120.0
 """How long a load may take on one server, its restart included; an unload waits for its users as long."""
 
-Event = dict[str, Any]
+ServerEvent = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,7 +75,7 @@ class Servers:
         *,
         run_id: str,
         clock: Callable[[], float],
-        on_event: Callable[[Event], None],
+        on_event: Callable[[ServerEvent], None],
         api_key: str | None = None,
     ) -> None:
         if not urls:

@@ -27,7 +27,7 @@ from engine.preflight.manifest import pack_file
 from engine.preflight.rehearsal import rehearse
 from engine.run.compose import UVLOOP, descriptors_needed, raise_descriptor_limit
 from engine.serving.gpus import gpus
-from engine.serving.install import look
+from engine.serving.install import inspect_environment
 from engine.serving.models import endpoint_key, find_model
 from engine.serving.placement import without_gpu
 from engine.serving.probe import answers, server_is_ready
@@ -38,7 +38,7 @@ _TIGHT_GB = 4.0
 """Memory below which the tiny run, its three processes and a terminal get tight."""
 
 
-class State(StrEnum):
+class Severity(StrEnum):
     """How bad a finding is."""
 
     OK = "ok"
@@ -49,16 +49,16 @@ class State(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Finding:
+class DoctorFinding:
     """The answer to one question about this machine."""
 
     about: str
-    state: State
+    state: Severity
     what: str
     remedy: str = ""
 
 
-def examine(config: Config) -> Iterator[Finding]:
+def examine(config: Config) -> Iterator[DoctorFinding]:
     """Every finding, quick ones first; each is made when it is asked for."""
     for check in (_python, _packages, _memory, _disk, _descriptors, _ports, _gpus, _model):
         yield check(config)
@@ -72,49 +72,51 @@ def examine(config: Config) -> Iterator[Finding]:
     yield from _environments(config)
 
 
-def _found(about: str, what: str, *, good: bool, remedy: str, otherwise: State = State.BAD) -> Finding:
-    return Finding(about=about, state=State.OK if good else otherwise, what=what, remedy="" if good else remedy)
+def _found(about: str, what: str, *, good: bool, remedy: str, otherwise: Severity = Severity.BAD) -> DoctorFinding:
+    return DoctorFinding(
+        about=about, state=Severity.OK if good else otherwise, what=what, remedy="" if good else remedy
+    )
 
 
-def _told(about: str, ask: Callable[[], str]) -> Finding:
+def _told(about: str, ask: Callable[[], str]) -> DoctorFinding:
     """What `ask` says; its error's sentence is the remedy."""
     try:
-        return Finding(about=about, state=State.OK, what=ask())
+        return DoctorFinding(about=about, state=Severity.OK, what=ask())
     except (ConfigError, RunError) as error:
-        return Finding(about=about, state=State.BAD, what="not usable", remedy=str(error))
+        return DoctorFinding(about=about, state=Severity.BAD, what="not usable", remedy=str(error))
 
 
-def _python(_: Config) -> Finding:
+def _python(_: Config) -> DoctorFinding:
     loop = "uvloop" if UVLOOP else "asyncio's loop"
     return _found(
         "python",
         f"{platform.python_version()} ({sys.executable}), {loop}",
         good=UVLOOP,
-        otherwise=State.NOTE,
+        otherwise=Severity.NOTE,
         remedy="`pip install uvloop` makes the event loop faster",
     )
 
 
-def _packages(_: Config) -> Finding:
+def _packages(_: Config) -> DoctorFinding:
     names = ("torch", "transformers", "peft", "aiohttp", "anyio")
-    return Finding(
-        about="packages", state=State.OK, what=", ".join(f"{name} {metadata.version(name)}" for name in names)
+    return DoctorFinding(
+        about="packages", state=Severity.OK, what=", ".join(f"{name} {metadata.version(name)}" for name in names)
     )
 
 
-def _memory(_: Config) -> Finding:
+def _memory(_: Config) -> DoctorFinding:
     memory = psutil.virtual_memory()
     free, cores = memory.available / _GB, psutil.cpu_count() or 1
     return _found(
         "memory",
         f"{free:.1f} GB of {memory.total / _GB:.1f} GB free, {cores} cores",
         good=free >= _TIGHT_GB,
-        otherwise=State.NOTE,
+        otherwise=Severity.NOTE,
         remedy="close other programs, or lower schedule.live_slots and policy.kv_tokens",
     )
 
 
-def _disk(config: Config) -> Finding:
+def _disk(config: Config) -> DoctorFinding:
     place = next(
         path for path in (Path(config.run.dir).resolve(), *Path(config.run.dir).resolve().parents) if path.exists()
     )
@@ -127,7 +129,7 @@ def _disk(config: Config) -> Finding:
     )
 
 
-def _descriptors(config: Config) -> Finding:
+def _descriptors(config: Config) -> DoctorFinding:
     def ask() -> str:
         needed = descriptors_needed(config)
         raise_descriptor_limit(needed)
@@ -136,7 +138,7 @@ def _descriptors(config: Config) -> Finding:
     return _told("open files", ask)
 
 
-def _ports(_: Config) -> Finding:
+def _ports(_: Config) -> DoctorFinding:
     def ask() -> str:
         try:
             with socket.socket() as probe:
@@ -148,19 +150,19 @@ def _ports(_: Config) -> Finding:
     return _told("ports", ask)
 
 
-def _gpus(_: Config) -> Finding:
+def _gpus(_: Config) -> DoctorFinding:
     found = gpus()
     shown = ", ".join(f"{gpu.index}: {gpu.name}, {gpu.free_mib:,} of {gpu.total_mib:,} MiB free" for gpu in found)
-    return Finding(
-        about="GPUs", state=State.OK, what=shown or "none (nvidia-smi shows none): everything runs on the CPU"
+    return DoctorFinding(
+        about="GPUs", state=Severity.OK, what=shown or "none (nvidia-smi shows none): everything runs on the CPU"
     )
 
 
-def _model(config: Config) -> Finding:
+def _model(config: Config) -> DoctorFinding:
     return _told("model", lambda: str(find_model(config.model.path).path))
 
 
-def _endpoint(name: str, endpoint: EndpointSection) -> Finding:
+def _endpoint(name: str, endpoint: EndpointSection) -> DoctorFinding:
     """Its model is found, where its files are needed, and what it does not start itself answers."""
 
     def ask() -> str:
@@ -175,7 +177,7 @@ def _endpoint(name: str, endpoint: EndpointSection) -> Finding:
     return _told(f"endpoint {name}", ask)
 
 
-def _environments(config: Config) -> Iterator[Finding]:
+def _environments(config: Config) -> Iterator[DoctorFinding]:
     """SGLang's environments, each once: a look into one takes seconds."""
     sections: dict[str, SglangSection] = {"policy": config.policy} if config.policy.launch == "sglang" else {}
     sections |= {f"endpoints.{name}": endpoint for name, endpoint in config.started_endpoints.items()}
@@ -187,13 +189,13 @@ def _environments(config: Config) -> Iterator[Finding]:
             yield _sglang(section, table, cpu=cpu)
 
 
-def _sglang(section: SglangSection, table: str, *, cpu: bool) -> Finding:
+def _sglang(section: SglangSection, table: str, *, cpu: bool) -> DoctorFinding:
     def ask() -> str:
         words = launcher(section, table, cpu=cpu)
         program = Path(words[0])
         if words != started_from(program.parent.parent):
             return f"started by `{' '.join(words)}`; not looked into"
-        facts = look(program.parent.parent, cpu=cpu)
+        facts = inspect_environment(program.parent.parent, cpu=cpu)
         if not cpu and not facts.cuda:
             raise RunError(f"{program}: its torch {facts.torch} sees no GPU; look at the driver with `nvidia-smi`")
         if facts.sglang != VERSION:
@@ -208,7 +210,7 @@ def _plugins(config: Config) -> str:
     return ", ".join(f"{key} = {name}" for key, name in plugins(config).items())
 
 
-def _answers(url: str) -> Finding:
+def _answers(url: str) -> DoctorFinding:
     return _found(
         "server",
         url,

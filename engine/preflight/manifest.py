@@ -28,7 +28,16 @@ from engine.packs.pack import load_pack
 from engine.rundir.layout import RunDir, new_run_id, point_link, read_json, write_atomic, write_json
 from engine.rundir.rows import write_rows
 from engine.serving.memory import check_placement
-from engine.serving.models import Model, Models, download, endpoint_key, find_model, find_models, model_revision, sha256
+from engine.serving.models import (
+    Model,
+    ModelPaths,
+    download,
+    endpoint_key,
+    find_model,
+    find_models,
+    model_revision,
+    sha256,
+)
 from engine.task import Split
 from engine.trust.opening import register, register_given
 from engine.world.store import EntryStore
@@ -95,7 +104,7 @@ def reopen(run: RunDir, overrides: tuple[str, ...]) -> Config:
     loaded = load(run.config, overrides)
     after = loaded.config
     refuse_changes(before, after)
-    after = Models(policy=Model(path=base_model(run, after)), endpoints=_endpoint_models(run, after)).into(after)
+    after = ModelPaths(policy=Model(path=base_model(run, after)), endpoints=_endpoint_models(run, after)).into(after)
     register_given(run, loaded, after)
     if after != before:
         write_atomic(run.config, dump(after).encode())
@@ -138,7 +147,7 @@ def copy_pack(source: Path, target: Path) -> None:
         target.write_bytes(zstandard.ZstdCompressor(level=10).compress(source.read_bytes()))
 
 
-def _described(models: Models, chat: ChatFormat) -> dict[str, Any]:
+def _described(models: ModelPaths, chat: ChatFormat) -> dict[str, Any]:
     """What the manifest says of the models."""
     return {
         **_origin(models.policy),

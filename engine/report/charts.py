@@ -16,7 +16,7 @@ _TRAIN, _HELDOUT, _VALIDATION, _MUTED = "#4878a8", "#c44e52", "#55915f", "#8c8c8
 _PARTS = {"F": "#c44e52", "N": "#4878a8", "I": "#dd9933"}
 
 
-def draw(summary: Summary) -> Figure:
+def draw_figure(summary: Summary) -> Figure:
     """The whole figure."""
     figure = Figure(figsize=(13, 7.6), layout="constrained", facecolor="white")
     panels: list[Callable[[Axes, Summary], None]] = [_reward, _parts, _staleness, _throughput, _length, _waits]

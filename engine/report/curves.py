@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import dataclass, field, replace
 
 from engine.evals.split import mean_ci95
-from engine.types import Episode, Source, TaskGroup
+from engine.types import Episode, EpisodeGroup, Source
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,13 +53,13 @@ class Curves:
     """(version, index of the task in the pack) to its evaluation episode, without its tokens."""
     _versions: dict[int, _Sums] = field(default_factory=dict)
 
-    def see(self, tg: TaskGroup) -> None:
+    def see(self, group: EpisodeGroup) -> None:
         """Count one group."""
-        self.recorded += len(tg.episodes)
-        for episode in tg.episodes:
-            if tg.source is Source.EVAL:
+        self.recorded += len(group.episodes)
+        for episode in group.episodes:
+            if group.source is Source.EVAL:
                 # Resumed evaluations are played again: the last one counts.
-                self.evaluated[episode.version, tg.position] = replace(episode, tokens=None)
+                self.evaluated[episode.version, group.position] = replace(episode, tokens=None)
             else:
                 self._train(episode)
 

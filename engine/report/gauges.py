@@ -22,7 +22,7 @@ _WINDOW_ROWS = 15
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Gauges:
+class ProgressGauges:
     """What a progress line shows."""
 
     phase: str
@@ -43,13 +43,13 @@ class Gauges:
     """Seconds to the end of the run; None until two steps are done."""
 
 
-def read_gauges(run: RunDir, config: Config) -> Gauges:
+def read_gauges(run: RunDir, config: Config) -> ProgressGauges:
     """The newest state; zeros where nothing is written yet."""
     rows = _last_rows(run.metrics)
     last: Mapping[str, float] = rows[-1] if rows else {}
     phases = read_json(run.path / "phase.json") or {"phase": "starting", "history": []}
     step, run_s = read_progress(run).counters.step, last.get(keys.RUN_S, 0.0)
-    return Gauges(
+    return ProgressGauges(
         phase=phases["phase"],
         run_s=run_s,
         step=step,

@@ -24,7 +24,7 @@ th { border-bottom: 1px solid #bbb } td.n { text-align: right; font-variant-nume
 
 def write_report(run: RunDir, summary: Summary) -> None:
     """Write report.png and report.html."""
-    figure = charts.draw(summary)
+    figure = charts.draw_figure(summary)
     charts.png(figure, run.path / "report.png")
     write_atomic(run.path / "report.html", page(summary, charts.svg(figure)).encode())
 
@@ -75,7 +75,7 @@ def _numbers(values: Mapping[str, Any]) -> str:
 def _simulators(values: Mapping[str, Any]) -> Iterable[str]:
     yield f"<h2>Users, tools and judges by language model, over {values['episodes']:,} episodes</h2>"
     yield _table(simulators.HEADER, ([html.escape(cell) for cell in line] for line in simulators.table(values)))
-    yield from (f"<p>{html.escape(sentence)}</p>" for sentence in simulators.sentences(values))
+    yield from (f"<p>{html.escape(sentence)}</p>" for sentence in simulators.simulator_sentences(values))
 
 
 def _shown(value: Any) -> str:

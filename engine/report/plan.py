@@ -44,13 +44,13 @@ def show_plan(console: Console, config: Config) -> None:
         console.print(_memory(config, here, used))
     else:
         console.print("Everything that this run starts computes on the CPU.")
-    console.print(staleness(config), markup=False, soft_wrap=True)
+    console.print(staleness_sentence(config), markup=False, soft_wrap=True)
     console.print("\nCommands (ports and paths as an example):")
     for name, command in _commands(config):
         console.print(f"  {name}: {command}", markup=False, soft_wrap=True, highlight=False)
 
 
-def staleness(config: Config) -> str:
+def staleness_sentence(config: Config) -> str:
     """How old the data of a step will be, in one sentence."""
     most = config.schedule.max_staleness
     if not most:

@@ -7,9 +7,9 @@ import time
 from rich.console import Console
 
 from engine.config.tree import Config
-from engine.report.gauges import Gauges, read_gauges
+from engine.report.gauges import ProgressGauges, read_gauges
 from engine.rundir.layout import RunDir
-from engine.supervise.supervisor import Phase, Status
+from engine.supervise.supervisor import SupervisorPhase, SupervisorStatus
 
 _LINE_S = 10.0
 _SAID_CHARACTERS = 100
@@ -23,7 +23,7 @@ _PHASES = {
 }
 
 
-class Progress:
+class ProgressView:
     """The view that the supervisor calls at every tick."""
 
     def __init__(self, run: RunDir, config: Config, console: Console) -> None:
@@ -32,7 +32,7 @@ class Progress:
         self._begun = time.monotonic()
         self._shown = ""
 
-    def __call__(self, status: Status) -> None:
+    def __call__(self, status: SupervisorStatus) -> None:
         """Show what is due: notes and another stage at once, the rest every ten seconds."""
         for note in status.notes:
             self._console.print(f"  ! {note}", style="yellow", markup=False, highlight=False)
@@ -41,20 +41,22 @@ class Progress:
         if now < self._due and stage == self._shown:
             return
         self._due, self._shown = now + _LINE_S, stage
-        if status.phase is Phase.STARTING:
+        if status.phase is SupervisorPhase.STARTING:
             waiting = ", ".join(status.waiting_for) or "the engine"
             said = f"  | {status.said[:_SAID_CHARACTERS]}" if status.said else ""
             self._show(f"{_clock(now - self._begun)}  starting: waiting for {waiting}{said}")
             return
         gauges = read_gauges(self._run, self._config)
         if gauges.phase != "done":
-            self._show(f"{_clock(gauges.run_s)}  {progress_line(gauges, draining=status.phase is Phase.DRAINING)}")
+            self._show(
+                f"{_clock(gauges.run_s)}  {progress_line(gauges, draining=status.phase is SupervisorPhase.DRAINING)}"
+            )
 
     def _show(self, line: str) -> None:
         self._console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
-def progress_line(gauges: Gauges, *, draining: bool = False) -> str:
+def progress_line(gauges: ProgressGauges, *, draining: bool = False) -> str:
     """One line: phase, step, reward and its parts, adapter version, rates, what is live, servers that are down, ETA."""
     phase = "draining" if draining else _PHASES.get(gauges.phase, gauges.phase)
     if gauges.phase.startswith("heldout") and not draining:

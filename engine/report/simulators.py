@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-from engine.audit.check import Recorded
+from engine.audit.check import RunRecords
 
 _REFUSED, _FAULT, _COUNT = "refused_", "fault_", "_count"
 
 
-def simulators(recorded: Recorded, episodes: int) -> dict[str, Any] | None:
+def simulators(recorded: RunRecords, episodes: int) -> dict[str, Any] | None:
     """`{"episodes", "parts": {...}, "endpoints": {...}, "mapping": {...}}` over all engine processes of a run.
 
     `episodes` is how many are recorded, evaluations included; None for a run without endpoints."""
@@ -45,7 +45,7 @@ def _put(place: dict[str, Any], what: str, total: float) -> None:
     place[name] = int(total)
 
 
-class Line(NamedTuple):
+class SimulatorLine(NamedTuple):
     """One part in the table of the last words."""
 
     part: str
@@ -59,16 +59,16 @@ class Line(NamedTuple):
     cost: str
 
 
-HEADER = Line("", "calls per episode", "tokens per episode", "refused replies", "given up", "cost")
+HEADER = SimulatorLine("", "calls per episode", "tokens per episode", "refused replies", "given up", "cost")
 
 
-def table(values: Mapping[str, Any]) -> Iterator[Line]:
+def table(values: Mapping[str, Any]) -> Iterator[SimulatorLine]:
     """A line for every part that was played."""
     episodes = max(1, values["episodes"])
     for part, counted in values["parts"].items():
         replies, tokens = counted["replies"], counted["prompt_tokens"] + counted["completion_tokens"]
         shares = (f"{kind} {count / replies:.1%}" for kind, count in _most_first(counted["refused"]))
-        yield Line(
+        yield SimulatorLine(
             part=part,
             replies=f"{replies / episodes:.2f}",
             tokens=f"{tokens / episodes:,.0f}",
@@ -78,7 +78,7 @@ def table(values: Mapping[str, Any]) -> Iterator[Line]:
         )
 
 
-def sentences(values: Mapping[str, Any]) -> Iterator[str]:
+def simulator_sentences(values: Mapping[str, Any]) -> Iterator[str]:
     """What each endpoint went through, and how the mapping answered."""
     for name, counted in values["endpoints"].items():
         faults = ", ".join(f"{count:,} {kind}" for kind, count in _most_first(counted["faults"])) or "no faults"

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from engine.audit.check import Finding, Recorded
+from engine.audit.check import AuditFinding, RunRecords
 from engine.audit.run import audit
 from engine.learnerdir.steps import TrainedStep
 from engine.report.curves import Curves, improved, paired_gain
@@ -32,11 +32,11 @@ _BALANCED = 0.1
 class Summary:
     """Everything the report shows."""
 
-    recorded: Recorded
+    recorded: RunRecords
     values: Mapping[str, Any]
     """The content of summary.json."""
     curves: Curves
-    findings: Sequence[Finding]
+    findings: Sequence[AuditFinding]
     evaluations: Sequence[Mapping[str, Any]]
     """Rows of eval/evaluations.jsonl."""
     example: tuple[Episode, Episode] | None
@@ -47,7 +47,7 @@ def summarize(run: RunDir) -> Summary:
     """Read a run once, audit it, and write summary.json.
 
     Raises RunError for an unreadable file."""
-    recorded, curves = Recorded.read(run), Curves()
+    recorded, curves = RunRecords.read(run), Curves()
     findings = audit(recorded, [curves.see])
     evaluations = list(read_lines(run.eval / "evaluations.jsonl"))
     before, after = _last_row(evaluations, "heldout_before"), _last_row(evaluations, "heldout_after")
@@ -121,7 +121,7 @@ def _staleness(steps: Iterable[TrainedStep]) -> dict[str, float]:
     return {staleness: count / total for staleness, count in sorted(tokens.items())} if total else {}
 
 
-def _times(recorded: Recorded) -> dict[str, Any]:
+def _times(recorded: RunRecords) -> dict[str, Any]:
     history = (read_json(recorded.run.path / "phase.json") or {"history": []})["history"]
     rows = recorded.rows
     wall_s = max([float(rows[-1][keys.RUN_S]) if rows else 0.0, *(entry["start_s"] for entry in history)])

@@ -9,7 +9,7 @@ from engine.task import Task
 from engine.types import Episode, Event, EventKind, Reward, Verdict
 
 
-class Line(NamedTuple):
+class TranscriptLine(NamedTuple):
     """One line for a person."""
 
     who: str
@@ -19,7 +19,7 @@ class Line(NamedTuple):
     """Where a turn begins: its number, as in `g000178.03@09`."""
 
 
-def transcript(episode: Episode, task: Task | None = None, start: int = 0) -> list[Line]:
+def transcript(episode: Episode, task: Task | None = None, start: int = 0) -> list[TranscriptLine]:
     """The episode line by line: opening, every turn, its end, its verdicts; with `start` from that turn on."""
     lines = [] if start else list(_opening(episode))
     completions = [index for index, message in enumerate(episode.messages) if message["role"] == "assistant"]
@@ -27,20 +27,20 @@ def transcript(episode: Episode, task: Task | None = None, start: int = 0) -> li
         if turn >= start:
             head, *rest = _turn(episode, turn, first, end)
             lines += [head._replace(turn=turn), *rest]
-    lines.append(Line("end", _ending(episode)))
+    lines.append(TranscriptLine("end", _ending(episode)))
     if episode.reward is not None:
         lines += verdicts(episode.reward, task)
     return lines
 
 
-def _opening(episode: Episode) -> Iterator[Line]:
+def _opening(episode: Episode) -> Iterator[TranscriptLine]:
     for message in episode.messages:
         if message["role"] == "assistant":
             return
-        yield Line("rules" if message["role"] == "system" else "user", str(message["content"]))
+        yield TranscriptLine("rules" if message["role"] == "system" else "user", str(message["content"]))
 
 
-def _turn(episode: Episode, turn: int, first: int, end: int) -> Iterator[Line]:
+def _turn(episode: Episode, turn: int, first: int, end: int) -> Iterator[TranscriptLine]:
     """The events of a turn, whose messages are those from `first` to `end`; its messages where it has no event."""
     said, *seen = episode.messages[first:end]
     events = [event for event in episode.events if event.turn == turn]
@@ -49,25 +49,25 @@ def _turn(episode: Episode, turn: int, first: int, end: int) -> Iterator[Line]:
         if event.kind is EventKind.SAID:
             yield from _reply(event, seen)
     if not events:
-        yield Line("agent writes", str(said["content"]))
-        yield from (Line("tool error", str(message["content"])) for message in seen)
+        yield TranscriptLine("agent writes", str(said["content"]))
+        yield from (TranscriptLine("tool error", str(message["content"])) for message in seen)
 
 
-def _event(event: Event) -> Iterator[Line]:
+def _event(event: Event) -> Iterator[TranscriptLine]:
     if event.kind is EventKind.CALLED:
         arguments = ", ".join(f"{name}={value!r}" for name, value in event.arguments.items())
-        yield Line("agent calls", f"{event.tool}({arguments})")
-        yield Line("tool" if event.ok else "tool error", event.text)
+        yield TranscriptLine("agent calls", f"{event.tool}({arguments})")
+        yield TranscriptLine("tool" if event.ok else "tool error", event.text)
     elif event.kind is EventKind.SAID:
-        yield Line("agent asks", event.text)
+        yield TranscriptLine("agent asks", event.text)
     else:
-        yield Line("agent answers", event.text)
+        yield TranscriptLine("agent answers", event.text)
 
 
-def _reply(event: Event, seen: Sequence[Mapping[str, Any]]) -> Iterator[Line]:
+def _reply(event: Event, seen: Sequence[Mapping[str, Any]]) -> Iterator[TranscriptLine]:
     """The user's words after something the agent said; a user who left has none."""
     reveals = f"   (reveals {', '.join(event.revealed)})" if event.revealed else ""
-    yield from (Line("user", f"{message['content']}{reveals}") for message in seen)
+    yield from (TranscriptLine("user", f"{message['content']}{reveals}") for message in seen)
 
 
 def _ending(episode: Episode) -> str:
@@ -77,15 +77,17 @@ def _ending(episode: Episode) -> str:
     return ", ".join(parts)
 
 
-def verdicts(reward: Reward, task: Task | None = None) -> Iterator[Line]:
+def verdicts(reward: Reward, task: Task | None = None) -> Iterator[TranscriptLine]:
     """The reward with its parts, then every rubric item."""
     parts = f"F {reward.F:g}  N {reward.N:.2f}  I {reward.I:.2f}"
-    yield Line("reward", f"{reward.value:.2f}   ({parts})")
+    yield TranscriptLine("reward", f"{reward.value:.2f}   ({parts})")
     texts = rubric_texts(task) if task is not None else {}
     for verdict in reward.items:
         text = texts.get((verdict.part, verdict.id), "")
         evidence = f"   (event {verdict.evidence})" if verdict.evidence is not None else ""
-        yield Line(f"  {verdict.part}", f"{mark(verdict)} {verdict.id}{': ' + text if text else ''}{evidence}")
+        yield TranscriptLine(
+            f"  {verdict.part}", f"{mark(verdict)} {verdict.id}{': ' + text if text else ''}{evidence}"
+        )
 
 
 def mark(verdict: Verdict) -> str:

@@ -32,7 +32,7 @@ def conclude(console: Console, run: RunDir) -> None:
         console.print(_table(summary.values))
     if summary.values["simulators"]:
         console.print(_simulators(summary.values["simulators"]))
-    console.print(sentences(summary.values), soft_wrap=True)
+    console.print(run_sentences(summary.values), soft_wrap=True)
     if summary.example is not None:
         early, late = summary.example
         for name, episode in (("before", early), ("after", late)):
@@ -82,7 +82,7 @@ def _simulators(values: Mapping[str, Any]) -> Table:
     return table
 
 
-def sentences(values: Mapping[str, Any]) -> str:
+def run_sentences(values: Mapping[str, Any]) -> str:
     """What summary.json says of the run as a whole."""
     stale = ", ".join(f"{share:.0%} at {staleness}" for staleness, share in values["staleness"].items())
     dropped = ", ".join(f"{count} {reason}" for reason, count in values["groups_dropped"].items() if count) or "none"
@@ -93,7 +93,7 @@ def sentences(values: Mapping[str, Any]) -> str:
     lines = [
         f"{done}, {values['policy_tokens']:,} policy tokens in {values['wall_s']:.0f} s",
         f"training episodes by outcome: {by_outcome(values['outcomes'])}",
-        *(simulators.sentences(values["simulators"]) if values["simulators"] else ()),
+        *(simulators.simulator_sentences(values["simulators"]) if values["simulators"] else ()),
         *([f"faults injected into tool calls: {faults}"] if faults else ()),
         f"stream: {values['stream_mb']:.1f} MB, {rate:.0f} MB an hour of training",
         f"groups dropped: {dropped}" + (f"; trained tokens by staleness: {stale}" if stale else ""),

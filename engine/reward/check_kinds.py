@@ -66,7 +66,7 @@ class CheckKind:
     """Everything that is wrong with a body (any JSON), given the names of its task and the place of the check."""
 
 
-def build(check: Mapping[str, Any]) -> Evaluator:
+def build_evaluator(check: Mapping[str, Any]) -> Evaluator:
     """Returns the evaluator of a check.
 
     Raises ValueError for what is not a check."""
@@ -129,7 +129,7 @@ def _first(matches: Callable[[Event, Mapping[str, Any]], bool]) -> Evaluator:
 
 def _called(body: Mapping[str, Any]) -> Evaluator:
     tool, ok = body["tool"], body.get("ok")
-    fits = schema.compiled(body.get("arguments", {}))
+    fits = schema.compiled_schema(body.get("arguments", {}))
     return _first(
         lambda event, arguments: (
             event.kind is EventKind.CALLED
@@ -193,7 +193,7 @@ def _of(decide: Callable[[Sequence[Decision]], Decision]) -> Callable[[Sequence[
     """Returns what makes the evaluator of a list of checks, from what their decisions come to together."""
 
     def made(body: Sequence[Mapping[str, Any]]) -> Evaluator:
-        parts = [build(part) for part in body]
+        parts = [build_evaluator(part) for part in body]
         return lambda events: decide([part(events) for part in parts])
 
     return made
@@ -232,7 +232,7 @@ def _any(decisions: Sequence[Decision]) -> Decision:
 
 
 def _not(body: Mapping[str, Any]) -> Evaluator:
-    inner = build(body)
+    inner = build_evaluator(body)
 
     def evaluator(events: Sequence[Comparable]) -> Decision:
         decision = inner(events)

@@ -14,7 +14,7 @@ from typing import Any
 
 import orjson
 
-from engine.reward.check_kinds import Comparable, Decision, Evaluator, build
+from engine.reward.check_kinds import Comparable, Decision, Evaluator, build_evaluator
 from engine.schema.canonical import compact
 from engine.task import Task
 from engine.types import Event, EventKind
@@ -22,11 +22,11 @@ from engine.world.admission import canonical_arguments
 from engine.world.effects import RefusedError
 
 
-def evaluate(check: Mapping[str, Any], events: Sequence[Comparable]) -> Decision:
+def evaluate_check(check: Mapping[str, Any], events: Sequence[Comparable]) -> Decision:
     """Evaluate a check over events that :func:`comparable` prepared.
 
     Raises ValueError for what is not a check; packs are validated at load."""
-    return compiled(check)(events)
+    return compiled_check(check)(events)
 
 
 def comparable(task: Task, events: Sequence[Event]) -> list[Comparable]:
@@ -44,11 +44,11 @@ def _arguments(task: Task, event: Event) -> Mapping[str, Any]:
         return event.arguments
 
 
-def compiled(check: Mapping[str, Any]) -> Evaluator:
+def compiled_check(check: Mapping[str, Any]) -> Evaluator:
     """The evaluator of a check, made once per distinct check."""
     return _compiled(compact(check))
 
 
 @lru_cache(maxsize=65_536)
 def _compiled(encoded: str) -> Evaluator:
-    return build(orjson.loads(encoded))
+    return build_evaluator(orjson.loads(encoded))

@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from engine.core.seams import ScoringRecord
-from engine.llm.prompts import INSTRUCTIONS
-from engine.llm.question import Asker, Question, exactly, one_of
+from engine.llm.prompts import ROLE_INSTRUCTIONS
+from engine.llm.question import Asker, ModelQuestion, exactly, one_of
 from engine.reward.rubric import OpenItem
 from engine.types import Event, EventKind, Verdict
 
@@ -37,12 +37,12 @@ class LlmJudge:
             "events": _events(record),
             "stop": str(record.stop),
         }
-        question = Question(
+        question = ModelQuestion(
             role="judge",
             task=record.task.id,
             owner=record.task.id,
             about=("judge", document),
-            instructions=INSTRUCTIONS["judge"],
+            instructions=ROLE_INSTRUCTIONS["judge"],
             document=document,
             schema=_schema(items, {"type": ["integer", "null"], "minimum": 0, "maximum": len(record.events) - 1}),
             # Not every server holds numbers to their bounds.

@@ -14,8 +14,8 @@ from typing import TypeVar
 from engine.config.endpoints import EndpointSection
 from engine.config.tree import Config
 from engine.errors import ConfigError
-from engine.llm.prompts import INSTRUCTIONS
-from engine.llm.question import Admit, Asker, Question
+from engine.llm.prompts import ROLE_INSTRUCTIONS
+from engine.llm.question import Admit, Asker, ModelQuestion
 from engine.reward.judge import LlmJudge
 from engine.reward.rubric import Judge
 from engine.types import Json
@@ -50,7 +50,7 @@ def identity(kind: str, settings: EndpointSection) -> dict[str, Json]:
     made = {
         "judge": settings.model or settings.url,
         "temperature": settings.temperature,
-        "instructions": INSTRUCTIONS["judge"],
+        "instructions": ROLE_INSTRUCTIONS["judge"],
     }
     return made if kind == _FIRST else {**made, "kind": kind}
 
@@ -75,6 +75,6 @@ class _Apart:
     def __init__(self, asker: Asker, apart: Mapping[str, Json]) -> None:
         self._asker, self._apart = asker, dict(apart)
 
-    async def ask(self, question: Question, admit: Admit[_T]) -> _T:
+    async def ask(self, question: ModelQuestion, admit: Admit[_T]) -> _T:
         """See engine.llm.question.Asker."""
         return await self._asker.ask(replace(question, about=(*question.about, self._apart)), admit)

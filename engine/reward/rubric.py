@@ -11,18 +11,18 @@ from typing import Literal, NamedTuple, Protocol
 
 from engine.core.seams import ScoringRecord
 from engine.errors import RewardError
-from engine.reward.checks import comparable, evaluate
+from engine.reward.checks import comparable, evaluate_check
 from engine.task import Rubric, RubricItem
 from engine.types import Reward, Verdict
 
-Part = Literal["forbidden", "subgoal", "interaction"]
+RubricPart = Literal["forbidden", "subgoal", "interaction"]
 
 
 class OpenItem(NamedTuple):
     """A rubric item and its part, as a judge is asked about it."""
 
     item: RubricItem
-    part: Part
+    part: RubricPart
 
 
 class Judge(Protocol):
@@ -35,7 +35,7 @@ class Judge(Protocol):
         ...
 
 
-def items(rubric: Rubric) -> Iterator[OpenItem]:
+def rubric_items(rubric: Rubric) -> Iterator[OpenItem]:
     """Every item with the part it belongs to, in the order in which rewards list them."""
     for item in rubric.forbidden:
         yield OpenItem(item, "forbidden")
@@ -47,16 +47,16 @@ def items(rubric: Rubric) -> Iterator[OpenItem]:
 
 def open_items(rubric: Rubric) -> list[OpenItem]:
     """Those that have no check."""
-    return [entry for entry in items(rubric) if entry.item.check is None]
+    return [entry for entry in rubric_items(rubric) if entry.item.check is None]
 
 
 def checked(record: ScoringRecord) -> list[Verdict]:
     """What the checks say of an episode: a verdict on every item that has one."""
     events = comparable(record.task, record.events)
     verdicts = []
-    for item, part in items(record.task.rubric):
+    for item, part in rubric_items(record.task.rubric):
         if item.check is not None:
-            met, evidence = evaluate(item.check, events)
+            met, evidence = evaluate_check(item.check, events)
             verdicts.append(Verdict(id=item.id, part=part, met=met, evidence=evidence))
     return verdicts
 
@@ -80,7 +80,7 @@ def reward(verdicts: Sequence[Verdict]) -> Reward:
     )
 
 
-def _fraction(verdicts: Sequence[Verdict], part: Part) -> float | None:
+def _fraction(verdicts: Sequence[Verdict], part: RubricPart) -> float | None:
     met = [verdict.met for verdict in verdicts if verdict.part == part]
     return sum(met) / len(met) if met else None
 
@@ -100,10 +100,10 @@ class RubricScorer:
         if undecided:
             decided = {(verdict.part, verdict.id): verdict for verdict in verdicts}
             decided |= await self._judged(undecided, record)
-            verdicts = [decided[part, item.id] for item, part in items(record.task.rubric)]
+            verdicts = [decided[part, item.id] for item, part in rubric_items(record.task.rubric)]
         return reward(verdicts)
 
-    async def _judged(self, undecided: list[OpenItem], record: ScoringRecord) -> dict[tuple[Part, str], Verdict]:
+    async def _judged(self, undecided: list[OpenItem], record: ScoringRecord) -> dict[tuple[RubricPart, str], Verdict]:
         named = ", ".join(entry.item.id for entry in undecided)
         if self._judge is None:
             raise RewardError(f"task {record.task.id}: no check and no judge decides {named}")

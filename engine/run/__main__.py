@@ -16,7 +16,7 @@ import anyio
 import structlog
 
 from engine.config.load import load
-from engine.errors import ConfigError, SynthError, leaves
+from engine.errors import ConfigError, SynthError, leaf_errors
 from engine.packs.pack import load_pack
 from engine.run.compose import UVLOOP, build_parts
 from engine.run.counters import RunClock
@@ -97,7 +97,7 @@ def main() -> int:
     try:
         anyio.run(serve_run, run, arguments.parent_pid, backend_options={"use_uvloop": UVLOOP})
     except* SynthError as group:
-        problems.extend(leaves(group))
+        problems.extend(leaf_errors(group))
     for sentence in dict.fromkeys(str(problem) for problem in problems):
         sys.stderr.write(f"{sentence}\n")
         log.error("engine failed", error=sentence)

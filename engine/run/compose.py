@@ -20,8 +20,8 @@ from engine.core.seams import Policy, Seams, World
 from engine.errors import ConfigError, RunError
 from engine.policy.client import HttpPolicy
 from engine.policy.servers import Loads, Servers
-from engine.run.costs import Row, account
-from engine.run.simulators import Models, mapped_world, open_models, plugin, scorer_of, user_of
+from engine.run.costs import MetricRow, account
+from engine.run.simulators import SimulatorModels, mapped_world, open_models, plugin, scorer_of, user_of
 from engine.run.swap import AdapterServers
 from engine.rundir.event_lines import open_event_lines
 from engine.rundir.layout import RunDir, adapter_name, read_json
@@ -76,7 +76,7 @@ class Served:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Parts:
+class RunParts:
     """What a run is composed of."""
 
     config: Config
@@ -84,14 +84,14 @@ class Parts:
     served: Served
     flush: Act
     """Commits the world's mapping, what was asked of language models, and the faults that were injected."""
-    account: Callable[[], Row]
+    account: Callable[[], MetricRow]
     """What language models were asked and how tool calls were answered, since the start."""
 
 
 @asynccontextmanager
 async def build_parts(
     run: RunDir, config: Config, clock: Callable[[], float], on_event: OnEvent, *, ready_s: float = _READY_S
-) -> AsyncIterator[Parts]:
+) -> AsyncIterator[RunParts]:
     """Everything that an episode needs, ready to use (servers within `ready_s`), and closed at the end.
 
     Raises ConfigError for a plug-in that cannot be loaded, a model without a usable chat template or a server too small
@@ -106,10 +106,10 @@ async def build_parts(
             await made.flush()
             await models.flush()
 
-        def counted() -> Row:
+        def counted() -> MetricRow:
             return account(models, made.mapping.counts if made.mapping is not None else None)
 
-        yield Parts(config=config, seams=seams, served=served, flush=flush, account=counted)
+        yield RunParts(config=config, seams=seams, served=served, flush=flush, account=counted)
 
 
 def open_policy(
@@ -195,7 +195,9 @@ async def _nothing() -> None:
 
 
 @asynccontextmanager
-async def _world(run: RunDir, config: Config, models: Models, clock: Callable[[], float]) -> AsyncIterator[_Made]:
+async def _world(
+    run: RunDir, config: Config, models: SimulatorModels, clock: Callable[[], float]
+) -> AsyncIterator[_Made]:
     if config.world.kind not in ("offline", "llm"):
         yield _Made(world=plugin(config.world.kind, "world.kind"), flush=_nothing)
         return

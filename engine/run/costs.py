@@ -4,21 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from engine.llm.asking import FAULTS, Tally
+from engine.llm.asking import ROLE_ERRORS, Tally
 from engine.llm.endpoint import Endpoint
-from engine.run.simulators import Models
+from engine.run.simulators import SimulatorModels
 from engine.telemetry import simulator_metrics as keys
 from engine.telemetry.metrics import key_with
 from engine.world.mapping import MappingCounts
 
-Row = dict[str, float | int]
+MetricRow = dict[str, float | int]
 
 
-def account(models: Models, mapping: MappingCounts | None) -> Row:
+def account(models: SimulatorModels, mapping: MappingCounts | None) -> MetricRow:
     """The counts since the start; of faults and refusals those that occurred. Empty for a run without endpoints."""
     if not models.endpoints:
         return {}
-    row: Row = {}
+    row: MetricRow = {}
     for endpoint in models.endpoints.values():
         row |= _endpoint(endpoint)
     for part, tally, endpoint in _parts(models):
@@ -28,10 +28,10 @@ def account(models: Models, mapping: MappingCounts | None) -> Row:
     return row
 
 
-def _endpoint(endpoint: Endpoint) -> Row:
+def _endpoint(endpoint: Endpoint) -> MetricRow:
     counted, queue = endpoint.account, endpoint.queue
     batch_wait_p50_s, batch_wait_p99_s = queue.waits.quantiles_s(0.5, 0.99)
-    row: Row = {
+    row: MetricRow = {
         keys.REQUESTS: counted.requests,
         keys.CALLS: counted.calls,
         keys.RETRIES: counted.retries,
@@ -43,24 +43,24 @@ def _endpoint(endpoint: Endpoint) -> Row:
         keys.BATCH_WAIT_P50: batch_wait_p50_s,
         keys.BATCH_WAIT_P99: batch_wait_p99_s,
         **{key_with(keys.BATCHES, size=size): n for size, n in sorted(queue.batches.items())},
-        **{keys.FAULTS[kind]: count for kind, count in counted.faults.items()},
+        **{keys.FAULT_COUNTS[kind]: count for kind, count in counted.faults.items()},
     }
     if endpoint.settings.priced:
         row[keys.COST] = endpoint.settings.money(counted.prompt_tokens, counted.completion_tokens)
     return {key_with(key, endpoint=endpoint.name): value for key, value in row.items()}
 
 
-def _parts(models: Models) -> Iterator[tuple[str, Tally, Endpoint]]:
+def _parts(models: SimulatorModels) -> Iterator[tuple[str, Tally, Endpoint]]:
     """Every part that is played; each has one endpoint."""
-    for part in FAULTS:
+    for part in ROLE_ERRORS:
         for name, asker in models.askers.items():
             if asker.tallies[part].asked:
                 yield part, asker.tallies[part], models.endpoints[name]
 
 
-def _part(part: str, tally: Tally, endpoint: Endpoint) -> Row:
+def _part(part: str, tally: Tally, endpoint: Endpoint) -> MetricRow:
     mine = keys.PARTS[part]
-    row: Row = {
+    row: MetricRow = {
         mine.asked: tally.asked,
         mine.recorded: tally.recorded,
         mine.replies: tally.replies,

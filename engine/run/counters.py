@@ -11,7 +11,7 @@ import psutil
 
 from engine.rundir.layout import read_lines
 from engine.telemetry import engine_metrics as keys
-from engine.types import Outcome, Reward, TaskGroup
+from engine.types import EpisodeGroup, Outcome, Reward
 
 _RECENT_GROUPS = 64
 
@@ -31,7 +31,7 @@ class RunClock:
 
 
 @dataclass(slots=True)
-class Counters:
+class EngineCounters:
     """Totals over this process, and the rewards of the last 64 groups."""
 
     outcomes: Counter[Outcome] = field(default_factory=Counter)
@@ -43,16 +43,16 @@ class Counters:
     _recent: deque[tuple[Reward, ...]] = field(default_factory=lambda: deque(maxlen=_RECENT_GROUPS))
     _process: psutil.Process = field(default_factory=psutil.Process)
 
-    def add(self, tg: TaskGroup) -> None:
+    def add(self, group: EpisodeGroup) -> None:
         """Count one finished training group."""
-        for episode in tg.episodes:
+        for episode in group.episodes:
             self.outcomes[episode.outcome] += 1
             self.masked += not episode.scored
             self.turns += episode.turns
             if episode.tokens is not None:
                 self.sampled_tokens += len(episode.tokens.logprobs)
                 self.total_tokens += len(episode.tokens.ids)
-        self._recent.append(tuple(episode.reward for episode in tg.episodes if episode.reward is not None))
+        self._recent.append(tuple(episode.reward for episode in group.episodes if episode.reward is not None))
 
     def evaluating(self, change: int) -> None:
         """An evaluation episode started (+1) or ended (-1)."""

@@ -24,10 +24,10 @@ from engine.core.versions import Versions
 from engine.evals.recorded import Evaluations
 from engine.packs.pack import Pack
 from engine.policy.servers import Loads
-from engine.run.compose import OnEvent, Parts
-from engine.run.counters import Counters
+from engine.run.compose import OnEvent, RunParts
+from engine.run.counters import EngineCounters
 from engine.run.rollout import Rollout
-from engine.run.swap import Adapters
+from engine.run.swap import AdapterSwap
 from engine.rundir.layout import RunDir, read_json, write_json
 from engine.stream.reader import written_positions
 from engine.stream.segment import SegmentHeader
@@ -46,13 +46,13 @@ class Engine:
     """One run's loop: what it is made of, and its phases."""
 
     run: RunDir
-    parts: Parts
-    adapters: Adapters
+    parts: RunParts
+    adapters: AdapterSwap
     rollout: Rollout
     evaluations: Evaluations
     writer: TrajectoryWriter
     eval_writer: TrajectoryWriter
-    counters: Counters
+    counters: EngineCounters
     attach: Attach
     _history: list[dict[str, Any]] = field(default_factory=list)
     _changed: anyio.Event = field(default_factory=anyio.Event)
@@ -202,9 +202,9 @@ class Engine:
         }
 
 
-def compose(run: RunDir, parts: Parts, pack: Pack, on_event: OnEvent) -> Engine:
+def compose(run: RunDir, parts: RunParts, pack: Pack, on_event: OnEvent) -> Engine:
     """Wire the components; none of them knows the engine."""
-    config, manifest, counters = parts.config, read_json(run.manifest) or {}, Counters()
+    config, manifest, counters = parts.config, read_json(run.manifest) or {}, EngineCounters()
     sizes = WriterSettings(
         segment_bytes=int(config.stream.segment_mb * _MB), low_water_bytes=int(config.stream.low_water_mb * _MB)
     )
@@ -214,7 +214,7 @@ def compose(run: RunDir, parts: Parts, pack: Pack, on_event: OnEvent) -> Engine:
     writer = TrajectoryWriter(run.trajectories, header, sizes, clock)
     eval_writer = TrajectoryWriter(run.eval, header, sizes, clock)
     versions = Versions(slots=parts.served.adapter_slots)
-    adapters = Adapters(
+    adapters = AdapterSwap(
         run=run,
         run_id=manifest["run_id"],
         versions=versions,

@@ -11,14 +11,14 @@ from functools import lru_cache
 from engine.config.tree import Config
 from engine.core.episode import run_episode
 from engine.core.scheduler import Admission, LiveSlots, Scheduler
-from engine.core.seams import Plan, Seams
+from engine.core.seams import EpisodePlan, Seams
 from engine.core.versions import Versions
 from engine.errors import RunError
-from engine.run.counters import Counters
+from engine.run.counters import EngineCounters
 from engine.rundir.layout import adapter_name
 from engine.stream.writer import TrajectoryWriter
 from engine.task import Split, Task
-from engine.types import Episode, Limits, Sampling, Source, TaskGroup
+from engine.types import Episode, EpisodeGroup, Limits, Sampling, Source
 
 _HOPELESS_GROUPS = 8
 """Groups in a row, and a whole group budget, without a scored episode: something is broken."""
@@ -53,7 +53,7 @@ class Rollout:
     writer: TrajectoryWriter
     flush: Callable[[], Awaitable[None]]
     """Commits the world's mapping; always before the frame that used it."""
-    counters: Counters
+    counters: EngineCounters
     written: set[int]
     """Positions that the stream holds."""
     scheduler: Scheduler = field(init=False)
@@ -93,7 +93,7 @@ class Rollout:
         queued_s = self._admitted_s.setdefault(position, self.seams.clock())
         group_id = f"g{position:06d}"
         version = self.versions.lease()
-        plan = Plan(
+        plan = EpisodePlan(
             id=f"{group_id}.{index:02d}",
             group_id=group_id,
             task=self.task(position),
@@ -110,7 +110,7 @@ class Rollout:
             self.versions.release(version)
 
     async def _emit(self, position: int, episodes: list[Episode]) -> None:
-        tg = TaskGroup(
+        group = EpisodeGroup(
             id=f"g{position:06d}",
             position=position,
             task_id=episodes[0].task_id,
@@ -119,16 +119,16 @@ class Rollout:
             episodes=tuple(episodes),
         )
         await self.flush()
-        tg = await self.writer.write(tg)
+        group = await self.writer.write(group)
         if self.seams.live is not None:
-            self.seams.live.written(tg)
+            self.seams.live.written(group)
         del self._admitted_s[position]
-        self.counters.add(tg)
-        if any(episode.scored for episode in tg.episodes):
+        self.counters.add(group)
+        if any(episode.scored for episode in group.episodes):
             self._unscored, self._scored_s = 0, self.seams.clock()
             return
         self._unscored += 1
-        newest = tg.episodes[-1]
+        newest = group.episodes[-1]
         waiting = self.seams.clock() - self._scored_s < _OUTAGE_S
         if self._unscored >= max(_HOPELESS_GROUPS, self.config.group_budget) and not waiting:
             raise RunError(

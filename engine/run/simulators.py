@@ -26,11 +26,11 @@ from engine.world.mapped import MappedWorld
 from engine.world.mapping import ToolSimulator
 from engine.world.offline import OfflineSimulator, OfflineUser
 from engine.world.store import EntryStore
-from engine.world.vetoes import AsOf, Vetoes
+from engine.world.vetoes import AnswersAsOf, Vetoes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Models:
+class SimulatorModels:
     """The language models of a run, by the name of their endpoint; none where everything is offline."""
 
     askers: Mapping[str, JournaledAsker] = field(default_factory=dict)
@@ -45,12 +45,12 @@ class Models:
 
 
 @asynccontextmanager
-async def open_models(run: RunDir, config: Config, earlier: Sequence[Journal] = ()) -> AsyncIterator[Models]:
+async def open_models(run: RunDir, config: Config, earlier: Sequence[Journal] = ()) -> AsyncIterator[SimulatorModels]:
     """The endpoints of a run and its journal, until the end of the block; `earlier` ones are looked up first.
 
     Raises ConfigError for an API key that is not set, a model without a chat template, and a journal that is none."""
     if not config.endpoints:
-        yield Models()
+        yield SimulatorModels()
         return
     urls = await to_thread.run_sync(endpoint_urls, run, config)
     async with AsyncExitStack() as opened:
@@ -60,15 +60,15 @@ async def open_models(run: RunDir, config: Config, earlier: Sequence[Journal] = 
             key = api_key(settings.api_key_env, f"endpoints.{name}.api_key_env")
             reachable = await opened.enter_async_context(open_endpoint(name, settings, urls[name], key))
             askers[name], endpoints[name] = JournaledAsker(journal, reachable, earlier), reachable.endpoint
-        yield Models(askers=askers, endpoints=endpoints, journal=journal)
+        yield SimulatorModels(askers=askers, endpoints=endpoints, journal=journal)
 
 
-def recorded_models(config: Config, journal: Journal) -> Models:
+def recorded_models(config: Config, journal: Journal) -> SimulatorModels:
     """The same models as far as the journal remembers what they said; nobody else is asked."""
-    return Models(askers={name: JournaledAsker(journal, None) for name in config.endpoints}, journal=journal)
+    return SimulatorModels(askers={name: JournaledAsker(journal, None) for name in config.endpoints}, journal=journal)
 
 
-def mapped_world(config: Config, models: Models, store: EntryStore | AsOf | None) -> MappedWorld:
+def mapped_world(config: Config, models: SimulatorModels, store: EntryStore | AnswersAsOf | None) -> MappedWorld:
     """The world of an offline or llm configuration; without a store its answers live as long as it does."""
     simulator: ToolSimulator = OfflineSimulator()
     if config.world.mode == "frozen":
@@ -79,7 +79,7 @@ def mapped_world(config: Config, models: Models, store: EntryStore | AsOf | None
     return MappedWorld(simulator, store, mode=config.world.mode)
 
 
-def user_of(config: Config, models: Models) -> User:
+def user_of(config: Config, models: SimulatorModels) -> User:
     """Who answers the agent's questions.
 
     Raises ConfigError for a plug-in that cannot be loaded."""
@@ -88,7 +88,7 @@ def user_of(config: Config, models: Models) -> User:
     return OfflineUser() if config.user.kind == "offline" else plugin(config.user.kind, "user.kind")
 
 
-def scorer_of(config: Config, models: Models, began_with: Config | None = None) -> Scorer:
+def scorer_of(config: Config, models: SimulatorModels, began_with: Config | None = None) -> Scorer:
     """Who makes rewards; `began_with` is the configuration of the run whose journal is looked up, where it is another.
 
     Raises ConfigError for a plug-in that cannot be loaded, and a kind of judge that there is not."""

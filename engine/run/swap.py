@@ -36,7 +36,7 @@ class AdapterServers(Protocol):
 
 
 @dataclass(slots=True)
-class Adapters:
+class AdapterSwap:
     """Keeps the servers at the newest published version."""
 
     run: RunDir

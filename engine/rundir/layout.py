@@ -26,7 +26,7 @@ import orjson
 from engine.config.environment import environment
 from engine.errors import ConfigError, RunError
 
-FORMAT = 1
+RUN_FORMAT = 1
 _SOCKET_PATH_BYTES = 100
 _CHUNK_BYTES = 1 << 16
 _RUN_ID = re.compile(r"\w[\w.-]*", re.ASCII)
@@ -36,7 +36,7 @@ _RUN_ID = re.compile(r"\w[\w.-]*", re.ASCII)
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
     """Replace `path` by `value` and this format's number; a reader sees the old or the new file, whole."""
     write_atomic(
-        path, orjson.dumps({"format": FORMAT, **value}, option=orjson.OPT_INDENT_2 | orjson.OPT_SERIALIZE_NUMPY)
+        path, orjson.dumps({"format": RUN_FORMAT, **value}, option=orjson.OPT_INDENT_2 | orjson.OPT_SERIALIZE_NUMPY)
     )
 
 
@@ -178,9 +178,11 @@ def read_json(path: Path) -> dict[str, Any] | None:
         return None
     except orjson.JSONDecodeError as error:
         raise RunError(f"{path}: not valid JSON ({error}); restore it from a copy, or start a new run") from error
-    if not isinstance(value, dict) or value.get("format") != FORMAT:
+    if not isinstance(value, dict) or value.get("format") != RUN_FORMAT:
         found = value.get("format") if isinstance(value, dict) else None
-        raise RunError(f"{path}: format {found!r} is not {FORMAT}; use the synth-engine version that wrote this run")
+        raise RunError(
+            f"{path}: format {found!r} is not {RUN_FORMAT}; use the synth-engine version that wrote this run"
+        )
     return value
 
 

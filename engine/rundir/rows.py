@@ -38,7 +38,7 @@ sys.exit(3)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Kind:
+class RowsKind:
     """What a file of rows holds."""
 
     noun: str
@@ -55,7 +55,7 @@ class Kind:
 class RowStore(Generic[_Row]):
     """Rows of one file: put, committed together, and read back. A subclass says which, and how they are looked up."""
 
-    kind: ClassVar[Kind]
+    kind: ClassVar[RowsKind]
 
     def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
         self.path = path
@@ -190,7 +190,7 @@ def _made(
     store: type[_Store],
     path: Path,
     connection: sqlite3.Connection,
-    check: Callable[[Kind, Path, sqlite3.Connection], None],
+    check: Callable[[RowsKind, Path, sqlite3.Connection], None],
 ) -> _Store:
     with ExitStack() as failing:
         failing.callback(connection.close)
@@ -200,7 +200,7 @@ def _made(
     return made
 
 
-def _prepare(kind: Kind, path: Path, connection: sqlite3.Connection) -> None:
+def _prepare(kind: RowsKind, path: Path, connection: sqlite3.Connection) -> None:
     mode = connection.execute("PRAGMA journal_mode=WAL").fetchone()[0]
     if mode != "wal":
         raise ConfigError(f"{path}: this filesystem has no write-ahead log for SQLite; use a local disk")
@@ -216,7 +216,7 @@ def _prepare(kind: Kind, path: Path, connection: sqlite3.Connection) -> None:
     _check_format(kind, path, connection)
 
 
-def _check_format(kind: Kind, path: Path, connection: sqlite3.Connection) -> None:
+def _check_format(kind: RowsKind, path: Path, connection: sqlite3.Connection) -> None:
     application, found = _marks(connection)
     if application != kind.application:
         raise ConfigError(f"{path}: not {kind.noun} of synth-engine; move it away")

@@ -20,7 +20,7 @@ _LARGEST = 2**62
 _LOW, _HIGH = 1, 999
 
 
-def drawn(seed: bytes, field: str, schema: Mapping[str, Any]) -> Json:
+def drawn_value(seed: bytes, field: str, schema: Mapping[str, Any]) -> Json:
     """A value of ``schema`` for one output field; ``seed`` identifies task, tool and arguments."""
     digest = sha256(seed + b"\0" + field.encode()).digest()
     number = int.from_bytes(digest[:8], "big")
@@ -31,7 +31,7 @@ def drawn(seed: bytes, field: str, schema: Mapping[str, Any]) -> Json:
     kind = _kind(schema)
     if kind == "object":
         inner = schema.get("properties", {})
-        return {name: drawn(seed, f"{field}.{name}", part) for name, part in inner.items()}
+        return {name: drawn_value(seed, f"{field}.{name}", part) for name, part in inner.items()}
     if kind in ("integer", "number"):
         return _number(number, kind, schema)
     if kind == "boolean":

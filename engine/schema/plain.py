@@ -1,6 +1,6 @@
 """The plain subset of JSON Schema as closures: types, constants, bounds, objects and arrays of those.
 
-:func:`build` returns None for a schema outside the subset (and for a malformed one), which then goes to jsonschema.
+:func:`plain_check` returns None for a schema outside the subset (and for a malformed one); it then goes to jsonschema.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class Defect(NamedTuple):
     reason: str
 
 
-Check = Callable[[Json], Defect | None]
+SchemaCheck = Callable[[Json], Defect | None]
 
 _NOTES = frozenset({"title", "description", "default", "examples", "format", "$comment", "$schema", "deprecated"})
 _OBJECT = frozenset({"properties", "required", "additionalProperties"})
@@ -63,11 +63,11 @@ def reason(keyword: str, limit: Json) -> str:
     return f"{keyword} {limit}" if keyword in _LIMITS or keyword == "pattern" else keyword
 
 
-def build(schema: Json) -> Check | None:
+def plain_check(schema: Json) -> SchemaCheck | None:
     """A check for a schema of the subset, else None."""
     if not isinstance(schema, Mapping):
         return None
-    checks: list[Check] = []
+    checks: list[SchemaCheck] = []
     shaped = False
     for name, body in schema.items():
         if name in _NOTES:
@@ -85,7 +85,7 @@ def build(schema: Json) -> Check | None:
     return _every(checks)
 
 
-def _every(checks: list[Check]) -> Check:
+def _every(checks: list[SchemaCheck]) -> SchemaCheck:
     if len(checks) == 1:
         return checks[0]
 
@@ -99,7 +99,7 @@ def _every(checks: list[Check]) -> Check:
     return check
 
 
-def _type(names: Json) -> Check | None:
+def _type(names: Json) -> SchemaCheck | None:
     if isinstance(names, str):
         return _ONE_TYPE.get(names)
     if not isinstance(names, list) or not names or not all(isinstance(name, str) and name in _TYPES for name in names):
@@ -109,7 +109,7 @@ def _type(names: Json) -> Check | None:
     return lambda value: None if any(test(value) for test in tests) else defect
 
 
-def _of_type(name: str) -> Check:
+def _of_type(name: str) -> SchemaCheck:
     test, defect = _TYPES[name], Defect((), "type", reason("type", name))
     return lambda value: None if test(value) else defect
 
@@ -117,7 +117,7 @@ def _of_type(name: str) -> Check:
 _ONE_TYPE = {name: _of_type(name) for name in _TYPES}
 
 
-def _one_of(keyword: str, limit: Json) -> Check | None:
+def _one_of(keyword: str, limit: Json) -> SchemaCheck | None:
     values = limit if keyword == "enum" else [limit]
     if not isinstance(values, list) or not values:
         return None
@@ -128,7 +128,7 @@ def _one_of(keyword: str, limit: Json) -> Check | None:
     return lambda value: None if any(same(value, known) for known in values) else defect
 
 
-def _bound(name: str, limit: Json) -> Check | None:
+def _bound(name: str, limit: Json) -> SchemaCheck | None:
     applies, holds = _LIMITS[name]
     counts = name.endswith(("Length", "Items"))
     if not _number(limit) or (counts and (not isinstance(limit, int) or limit < 0)):
@@ -137,7 +137,7 @@ def _bound(name: str, limit: Json) -> Check | None:
     return lambda value: None if not applies(value) or holds(value, limit) else defect
 
 
-def _pattern(text: Json) -> Check | None:
+def _pattern(text: Json) -> SchemaCheck | None:
     if not isinstance(text, str):
         return None
     try:
@@ -148,14 +148,14 @@ def _pattern(text: Json) -> Check | None:
     return lambda value: None if not isinstance(value, str) or found(value) else defect
 
 
-def _object(schema: Mapping[str, Any]) -> Check | None:
+def _object(schema: Mapping[str, Any]) -> SchemaCheck | None:
     properties, required = schema.get("properties", {}), schema.get("required", [])
     closed = schema.get("additionalProperties", True)
     if not isinstance(properties, Mapping) or not isinstance(required, list) or not isinstance(closed, bool):
         return None
     if not all(isinstance(name, str) for name in required) or len(set(required)) != len(required):
         return None
-    built = {name: build(inner) for name, inner in properties.items()}
+    built = {name: plain_check(inner) for name, inner in properties.items()}
     fields = {name: check for name, check in built.items() if check is not None}
     if len(fields) != len(built):
         return None
@@ -180,8 +180,8 @@ def _object(schema: Mapping[str, Any]) -> Check | None:
     return check
 
 
-def _items(schema: Json) -> Check | None:
-    item = build(schema)
+def _items(schema: Json) -> SchemaCheck | None:
+    item = plain_check(schema)
     if item is None:
         return None
 
@@ -197,7 +197,7 @@ def _items(schema: Json) -> Check | None:
     return check
 
 
-_MAKERS: Mapping[str, Callable[[Json], Check | None]] = {
+_MAKERS: Mapping[str, Callable[[Json], SchemaCheck | None]] = {
     "type": _type,
     "const": partial(_one_of, "const"),
     "enum": partial(_one_of, "enum"),

@@ -19,7 +19,7 @@ class MissingError(LookupError):
 
 
 @lru_cache(maxsize=65_536)
-def parse(pointer: str) -> tuple[str, ...]:
+def parse_pointer(pointer: str) -> tuple[str, ...]:
     """The unescaped tokens of a pointer; ``""`` is the whole document.
 
     Raises ValueError where RFC 6901 does."""

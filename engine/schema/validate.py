@@ -24,7 +24,7 @@ from engine.schema.patterns import search
 from engine.schema.plain import Defect
 from engine.types import Json
 
-Check = Callable[[Json], Defect | None]
+SchemaCheck = Callable[[Json], Defect | None]
 
 _REFUSED = frozenset({"$id", "$anchor", "$dynamicRef", "$dynamicAnchor", "$recursiveRef"})
 _NAMED = frozenset({"properties", "$defs", "definitions", "dependentSchemas"})
@@ -53,7 +53,7 @@ _Validator = extend(jsonschema.Draft202012Validator, {"pattern": _re2_pattern})
 _Meta = jsonschema.Draft202012Validator(jsonschema.Draft202012Validator.META_SCHEMA)
 
 
-def compiled(schema: Mapping[str, Any]) -> Check:
+def compiled_schema(schema: Mapping[str, Any]) -> SchemaCheck:
     """A function that gives the first defect of a value under ``schema``, or None; compiled once per distinct schema.
 
     Raises ValueError where the schema itself is not usable; :func:`schema_problems` says why in detail."""
@@ -61,9 +61,9 @@ def compiled(schema: Mapping[str, Any]) -> Check:
 
 
 @lru_cache(maxsize=65_536)
-def _compiled(encoded: str) -> Check:
+def _compiled(encoded: str) -> SchemaCheck:
     schema = orjson.loads(encoded)
-    check = plain.build(schema)
+    check = plain.plain_check(schema)
     if check is not None:
         return check
     for problem in schema_problems(schema):
@@ -131,7 +131,7 @@ def argument_problems(schema: Json) -> tuple[SchemaProblem, ...]:
 @lru_cache(maxsize=65_536)
 def _problems(encoded: str) -> tuple[SchemaProblem, ...]:
     schema = orjson.loads(encoded)
-    if plain.build(schema) is not None:
+    if plain.plain_check(schema) is not None:
         return ()
     if not isinstance(schema, Mapping):
         return (SchemaProblem("schema", "must be a JSON object"),)

@@ -17,10 +17,10 @@ from engine.chat.chat_format import ChatFormat
 from engine.errors import ConfigError, SynthError
 from engine.rundir.layout import RunDir
 from engine.scripted.cassette import Cassette
-from engine.scripted.endpoint import Endpoint
+from engine.scripted.endpoint import ScriptedEndpoint
 from engine.scripted.fault_ledger import FaultLedger
-from engine.scripted.faults import ENDPOINT_FAULTS, POLICY_FAULTS, Fault, Faults, Window
-from engine.scripted.learner import serve
+from engine.scripted.faults import ENDPOINT_FAULTS, POLICY_FAULTS, Faults, FaultWindow, ServerFault
+from engine.scripted.learner import run_scripted_learner
 from engine.scripted.server import MockServer
 
 _BACKLOG = 16_384
@@ -81,18 +81,18 @@ def _endpoint(arguments: argparse.Namespace) -> web.Application:
     if arguments.strict_cassette and arguments.cassette is None:
         raise ConfigError("--strict-cassette has no effect without --cassette")
     rates = Faults.rates_of(arguments.faults, ENDPOINT_FAULTS)
-    malformed = {fault: rates.pop(fault) for fault in (Fault.MALFORMED,) if fault in rates}
+    malformed = {fault: rates.pop(fault) for fault in (ServerFault.MALFORMED,) if fault in rates}
     ledger = FaultLedger(arguments.ledger)
     ledger.create()
     recorded = Cassette.load(arguments.cassette, strict=arguments.strict_cassette) if arguments.cassette else Cassette()
-    endpoint = Endpoint(
+    endpoint = ScriptedEndpoint(
         cassette=recorded,
         faults=Faults(rates=rates, seed=arguments.seed),
         # With the seed of the others, one draw would tell the next.
         malformed=Faults(rates=malformed, seed=arguments.seed + 1),
         ledger=ledger,
         latency_s=arguments.latency_s,
-        down=Window.of(arguments.down) if arguments.down else None,
+        down=FaultWindow.of(arguments.down) if arguments.down else None,
         structured=not arguments.no_structured,
         api_key=arguments.api_key,
         seed=arguments.seed,
@@ -136,7 +136,7 @@ def main() -> int:
     arguments = _arguments()
     try:
         if arguments.command == "learner":
-            return serve(RunDir(arguments.run_dir), arguments.parent_pid)
+            return run_scripted_learner(RunDir(arguments.run_dir), arguments.parent_pid)
         app = _endpoint(arguments) if arguments.command == "endpoint" else _mock_server(arguments)
         anyio.run(_serve, app, arguments, backend_options={"use_uvloop": UVLOOP})
     except SynthError as error:

@@ -16,7 +16,7 @@ _CHARACTERS_A_TOKEN = 4
 _Body = TypeVar("_Body", bound=BaseModel)
 
 
-class RequestError(Exception):
+class BadRequestError(Exception):
     """A request that is refused: HTTP 400 and a message."""
 
 
@@ -40,7 +40,7 @@ class Item:
         try:
             who = None if document is None else player(document)
         except ValidationError as error:
-            raise RequestError(f"document.{first_problem(error)}") from None
+            raise BadRequestError(f"document.{first_problem(error)}") from None
         return cls(prompt=prompt, document=document, player=who, limit=limit, rid=rid)
 
     @property
@@ -50,7 +50,7 @@ class Item:
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
+class ScriptedOutput:
     """The output for one item."""
 
     item: Item
@@ -60,17 +60,17 @@ class Said:
     @classmethod
     def of(cls, item: Item, text: str) -> Self:
         """A text, cut at the item's limit as a model's would be."""
-        if item.limit is None or tokens(text) <= item.limit:
+        if item.limit is None or token_count(text) <= item.limit:
             return cls(item, text, "stop")
         return cls(item, text[: item.limit * _CHARACTERS_A_TOKEN], "length")
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
+class ScriptedRequest:
     """A request that was understood: its prompts, and how their outputs become one JSON reply."""
 
     items: list[Item]
-    reply: Callable[[list[Said]], Json]
+    reply: Callable[[list[ScriptedOutput]], Json]
 
 
 class Loose(BaseModel):
@@ -79,7 +79,7 @@ class Loose(BaseModel):
     model_config = ConfigDict(strict=True, frozen=True, extra="ignore")
 
 
-def tokens(text: str) -> int:
+def token_count(text: str) -> int:
     """A made-up count of tokens."""
     return -(-len(text) // _CHARACTERS_A_TOKEN)
 
@@ -91,7 +91,7 @@ def validated(model: type[_Body], raw: bytes) -> _Body:
     try:
         return model.model_validate_json(raw)
     except ValidationError as error:
-        raise RequestError(first_problem(error)) from None
+        raise BadRequestError(first_problem(error)) from None
 
 
 def first_problem(error: ValidationError) -> str:

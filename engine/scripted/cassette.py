@@ -19,7 +19,7 @@ def digest(document: Mapping[str, Any]) -> str:
     return sha256(orjson.dumps(document, option=orjson.OPT_SORT_KEYS)).hexdigest()
 
 
-class Row(BaseModel):
+class CassetteRow(BaseModel):
     """One recorded reply; an object is said as compact JSON, a text as it is."""
 
     model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
@@ -38,7 +38,7 @@ class Row(BaseModel):
 class Cassette:
     """Replies by document; where several rows have the same one they are said in turn, the last for ever."""
 
-    def __init__(self, rows: Iterable[Row] = (), *, strict: bool = False) -> None:
+    def __init__(self, rows: Iterable[CassetteRow] = (), *, strict: bool = False) -> None:
         self.strict = strict
         """Whether a document without a row is refused instead of played by the rules."""
         self._replies: dict[str, list[str]] = {}
@@ -60,7 +60,7 @@ class Cassette:
             raise ConfigError(f"--cassette {path}: {error.strerror}") from None
         for number, line in enumerate(lines, 1):
             try:
-                rows.append(Row.model_validate_json(line))
+                rows.append(CassetteRow.model_validate_json(line))
             except ValidationError as error:
                 raise ConfigError(f"--cassette {path}, line {number}: {first_problem(error)}") from None
         return cls(rows, strict=strict)

@@ -8,7 +8,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from engine.scripted.calls import Call, Item, Loose, RequestError, Said, tokens, validated
+from engine.scripted.calls import BadRequestError, Item, Loose, ScriptedOutput, ScriptedRequest, token_count, validated
 from engine.scripted.players import find_document
 from engine.types import Json
 
@@ -43,24 +43,24 @@ class _Chat(Loose):
     stream: Literal[False] | None = None
 
 
-def chat_call(raw: bytes, *, structured: bool) -> Call:
+def chat_call(raw: bytes, *, structured: bool) -> ScriptedRequest:
     """Understand a body; the document is in the last user message that has one.
 
     Raises RequestError for a body that a server would refuse, and for JSON schemas unless `structured`."""
     body = validated(_Chat, raw)
     if body.response_format is not None and body.response_format.type == "json_schema" and not structured:
-        raise RequestError("response_format: type 'json_schema' is not supported by this server")
+        raise BadRequestError("response_format: type 'json_schema' is not supported by this server")
     users = [message.content for message in body.messages if message.role == "user"]
     document = next(filter(None, map(find_document, reversed(users))), None)
     prompt = "\n".join(message.content for message in body.messages)
     limit = body.max_completion_tokens or body.max_tokens
     item = Item.of(prompt, document, limit=limit, rid=f"chatcmpl-{uuid.uuid4().hex}")
-    return Call([item], partial(_reply, body.model))
+    return ScriptedRequest([item], partial(_reply, body.model))
 
 
-def _reply(model: str, outputs: list[Said]) -> Json:
+def _reply(model: str, outputs: list[ScriptedOutput]) -> Json:
     (said,) = outputs
-    prompt, completion = tokens(said.item.prompt), tokens(said.text)
+    prompt, completion = token_count(said.item.prompt), token_count(said.text)
     message = {"role": "assistant", "content": said.text}
     return {
         "id": said.item.rid,

@@ -16,11 +16,11 @@ import anyio
 import orjson
 from aiohttp import web
 
-from engine.scripted.calls import Call, Item, RequestError, Said
+from engine.scripted.calls import BadRequestError, Item, ScriptedOutput, ScriptedRequest
 from engine.scripted.cassette import Cassette, digest
 from engine.scripted.chat_route import chat_call
 from engine.scripted.fault_ledger import FaultLedger
-from engine.scripted.faults import Fault, Faults, Window
+from engine.scripted.faults import Faults, FaultWindow, ServerFault
 from engine.scripted.native_route import native_call
 from engine.scripted.wire import error_reply, failure, json_reply
 
@@ -32,7 +32,7 @@ _MISFIT = [["?"]]
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
-class Endpoint:
+class ScriptedEndpoint:
     """State of one scripted endpoint."""
 
     cassette: Cassette = field(default_factory=Cassette)
@@ -43,7 +43,7 @@ class Endpoint:
     ledger: FaultLedger = field(default_factory=FaultLedger)
     latency_s: float = 0.0
     """Mean; each request takes 0.5 to 1.5 times as long."""
-    down: Window | None = None
+    down: FaultWindow | None = None
     structured: bool = True
     """Whether it takes JSON schemas."""
     api_key: str | None = None
@@ -102,13 +102,15 @@ class Endpoint:
         """`POST /generate`, one text or a batch of them."""
         return await self._answered(request, native_call)
 
-    async def _answered(self, request: web.Request, understood: Callable[..., Call]) -> web.StreamResponse:
+    async def _answered(self, request: web.Request, understood: Callable[..., ScriptedRequest]) -> web.StreamResponse:
         try:
             call = understood(await request.read(), structured=self.structured)
             rids = {item.rid for item in call.items}
             if len(rids) < len(call.items) or rids & self._flying:
-                raise RequestError(f"Duplicate request ID detected: {', '.join(sorted(rids & self._flying or rids))}")
-        except RequestError as error:
+                raise BadRequestError(
+                    f"Duplicate request ID detected: {', '.join(sorted(rids & self._flying or rids))}"
+                )
+        except BadRequestError as error:
             return error_reply(400, str(error))
         self._count(call)
         self._flying |= rids
@@ -119,26 +121,26 @@ class Endpoint:
             if failed is not None:
                 return failed
             return json_reply(call.reply([await self._said(item, request) for item in call.items]))
-        except RequestError as error:
+        except BadRequestError as error:
             return error_reply(400, str(error))
         finally:
             self._in_flight -= 1
             self._flying -= rids
 
-    def _count(self, call: Call) -> None:
+    def _count(self, call: ScriptedRequest) -> None:
         self.requests += 1
         self.largest_batch = max(self.largest_batch, len(call.items))
         for item in call.items:
             self.items[item.role] = self.items.get(item.role, 0) + 1
 
-    async def _failed(self, request: web.Request, call: Call) -> web.Response | None:
+    async def _failed(self, request: web.Request, call: ScriptedRequest) -> web.Response | None:
         """The reply to a request that fails, or None; takes the time that the reply to one that succeeds takes."""
         roles = "+".join(sorted({item.role for item in call.items}))
         refused = await self._down(request, roles)
         if refused is not None:
             return refused
         fault = self.faults.draw()
-        if fault is Fault.HANG:
+        if fault is ServerFault.HANG:
             await self._injected(fault, request, roles)
             await anyio.sleep_forever()
         await anyio.sleep(self.latency_s * self._rng.uniform(0.5, 1.5))
@@ -147,27 +149,27 @@ class Endpoint:
         await self._injected(fault, request, roles)
         return failure(request, fault)
 
-    async def _said(self, item: Item, request: web.Request) -> Said:
+    async def _said(self, item: Item, request: web.Request) -> ScriptedOutput:
         if item.document is None or item.player is None:
-            return Said.of(item, _NOTHING)
+            return ScriptedOutput.of(item, _NOTHING)
         text = self.cassette.reply(item.document)
         if text is None:
             if self.cassette.strict:
-                raise RequestError(f"the cassette has no reply to the document {digest(item.document)}")
+                raise BadRequestError(f"the cassette has no reply to the document {digest(item.document)}")
             text = orjson.dumps(item.player.reply()).decode()
         if self.malformed.draw() is not None:
-            await self._injected(Fault.MALFORMED, request, item.role)
+            await self._injected(ServerFault.MALFORMED, request, item.role)
             text = _broken(text, cut=self._rng.random() < 0.5)
-        return Said.of(item, text)
+        return ScriptedOutput.of(item, text)
 
-    async def _injected(self, fault: Fault, request: web.Request, role: str) -> None:
+    async def _injected(self, fault: ServerFault, request: web.Request, role: str) -> None:
         await self.ledger.record(fault, role=role, route=request.path, at_s=anyio.current_time() - self._started)
 
     async def _down(self, request: web.Request, role: str = "") -> web.Response | None:
         if self.down is None or not self.down.covers(anyio.current_time() - self._started):
             return None
-        await self._injected(Fault.DOWN, request, role)
-        return failure(request, Fault.DOWN)
+        await self._injected(ServerFault.DOWN, request, role)
+        return failure(request, ServerFault.DOWN)
 
     # --- information ----------------------------------------------------------------------------------------------
 

@@ -9,7 +9,7 @@ import anyio
 import orjson
 
 from engine.errors import ConfigError
-from engine.scripted.faults import Fault
+from engine.scripted.faults import ServerFault
 
 
 @dataclass(slots=True, eq=False)
@@ -31,7 +31,7 @@ class FaultLedger:
         except OSError as error:
             raise ConfigError(f"--ledger {self.path}: {error.strerror}") from None
 
-    async def record(self, fault: Fault, *, role: str, route: str, at_s: float) -> None:
+    async def record(self, fault: ServerFault, *, role: str, route: str, at_s: float) -> None:
         """Append `{"n", "fault", "as", "route", "at_s"}`; it is in the file when this returns.
 
         A client that gives up while its fault is written is no reason to lose the line."""

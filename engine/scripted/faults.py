@@ -10,7 +10,7 @@ from enum import StrEnum
 from engine.errors import ConfigError
 
 
-class Fault(StrEnum):
+class ServerFault(StrEnum):
     """One way in which a request can fail."""
 
     ERROR = "error"
@@ -32,33 +32,33 @@ class Fault(StrEnum):
     MALFORMED = "malformed"
     """Structured output that is cut in half or breaks its schema; drawn once per item, not per request."""
     DOWN = "down"
-    """HTTP 503 to everyone for a while; planned (`Window`), never drawn."""
+    """HTTP 503 to everyone for a while; planned (`FaultWindow`), never drawn."""
 
 
-_ANY_SERVER = (Fault.ERROR, Fault.BUSY, Fault.RESET, Fault.GARBAGE, Fault.HANG)
-POLICY_FAULTS = (*_ANY_SERVER, Fault.ABORT, Fault.TRUNCATE)
-ENDPOINT_FAULTS = (*_ANY_SERVER, Fault.LIMITED, Fault.MALFORMED)
+_ANY_SERVER = (ServerFault.ERROR, ServerFault.BUSY, ServerFault.RESET, ServerFault.GARBAGE, ServerFault.HANG)
+POLICY_FAULTS = (*_ANY_SERVER, ServerFault.ABORT, ServerFault.TRUNCATE)
+ENDPOINT_FAULTS = (*_ANY_SERVER, ServerFault.LIMITED, ServerFault.MALFORMED)
 
 
 @dataclass(slots=True, kw_only=True)
 class Faults:
     """Draws the fault of each request; the same seed gives the same sequence."""
 
-    rates: dict[Fault, float] = field(default_factory=dict)
+    rates: dict[ServerFault, float] = field(default_factory=dict)
     """Probability of each fault; the rest of the requests succeed."""
     seed: int = 0
     pause_on_load_s: float = 0.0
     """Every request in flight stands still for so long when an adapter is loaded."""
     abort_on_load: bool = False
     """Every request in flight is aborted when an adapter is loaded."""
-    drawn: dict[Fault, int] = field(default_factory=dict)
+    drawn: dict[ServerFault, int] = field(default_factory=dict)
     _rng: random.Random = field(init=False)
 
     def __post_init__(self) -> None:
         self._rng = random.Random(self.seed)
 
     @classmethod
-    def rates_of(cls, text: str, known: Sequence[Fault] = POLICY_FAULTS) -> dict[Fault, float]:
+    def rates_of(cls, text: str, known: Sequence[ServerFault] = POLICY_FAULTS) -> dict[ServerFault, float]:
         """Read "error=0.01,reset=0.005"; `known` are the faults that the server can play.
 
         Raises ConfigError naming the part that is wrong."""
@@ -74,7 +74,7 @@ class Faults:
             raise ConfigError(f"--faults {text!r}: the probabilities add up to more than 1")
         return rates
 
-    def draw(self) -> Fault | None:
+    def draw(self) -> ServerFault | None:
         """The fault of the next request, or None."""
         at = self._rng.random()
         for fault, rate in self.rates.items():
@@ -85,19 +85,19 @@ class Faults:
         return None
 
 
-def _one_of(known: Sequence[Fault], name: str) -> Fault:
-    return known[known.index(Fault(name))]
+def _one_of(known: Sequence[ServerFault], name: str) -> ServerFault:
+    return known[known.index(ServerFault(name))]
 
 
 @dataclass(frozen=True, slots=True)
-class Window:
+class FaultWindow:
     """A time during which a server is down, counted from its start."""
 
     start_s: float
     seconds: float
 
     @classmethod
-    def of(cls, text: str) -> Window:
+    def of(cls, text: str) -> FaultWindow:
         """Read "START:SECONDS".
 
         Raises ConfigError for anything else."""

@@ -25,11 +25,11 @@ from engine.learnerdir.counters import DropReason, LearnerCounters
 from engine.learnerdir.progress import LearnerProgress, LearnerState, write_progress
 from engine.learnerdir.steps import TrainedGroup, TrainedStep, read_steps
 from engine.modeldir.shape import TARGET_MODULES
-from engine.rundir.layout import FORMAT, JsonLines, RunDir, write_directory
+from engine.rundir.layout import RUN_FORMAT, JsonLines, RunDir, write_directory
 from engine.scripted.zero_adapter import zero_adapter
-from engine.stream.integrity import Part, require_complete
+from engine.stream.integrity import RecordsPart, require_complete
 from engine.stream.reader import StreamReader
-from engine.types import TaskGroup
+from engine.types import EpisodeGroup
 
 _WAIT_S = 0.2
 
@@ -39,13 +39,13 @@ class Stopped(Exception):  # noqa: N818 - flow control, not a failure
 
 
 class SimulatedLearner:
-    """The process of one run; `serve` is the only entry."""
+    """The process of one run; `run_scripted_learner` is the only entry."""
 
     def __init__(self, run: RunDir, config: Config, alive: Callable[[], bool]) -> None:
         self._run, self._config, self._alive = run, config, alive
         self._files = zero_adapter(Path(config.model.path), config.learner.rank, config.learner.alpha)
         self._at = LearnerCounters()
-        self._groups: list[TaskGroup] = []
+        self._groups: list[EpisodeGroup] = []
         self._read = 0
         """Groups taken since the last completed step."""
         self._dropped: dict[DropReason, list[str]] = {}
@@ -68,22 +68,22 @@ class SimulatedLearner:
                 self._check()
                 if found is None:
                     continue
-                tg, cursor = found
+                group, cursor = found
                 self._read += 1
-                reason = self._drop_reason(tg)
+                reason = self._drop_reason(group)
                 if reason is not None:
-                    self._dropped.setdefault(reason, []).append(tg.id)
+                    self._dropped.setdefault(reason, []).append(group.id)
                     self._progress(LearnerState.RUNNING)
                     continue
-                self._groups.append(tg)
+                self._groups.append(group)
                 if len(self._groups) == schedule.groups_per_step:
                     self._step(cursor)
         self._progress(LearnerState.DONE)
 
-    def _drop_reason(self, tg: TaskGroup) -> DropReason | None:
-        if self._at.step - tg.oldest_version > self._config.schedule.max_staleness:
+    def _drop_reason(self, group: EpisodeGroup) -> DropReason | None:
+        if self._at.step - group.oldest_version > self._config.schedule.max_staleness:
             return DropReason.STALE
-        return None if any(episode.scored for episode in tg.episodes) else DropReason.FAILED
+        return None if any(episode.scored for episode in group.episodes) else DropReason.FAILED
 
     def _step(self, cursor: tuple[int, int]) -> None:
         """One step: as long as the pace says, then checkpoint, publish, steps.jsonl, progress.json."""
@@ -97,7 +97,7 @@ class SimulatedLearner:
             step=self._at.step,
             version=self._at.version,
             cursor=cursor,
-            groups=tuple(_trained(tg, version) for tg in self._groups),
+            groups=tuple(_trained(group, version) for group in self._groups),
             dropped={str(reason): self._dropped.get(reason, []) for reason in DropReason},
         )
         self._groups, self._dropped, self._read = [], {}, 0
@@ -117,14 +117,14 @@ class SimulatedLearner:
         if not steps:
             self._checkpoint(None)
             return
-        require_complete(self._run, Part.TRAINING, Part.STEPS)
+        require_complete(self._run, RecordsPart.TRAINING, RecordsPart.STEPS)
         state = read_checkpoint(self._run, steps[-1])
         self._at = state.counters
         if state.trained is not None:
             self._record(state.trained)
 
     def _checkpoint(self, trained: TrainedStep | None) -> None:
-        state = {"format": FORMAT, **CheckpointState(counters=self._at, trained=trained).simulated_value()}
+        state = {"format": RUN_FORMAT, **CheckpointState(counters=self._at, trained=trained).simulated_value()}
         write_directory(self._run.checkpoint(self._at.step), {STATE_FILE: orjson.dumps(state)})
         for old in self._run.checkpoints()[:-2]:
             shutil.rmtree(self._run.checkpoint(old))
@@ -136,7 +136,7 @@ class SimulatedLearner:
             return
         weights = self._files["adapter_model.safetensors"]
         meta = {
-            "format": FORMAT,
+            "format": RUN_FORMAT,
             "version": version,
             "step": version,
             "parent_version": version - 1,
@@ -174,7 +174,7 @@ class SimulatedLearner:
             raise Stopped
 
 
-def serve(run: RunDir, parent: int | None) -> int:
+def run_scripted_learner(run: RunDir, parent: int | None) -> int:
     """Run the simulated learner of a prepared run directory; returns the exit code."""
     stopped: list[int] = []
     signal.signal(signal.SIGTERM, lambda number, _frame: stopped.append(number))
@@ -190,7 +190,7 @@ def serve(run: RunDir, parent: int | None) -> int:
     return 0
 
 
-def _trained(tg: TaskGroup, version: int) -> TrainedGroup:
+def _trained(group: EpisodeGroup, version: int) -> TrainedGroup:
     """A group as steps.jsonl tells it: every scored episode has the advantage 0."""
-    advantages = tuple(0.0 if episode.scored else None for episode in tg.episodes)
-    return TrainedGroup(id=tg.id, advantages=advantages, staleness=version - tg.oldest_version)
+    advantages = tuple(0.0 if episode.scored else None for episode in group.episodes)
+    return TrainedGroup(id=group.id, advantages=advantages, staleness=version - group.oldest_version)

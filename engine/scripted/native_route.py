@@ -8,7 +8,7 @@ from typing import Literal, Self, TypeVar
 import orjson
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from engine.scripted.calls import Call, Item, Loose, RequestError, Said, tokens, validated
+from engine.scripted.calls import BadRequestError, Item, Loose, ScriptedOutput, ScriptedRequest, token_count, validated
 from engine.scripted.players import find_document
 from engine.types import Json
 
@@ -49,7 +49,7 @@ class _Generate(Loose):
     stream: Literal[False] | None = None
 
 
-def native_call(raw: bytes, *, structured: bool) -> Call:
+def native_call(raw: bytes, *, structured: bool) -> ScriptedRequest:
     """Understand a body.
 
     Raises RequestError for a body that SGLang would refuse, and for JSON schemas unless `structured`."""
@@ -58,12 +58,12 @@ def native_call(raw: bytes, *, structured: bool) -> Call:
     prompts = body.text if isinstance(body.text, list) else [body.text]
     sampling = _spread(body.sampling_params, len(prompts), "sampling_params")
     if not structured and any(params.json_schema is not None for params in sampling):
-        raise RequestError("json_schema is not supported: the grammar backend is none")
+        raise BadRequestError("json_schema is not supported: the grammar backend is none")
     items = [
         Item.of(prompt, find_document(prompt), limit=params.max_new_tokens or _DEFAULT_NEW_TOKENS, rid=rid)
         for prompt, params, rid in zip(prompts, sampling, _rids(body.rid, len(prompts), batch=batch), strict=True)
     ]
-    return Call(items, _replies if batch else lambda outputs: _reply(outputs[0]))
+    return ScriptedRequest(items, _replies if batch else lambda outputs: _reply(outputs[0]))
 
 
 def _rids(given: str | list[str] | None, count: int, *, batch: bool) -> list[str]:
@@ -77,21 +77,21 @@ def _spread(value: _Value | list[_Value], count: int, name: str) -> list[_Value]
     if not isinstance(value, list):
         return [value] * count
     if len(value) != count:
-        raise RequestError(f"The length of {name} ({len(value)}) does not match the batch size ({count}).")
+        raise BadRequestError(f"The length of {name} ({len(value)}) does not match the batch size ({count}).")
     return value
 
 
-def _replies(outputs: list[Said]) -> Json:
+def _replies(outputs: list[ScriptedOutput]) -> Json:
     return [_reply(said) for said in outputs]
 
 
-def _reply(said: Said) -> dict[str, Json]:
+def _reply(said: ScriptedOutput) -> dict[str, Json]:
     stopped = {"type": "stop", "matched": 0}
     meta = {
         "id": said.item.rid,
         "finish_reason": stopped if said.finish == "stop" else {"type": "length", "length": said.item.limit},
-        "prompt_tokens": tokens(said.item.prompt),
-        "completion_tokens": tokens(said.text),
+        "prompt_tokens": token_count(said.item.prompt),
+        "completion_tokens": token_count(said.text),
         "cached_tokens": 0,
     }
     return {"text": said.text, "meta_info": meta}

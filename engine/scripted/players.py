@@ -13,8 +13,8 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from engine.schema.canonical import canonical, canonical_bytes, same
-from engine.schema.draw import drawn
-from engine.schema.validate import compiled
+from engine.schema.draw import drawn_value
+from engine.schema.validate import compiled_schema
 from engine.task import Fact
 from engine.types import Json
 from engine.world import offline_user
@@ -90,13 +90,13 @@ class ToolPlayer(_Read):
         if outputs is None:
             return {"status": "ok"}
         seed = self.tool.name.encode() + b"\0" + canonical_bytes(canonical(self.arguments))
-        answer = drawn(seed, "answer", outputs)
+        answer = drawn_value(seed, "answer", outputs)
         if not isinstance(answer, dict):
             return answer
         # An answer that names what the call named, and something else for it, would contradict it.
         for name in answer.keys() & self.arguments.keys():
             echoed = {**answer, name: self.arguments[name]}
-            if compiled(outputs)(echoed) is None:
+            if compiled_schema(outputs)(echoed) is None:
                 answer = echoed
         return answer
 

@@ -15,7 +15,7 @@ import orjson
 from aiohttp import web
 
 from engine.chat.chat_format import ChatFormat
-from engine.scripted.faults import Fault, Faults
+from engine.scripted.faults import Faults, ServerFault
 from engine.scripted.policy import made_up_logprobs
 from engine.scripted.script import Character, continuation
 from engine.scripted.wire import error_reply, failure, json_reply
@@ -80,7 +80,7 @@ class MockServer:
         self.peak = max(self.peak, len(self._flying))
         fault = self.faults.draw()
         try:
-            with anyio.move_on_after(None if fault is Fault.HANG else self._latency_s(rid)):
+            with anyio.move_on_after(None if fault is ServerFault.HANG else self._latency_s(rid)):
                 await aborted.wait()
             if self._resume is not None:
                 await self._resume.wait()
@@ -88,8 +88,8 @@ class MockServer:
             self._flying.pop(rid, None)
         if fault is not None and (failed := failure(request, fault)) is not None:
             return failed
-        reply = self._reply(body, aborted=aborted.is_set() or fault is Fault.ABORT)
-        if fault is Fault.TRUNCATE:
+        reply = self._reply(body, aborted=aborted.is_set() or fault is ServerFault.ABORT)
+        if fault is ServerFault.TRUNCATE:
             reply["meta_info"]["output_token_logprobs"].pop()
         return json_reply(reply)
 

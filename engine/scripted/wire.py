@@ -7,7 +7,7 @@ from typing import Any
 import orjson
 from aiohttp import web
 
-from engine.scripted.faults import Fault
+from engine.scripted.faults import ServerFault
 
 
 def json_reply(value: Any, status: int = 200) -> web.Response:
@@ -20,19 +20,19 @@ def error_reply(status: int, message: str) -> web.Response:
     return json_reply({"error": {"message": message}}, status)
 
 
-def failure(request: web.Request, fault: Fault) -> web.Response | None:
+def failure(request: web.Request, fault: ServerFault) -> web.Response | None:
     """The answer to a request that fails, or None where the fault is in a reply; a reset closes the connection."""
-    if fault is Fault.ERROR:
+    if fault is ServerFault.ERROR:
         return error_reply(500, "Internal error")
-    if fault in (Fault.BUSY, Fault.DOWN):
-        return error_reply(503, "The request queue is full." if fault is Fault.BUSY else "Down for maintenance.")
-    if fault is Fault.LIMITED:
+    if fault in (ServerFault.BUSY, ServerFault.DOWN):
+        return error_reply(503, "The request queue is full." if fault is ServerFault.BUSY else "Down for maintenance.")
+    if fault is ServerFault.LIMITED:
         limited = error_reply(429, "Rate limit reached.")
         limited.headers["Retry-After"] = "1"
         return limited
-    if fault is Fault.GARBAGE:
+    if fault is ServerFault.GARBAGE:
         return web.Response(text="<html>gateway</html>")
-    if fault is Fault.RESET:
+    if fault is ServerFault.RESET:
         assert request.transport is not None
         request.transport.close()
         return web.Response()

@@ -28,10 +28,10 @@ def gpus() -> list[Gpu]:
         asked = subprocess.run([program, *_QUERY], capture_output=True, text=True, timeout=_LIMIT_S, check=True)
     except (subprocess.SubprocessError, OSError):
         return []
-    return parse(asked.stdout)
+    return parse_gpus(asked.stdout)
 
 
-def parse(table: str) -> list[Gpu]:
+def parse_gpus(table: str) -> list[Gpu]:
     """The GPUs of a table in `nvidia-smi`'s CSV; rows that do not say their memory (a failed card) are left out."""
     found = []
     for line in table.splitlines():

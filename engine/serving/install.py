@@ -29,7 +29,7 @@ print(json.dumps(facts | {"sglang": importlib.metadata.version("sglang")}))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Facts:
+class EnvironmentFacts:
     """What an environment says of itself."""
 
     python: str
@@ -45,7 +45,7 @@ def installed(directory: Path, *, cpu: bool) -> bool:
     return interpreter(directory).exists() and made_of.items() >= _identity(cpu=cpu).items()
 
 
-def install(directory: Path, say: Callable[[str], None], *, cpu: bool) -> Facts:
+def install(directory: Path, say: Callable[[str], None], *, cpu: bool) -> EnvironmentFacts:
     """Make, or finish, SGLang's environment in `directory`; pip's own output goes to the terminal.
 
     Raises RunError that names the step that failed and the remedy."""
@@ -66,12 +66,12 @@ def install(directory: Path, say: Callable[[str], None], *, cpu: bool) -> Facts:
                 "command again: what is there already is kept"
             )
     say("a look whether its server can be imported")
-    facts = look(directory, cpu=cpu)
+    facts = inspect_environment(directory, cpu=cpu)
     write_json(directory / _MARKER, _identity(cpu=cpu))
     return facts
 
 
-def look(directory: Path, *, cpu: bool) -> Facts:
+def inspect_environment(directory: Path, *, cpu: bool) -> EnvironmentFacts:
     """Import the server in the environment of `directory`, and tell what it is made of.
 
     Raises RunError with the last line of what went wrong."""
@@ -92,7 +92,7 @@ def look(directory: Path, *, cpu: bool) -> Facts:
     lines = (asked.stdout if asked.returncode == 0 else asked.stderr).strip().splitlines() or ["it said nothing"]
     if asked.returncode != 0:
         raise RunError(f"{python} cannot import SGLang's server: {lines[-1]}")
-    return Facts(**orjson.loads(lines[-1]))
+    return EnvironmentFacts(**orjson.loads(lines[-1]))
 
 
 def _steps(*, cpu: bool) -> list[tuple[str, list[str]]]:

@@ -42,7 +42,7 @@ class Model:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Models:
+class ModelPaths:
     """Every model of a configuration that is needed here."""
 
     policy: Model
@@ -59,7 +59,7 @@ class Models:
         return config.model_copy(update={"model": base, "endpoints": {**config.endpoints, **moved}})
 
 
-def find_models(config: Config) -> Models:
+def find_models(config: Config) -> ModelPaths:
     """The models of policy and endpoints, as find_model finds each; of one that runs elsewhere, without the weights.
 
     Raises ConfigError that names the key."""
@@ -68,7 +68,7 @@ def find_models(config: Config) -> Models:
         for name, endpoint in config.endpoints.items()
         if endpoint.has_model_directory
     }
-    return Models(policy=find_model(config.model.path), endpoints=endpoints)
+    return ModelPaths(policy=find_model(config.model.path), endpoints=endpoints)
 
 
 def endpoint_key(name: str) -> str:

@@ -24,7 +24,7 @@ READY_S = 30.0
 _POLL_S = 0.1
 
 
-def fitting(config: Config, adapter: Path | None) -> Config:
+def fitting_config(config: Config, adapter: Path | None) -> Config:
     """The configuration with its models found, and the adapter's LoRA rank, for which our own server makes room.
 
     Raises ConfigError for a model that is not there, and a directory that holds no adapter."""
@@ -40,7 +40,7 @@ def fitting(config: Config, adapter: Path | None) -> Config:
 
 @contextmanager
 def served_apart(what: str, config: Config, adapter: Path | None) -> Iterator[RunDir]:
-    """A run directory that lives only as long as the block, and all servers of a `fitting` configuration; see `served`.
+    """A run directory that lives only as long as the block, and all servers of a `fitting_config`; see `served`.
 
     `what` is done there, and begins the names that adapters get on the servers."""
     with tempfile.TemporaryDirectory(prefix=f"synth-{what}-") as scratch:

@@ -7,7 +7,7 @@ Every number is little-endian::
     payload  = one zstd frame (level 3, content size and checksum inside) of the body
     body     = header bytes u64 | header | pad | ids | pad | logprobs | pad | spans      (pad: zeros to the next 64)
     header   = JSON {"written_s", "id_bytes": 2 | 4, "counts": [[ids, logprobs, spans] | null per episode],
-                     "task_group": the TaskGroup by field name, each episode with "tokens": null}
+                     "task_group": the EpisodeGroup by field name, each episode with "tokens": null}
     ids      = u16 where every id fits, else u32; all episodes, one after the other
     logprobs = f32 of the policy tokens only
     spans    = i32 rows (start, length, version): loss mask and versions, run-length coded
@@ -31,8 +31,8 @@ import zstandard
 from numpy.typing import NDArray
 
 from engine.errors import RunError
-from engine.stream.record import task_group
-from engine.types import Json, Span, TaskGroup, Tokens
+from engine.stream.record import episode_group
+from engine.types import EpisodeGroup, Json, Span, Tokens
 
 MAGIC = b"SGF1"
 ALIGN = 64
@@ -69,7 +69,7 @@ class Header:
 
     written_s: float
     """When the frame was written, in seconds on the run's clock."""
-    tg: TaskGroup
+    group: EpisodeGroup
     """The group; every episode has ``tokens`` None here."""
     counts: tuple[tuple[int, int] | None, ...]
     """Per episode the ids and, of them, policy tokens; None where the frame holds none."""
@@ -97,11 +97,11 @@ def parse_prefix(raw: bytes) -> Prefix | None:
 # --- encode ---------------------------------------------------------------------------------------------------------
 
 
-def encode(tg: TaskGroup, written_s: float = 0.0) -> bytes:
+def encode(group: EpisodeGroup, written_s: float = 0.0) -> bytes:
     """The frame of a finished group; CPU work of milliseconds, so call it in a worker thread.
 
     Raises StreamError for a group that is no JSON, whose ledger contradicts itself, or that is over MAX_BODY_BYTES."""
-    ledgers = [checked_ledger(episode.id, episode.tokens) for episode in tg.episodes if episode.tokens is not None]
+    ledgers = [checked_ledger(episode.id, episode.tokens) for episode in group.episodes if episode.tokens is not None]
     ids = np.concatenate([np.empty(0, np.uint32), *(tokens.ids for tokens in ledgers)])
     narrow = not ids.size or int(ids.max()) <= np.iinfo(np.uint16).max
     logprobs = np.concatenate([np.empty(0, np.float32), *(tokens.logprobs for tokens in ledgers)])
@@ -109,17 +109,17 @@ def encode(tg: TaskGroup, written_s: float = 0.0) -> bytes:
     header = {
         "written_s": written_s,
         "id_bytes": 2 if narrow else 4,
-        "counts": [_counts(episode.tokens) for episode in tg.episodes],
-        "task_group": replace(tg, episodes=tuple(replace(episode, tokens=None) for episode in tg.episodes)),
+        "counts": [_counts(episode.tokens) for episode in group.episodes],
+        "task_group": replace(group, episodes=tuple(replace(episode, tokens=None) for episode in group.episodes)),
     }
     try:
         text = orjson.dumps(header, default=_plain)
     except TypeError as error:
-        raise StreamError(f"group {tg.id} cannot be written as JSON: {error}") from error
+        raise StreamError(f"group {group.id} cannot be written as JSON: {error}") from error
     body = _body(text, ids.astype("<u2" if narrow else "<u4"), logprobs.astype("<f4"), np.array(rows, "<i4"))
     if len(body) > MAX_BODY_BYTES:
-        raise StreamError(f"group {tg.id} has {len(body)} bytes, more than the {MAX_BODY_BYTES} of a frame; lower G")
-    return wrap(MAGIC, zstandard.ZstdCompressor(level=3, write_checksum=True).compress(body), tg.position)
+        raise StreamError(f"group {group.id} has {len(body)} bytes, more than the {MAX_BODY_BYTES} of a frame; lower G")
+    return wrap(MAGIC, zstandard.ZstdCompressor(level=3, write_checksum=True).compress(body), group.position)
 
 
 def checked_ledger(episode_id: str, tokens: Tokens, first: int = 0) -> Tokens:
@@ -168,7 +168,7 @@ def body_bytes(frame: bytes) -> int:
 # --- decode ---------------------------------------------------------------------------------------------------------
 
 
-def decode(frame: bytes) -> TaskGroup:
+def decode(frame: bytes) -> EpisodeGroup:
     """The group in a frame.
 
     Raises StreamError for anything that `encode` did not write."""
@@ -182,7 +182,7 @@ def header(frame: bytes) -> Header:
     return header_payload(_verified(frame))
 
 
-def decode_payload(payload: bytes) -> TaskGroup:
+def decode_payload(payload: bytes) -> EpisodeGroup:
     """`decode` for a payload whose checksum the caller has verified.
 
     The arrays are writable views into one 64-byte aligned buffer, which lives as long as any of them."""
@@ -193,7 +193,7 @@ def decode_payload(payload: bytes) -> TaskGroup:
             if reader.readinto(body.data) != size or reader.read(1):
                 raise ValueError("the payload does not have the size it declares")
         text, start = _header_at(body)
-        return task_group(text["task_group"], list(_ledgers(text, body, start)))
+        return episode_group(text["task_group"], list(_ledgers(text, body, start)))
     except _MALFORMED as error:
         raise StreamError(f"not a group: {type(error).__name__}: {error}") from error
 
@@ -207,9 +207,9 @@ def header_payload(payload: bytes) -> Header:
             if length > size:
                 raise ValueError("the header is longer than the body")
             text = orjson.loads(reader.read(length))
-        tg = task_group(text["task_group"], [None] * len(text["counts"]))
+        group = episode_group(text["task_group"], [None] * len(text["counts"]))
         counts = tuple(None if row is None else (int(row[0]), int(row[1])) for row in text["counts"])
-        return Header(written_s=float(text["written_s"]), tg=tg, counts=counts)
+        return Header(written_s=float(text["written_s"]), group=group, counts=counts)
     except _MALFORMED as error:
         raise StreamError(f"not a group: {type(error).__name__}: {error}") from error
 

@@ -28,7 +28,7 @@ _NUMBER = re.compile(r"(.*?)(\d+)")
 _Row = Mapping[str, Any]
 
 
-class Part(StrEnum):
+class RecordsPart(StrEnum):
     """A part of the records, by its directory."""
 
     TRAINING = "trajectories"
@@ -36,14 +36,14 @@ class Part(StrEnum):
     STEPS = "learner"
 
 
-_STREAMS = (Part.TRAINING, Part.EVALUATIONS)
+_STREAMS = (RecordsPart.TRAINING, RecordsPart.EVALUATIONS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gap:
     """One way in which the records of a run contradict each other."""
 
-    part: Part
+    part: RecordsPart
     told: str
     """A sentence without its full stop: the file, what is wrong, how many groups and which."""
     groups: tuple[str, ...] = ()
@@ -64,14 +64,14 @@ def gaps(run: RunDir, *, checksums: bool = False) -> list[Gap]:
     promised = _Promised.read(run)
     training = Listing.read(run.trajectories, position_id, run_id=promised.run_id, checksums=checksums)
     evaluations = Listing.read(run.eval, header_id, run_id=promised.run_id, checksums=checksums)
-    found = [*_damaged(Part.TRAINING, training), *_twice(training), *_used(promised, training)]
+    found = [*_damaged(RecordsPart.TRAINING, training), *_twice(training), *_used(promised, training)]
     found += _uncounted(promised, training, {id_ for gap in found for id_ in gap.groups if not gap.twice})
-    found += _damaged(Part.EVALUATIONS, evaluations)
+    found += _damaged(RecordsPart.EVALUATIONS, evaluations)
     found += _measured(promised, evaluations)
     return [*found, *_unrecorded(promised)]
 
 
-def require_complete(run: RunDir, *parts: Part, checksums: bool = False) -> None:
+def require_complete(run: RunDir, *parts: RecordsPart, checksums: bool = False) -> None:
     """Refuse a run in whose records something is missing: in these parts, or in any.
 
     Raises IncompleteError that says what, where, and what to do; and RunError as `gaps` does. Nothing is changed."""
@@ -153,7 +153,7 @@ class _Promised:
     steps: Mapping[int, _Step]
     frames_read: int
     """Groups that the learner has read, by progress.json."""
-    closed: Mapping[Part, int]
+    closed: Mapping[RecordsPart, int]
     """Groups that the writer of a stream counted when it closed that."""
     measured: Mapping[int, Mapping[str, int]]
     """Episodes per version and split, each a group of its own."""
@@ -193,7 +193,7 @@ def _understood(path: Path) -> Iterator[Path]:
 # --- what there is ------------------------------------------------------------------------------------------------
 
 
-def _damaged(part: Part, listing: Listing) -> Iterator[Gap]:
+def _damaged(part: RecordsPart, listing: Listing) -> Iterator[Gap]:
     """Segments and frames that cannot be read."""
     for damage in listing.damage:
         named = f": {_named(damage.groups)}" if damage.groups else ""
@@ -205,8 +205,8 @@ def _damaged(part: Part, listing: Listing) -> Iterator[Gap]:
 def _twice(training: Listing) -> Iterator[Gap]:
     """Training groups that are there more than once; an evaluation that was cut short is played anew."""
     if twice := [id_ for id_, count in training.ids.items() if count > 1]:
-        told = f"{Part.TRAINING}/: {_groups(len(twice))} there more than once: {_named(twice)}"
-        yield Gap(part=Part.TRAINING, told=told, groups=tuple(twice), twice=True)
+        told = f"{RecordsPart.TRAINING}/: {_groups(len(twice))} there more than once: {_named(twice)}"
+        yield Gap(part=RecordsPart.TRAINING, told=told, groups=tuple(twice), twice=True)
 
 
 def _used(promised: _Promised, training: Listing) -> Iterator[Gap]:
@@ -222,9 +222,9 @@ def _used(promised: _Promised, training: Listing) -> Iterator[Gap]:
         who = f"step {steps[0]}" if len(steps) == 1 else f"steps {steps[0]} to {steps[-1]}"
         place = f"{first:05d}.seg" if first == last else f"{first:05d}.seg to {last:05d}.seg"
         left = (f"{len(training.segments.get(at, ()))} in {at:05d}.seg" for at in range(first, last + 1))
-        told = f"{Part.TRAINING}/{place}: {_groups(len(groups))} missing that {who} trained or dropped"
+        told = f"{RecordsPart.TRAINING}/{place}: {_groups(len(groups))} missing that {who} trained or dropped"
         told = f"{told}: {_named(list(groups))} (there are {', '.join(left)})"
-        yield Gap(part=Part.TRAINING, told=told, groups=tuple(groups), count=len(groups))
+        yield Gap(part=RecordsPart.TRAINING, told=told, groups=tuple(groups), count=len(groups))
 
 
 def _uncounted(promised: _Promised, training: Listing, named: set[str]) -> Iterator[Gap]:
@@ -233,16 +233,20 @@ def _uncounted(promised: _Promised, training: Listing, named: set[str]) -> Itera
     (segment, offset), there = checkpoint.cursor, training.before(checkpoint.cursor)
     if (short := checkpoint.frames_read - there) > known:
         counted = f"{checkpoint.name} counts {checkpoint.frames_read} groups up to byte {offset} of {segment:05d}.seg"
-        yield Gap(part=Part.TRAINING, told=f"{Part.TRAINING}/: {counted}, {there} are there", count=short)
+        yield Gap(part=RecordsPart.TRAINING, told=f"{RecordsPart.TRAINING}/: {counted}, {there} are there", count=short)
         known = short
     if (short := promised.frames_read - training.size) > known:
         counted = f"learner/progress.json counts {promised.frames_read} groups"
-        yield Gap(part=Part.TRAINING, told=f"{Part.TRAINING}/: {counted}, {training.size} are there", count=short)
+        yield Gap(
+            part=RecordsPart.TRAINING,
+            told=f"{RecordsPart.TRAINING}/: {counted}, {training.size} are there",
+            count=short,
+        )
         known = short
-    yield from _closed(Part.TRAINING, promised, training, known)
+    yield from _closed(RecordsPart.TRAINING, promised, training, known)
 
 
-def _closed(part: Part, promised: _Promised, listing: Listing, known: int) -> Iterator[Gap]:
+def _closed(part: RecordsPart, promised: _Promised, listing: Listing, known: int) -> Iterator[Gap]:
     """Groups that only the writer counted."""
     count = promised.closed[part]
     if (short := count - listing.size) > known:
@@ -256,10 +260,10 @@ def _measured(promised: _Promised, evaluations: Listing) -> Iterator[Gap]:
     for version, splits in promised.measured.items():
         there, count = sum(id_.startswith(f"e{version:05d}-") for id_ in ids), sum(splits.values())
         if there < count:
-            told = f"{Part.EVALUATIONS}/: {count - there} of {_groups(count)} missing that measured v{version}"
-            yield Gap(part=Part.EVALUATIONS, told=f"{told} ({', '.join(splits)})", count=count - there)
+            told = f"{RecordsPart.EVALUATIONS}/: {count - there} of {_groups(count)} missing that measured v{version}"
+            yield Gap(part=RecordsPart.EVALUATIONS, told=f"{told} ({', '.join(splits)})", count=count - there)
             lost += count - there
-    yield from _closed(Part.EVALUATIONS, promised, evaluations, lost)
+    yield from _closed(RecordsPart.EVALUATIONS, promised, evaluations, lost)
 
 
 def _unrecorded(promised: _Promised) -> Iterator[Gap]:
@@ -267,8 +271,8 @@ def _unrecorded(promised: _Promised) -> Iterator[Gap]:
     checkpoint = promised.checkpoint
     if missing := sorted(set(range(1, checkpoint.step + 1)) - promised.steps.keys()):
         many, steps = _many(len(missing), "step"), _named([f"{step}" for step in missing])
-        told = f"{Part.STEPS}/steps.jsonl: no row of {many} that {checkpoint.name} goes on from: {steps}"
-        yield Gap(part=Part.STEPS, told=told)
+        told = f"{RecordsPart.STEPS}/steps.jsonl: no row of {many} that {checkpoint.name} goes on from: {steps}"
+        yield Gap(part=RecordsPart.STEPS, told=told)
 
 
 # --- words --------------------------------------------------------------------------------------------------------

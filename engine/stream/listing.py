@@ -21,7 +21,7 @@ def position_id(raw: RawFrame) -> str:
 
 def header_id(raw: RawFrame) -> str:
     """The id of an evaluation's group, from its header: the position alone does not say the version."""
-    return header_payload(raw.payload).tg.id
+    return header_payload(raw.payload).group.id
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,18 +10,18 @@ from dataclasses import replace
 
 from engine.schema.recordable import legible
 from engine.stream import frame
-from engine.types import Episode, Outcome, TaskGroup
+from engine.types import Episode, EpisodeGroup, Outcome
 
 
-def masked(tg: TaskGroup) -> TaskGroup:
+def masked(group: EpisodeGroup) -> EpisodeGroup:
     """Returns the group with every episode masked that cannot be written, or takes more than its share of a frame."""
-    return replace(tg, episodes=tuple(_masked(tg, episode) for episode in tg.episodes))
+    return replace(group, episodes=tuple(_masked(group, episode) for episode in group.episodes))
 
 
-def _masked(tg: TaskGroup, episode: Episode) -> Episode:
-    share = frame.MAX_BODY_BYTES // len(tg.episodes)
+def _masked(group: EpisodeGroup, episode: Episode) -> Episode:
+    share = frame.MAX_BODY_BYTES // len(group.episodes)
     try:
-        size = frame.body_bytes(frame.encode(replace(tg, episodes=(episode,))))
+        size = frame.body_bytes(frame.encode(replace(group, episodes=(episode,))))
     except frame.StreamError as error:
         return _emptied(episode, str(error))
     return episode if size <= share else _emptied(episode, f"it has {size} bytes, and its share is {share}; lower G")

@@ -15,12 +15,12 @@ from typing import Self
 from engine.rundir.layout import read_json
 from engine.stream.frame import Header, StreamError, decode_payload, header_payload
 from engine.stream.segment import CLOSED, Cursor, RawFrame, Segment, SegmentHeader, segment_numbers
-from engine.types import TaskGroup
+from engine.types import EpisodeGroup
 
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.001, 0.05
 
 
-def iter_groups(directory: Path, damage: list[StreamError] | None = None) -> Iterator[TaskGroup]:
+def iter_groups(directory: Path, damage: list[StreamError] | None = None) -> Iterator[EpisodeGroup]:
     """Every whole group on disk now, in arrival order.
 
     Raises StreamError at a damaged frame; where there is a list for `damage`, that is added to it and passed over."""
@@ -42,21 +42,21 @@ def read_group_ids(directory: Path) -> list[str]:
     for segment in _segments(directory):
         index = segment.index()
         if index is None:
-            ids += [_header(segment, raw).tg.id for raw in segment.groups()]
+            ids += [_header(segment, raw).group.id for raw in segment.groups()]
         else:
             ids += [row.group_id for row in index]
     return ids
 
 
-def read_group(directory: Path, group_id: str) -> TaskGroup | None:
+def read_group(directory: Path, group_id: str) -> EpisodeGroup | None:
     """The last written group of that id, or None.
 
     Raises StreamError at a damaged frame."""
-    found: TaskGroup | None = None
+    found: EpisodeGroup | None = None
     for segment in _segments(directory):
         index = segment.index()
         if index is None:
-            frames = [raw for raw in segment.groups() if _header(segment, raw).tg.id == group_id]
+            frames = [raw for raw in segment.groups() if _header(segment, raw).group.id == group_id]
         else:
             frames = [raw for row in index if row.group_id == group_id and (raw := segment.group(row.offset))]
         found = _decoded(segment, frames[-1]) if frames else found
@@ -85,7 +85,7 @@ def _frames(directory: Path, damage: list[StreamError] | None) -> Iterator[tuple
             yield segment, raw
 
 
-def _decoded(segment: Segment, raw: RawFrame) -> TaskGroup:
+def _decoded(segment: Segment, raw: RawFrame) -> EpisodeGroup:
     try:
         return decode_payload(raw.payload)
     except StreamError as error:
@@ -132,7 +132,7 @@ class StreamReader:
             self._segment.close()
             self._segment = None
 
-    def next(self, timeout: float) -> tuple[TaskGroup, Cursor] | None:
+    def next(self, timeout: float) -> tuple[EpisodeGroup, Cursor] | None:
         """The next group and the cursor after it; None after `timeout` seconds, or once the stream is closed.
 
         Polls with pauses up to 50 ms. Raises StreamError for a damaged frame, a segment that is gone, or one of
@@ -147,9 +147,9 @@ class StreamReader:
             pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
         if raw is None or self._segment is None:
             return None
-        tg = _decoded(self._segment, raw)
+        group = _decoded(self._segment, raw)
         self.cursor = (self._segment.number, raw.end)
-        return tg, self.cursor
+        return group, self.cursor
 
     def _advance(self) -> RawFrame | None:
         """The frame at the cursor, over the ends of segments; None if it is not there yet."""

@@ -11,6 +11,7 @@ from typing import Any
 
 from engine.types import (
     Episode,
+    EpisodeGroup,
     Event,
     EventKind,
     Outcome,
@@ -18,7 +19,6 @@ from engine.types import (
     Sampling,
     Source,
     StopReason,
-    TaskGroup,
     Tokens,
     TurnTiming,
     Verdict,
@@ -27,10 +27,10 @@ from engine.types import (
 Record = dict[str, Any]
 
 
-def task_group(raw: Record, ledgers: Sequence[Tokens | None]) -> TaskGroup:
+def episode_group(raw: Record, ledgers: Sequence[Tokens | None]) -> EpisodeGroup:
     """A group whose episodes get `ledgers`, one each and in order.
 
-    Raises KeyError, TypeError or ValueError for anything that is not the JSON of a TaskGroup."""
+    Raises KeyError, TypeError or ValueError for anything that is not the JSON of an EpisodeGroup."""
     sampling = raw["sampling"]
     episodes = tuple(_episode(episode, tokens) for episode, tokens in zip(raw["episodes"], ledgers, strict=True))
     parts: Record = {
@@ -38,7 +38,7 @@ def task_group(raw: Record, ledgers: Sequence[Tokens | None]) -> TaskGroup:
         "sampling": Sampling(**(sampling | {"stop": tuple(sampling["stop"])})),
         "episodes": episodes,
     }
-    return TaskGroup(**(raw | parts))
+    return EpisodeGroup(**(raw | parts))
 
 
 def _episode(raw: Record, tokens: Tokens | None) -> Episode:
@@ -55,10 +55,10 @@ def _episode(raw: Record, tokens: Tokens | None) -> Episode:
 
 
 def event_of(raw: Record) -> Event:
-    """An event; raises like `task_group`."""
+    """An event; raises like `episode_group`."""
     return Event(**(raw | {"kind": EventKind(raw["kind"]), "revealed": tuple(raw["revealed"])}))
 
 
 def reward_of(raw: Record) -> Reward:
-    """A reward; raises like `task_group`."""
+    """A reward; raises like `episode_group`."""
     return Reward(**(raw | {"items": tuple(Verdict(**item) for item in raw["items"])}))

@@ -30,7 +30,7 @@ import orjson
 from engine.stream import frame
 from engine.stream.frame import StreamError
 
-FORMAT = 1
+SEGMENT_FORMAT = 1
 CLOSED = "closed.json"
 _HEADER, _FOOTER = b"SGH1", b"SGX1"
 _TRAILER = struct.Struct("<Q8s")
@@ -86,7 +86,7 @@ def segment_numbers(directory: Path) -> list[int]:
 
 def header_bytes(header: SegmentHeader, number: int) -> bytes:
     """The start of a segment."""
-    return frame.wrap(_HEADER, orjson.dumps({"format": FORMAT, **asdict(header)}), number)
+    return frame.wrap(_HEADER, orjson.dumps({"format": SEGMENT_FORMAT, **asdict(header)}), number)
 
 
 def footer_bytes(rows: Sequence[IndexRow], offset: int) -> bytes:
@@ -129,8 +129,10 @@ class Segment:
                 0, f"it is segment {raw.position:05d} under another number: segments were renamed, copied or swapped"
             )
         fields = orjson.loads(raw.payload)
-        if fields.pop("format", None) != FORMAT:
-            raise self.error(0, f"its format is not {FORMAT}; read it with the synth-engine version that wrote it")
+        if fields.pop("format", None) != SEGMENT_FORMAT:
+            raise self.error(
+                0, f"its format is not {SEGMENT_FORMAT}; read it with the synth-engine version that wrote it"
+            )
         return SegmentHeader(**fields), raw.end
 
     def group(self, offset: int) -> RawFrame | None:

@@ -27,7 +27,7 @@ from engine.stream.append import SegmentFile
 from engine.stream.frame import StreamError
 from engine.stream.masking import masked
 from engine.stream.segment import CLOSED, Segment, SegmentHeader, segment_numbers
-from engine.types import TaskGroup
+from engine.types import EpisodeGroup
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,7 +64,7 @@ class WriterStatistics:
 
 @dataclass(slots=True, eq=False)
 class _Pending:
-    tg: TaskGroup
+    group: EpisodeGroup
     done: anyio.Event = field(default_factory=anyio.Event)
     error: str = ""
 
@@ -101,12 +101,12 @@ class TrajectoryWriter:
         self._failure = ""
         self._finished = anyio.Event()
 
-    async def write(self, tg: TaskGroup) -> TaskGroup:
+    async def write(self, group: EpisodeGroup) -> EpisodeGroup:
         """Append a group; returns it as it was written, when it is acknowledged.
 
         A caller that is cancelled meanwhile leaves the group in the queue: it is written. Raises StreamError (a
         RunError) if it cannot be written, and for every group after that."""
-        pending = _Pending(tg)
+        pending = _Pending(group)
         try:
             # A clone of its own, so that `close` lets writes in progress finish.
             with self._send.clone() as send:
@@ -116,7 +116,7 @@ class TrajectoryWriter:
         await pending.done.wait()
         if pending.error:
             raise StreamError(pending.error)
-        return pending.tg
+        return pending.group
 
     async def close(self) -> None:
         """Finish the writes in progress, the footer and closed.json; returns when all is durable.
@@ -223,7 +223,7 @@ class TrajectoryWriter:
             self._file.finish()
             self._number += 1
             self._file = self._new_file()
-        self._file.append(pending.tg.id, pending.tg.position, content)
+        self._file.append(pending.group.id, pending.group.position, content)
         self._frames += 1
         self._bytes += len(content)
         self._body_bytes += frame.body_bytes(content)
@@ -231,10 +231,10 @@ class TrajectoryWriter:
     def _encoded(self, pending: _Pending) -> bytes:
         """The frame of a group, which becomes the group that can be written."""
         try:
-            return frame.encode(pending.tg, self._clock())
+            return frame.encode(pending.group, self._clock())
         except StreamError:
-            pending.tg = masked(pending.tg)
-            return frame.encode(pending.tg, self._clock())
+            pending.group = masked(pending.group)
+            return frame.encode(pending.group, self._clock())
 
     def _check_space(self) -> None:
         free, least = shutil.disk_usage(self.directory).free, self._settings.low_water_bytes

@@ -28,7 +28,7 @@ from engine.errors import RunError
 from engine.processes import alive
 from engine.processes.child import PYTHON, Child, Command, leash
 from engine.rundir.layout import RunDir, read_json
-from engine.supervise.supervisor import DRAINING, SIGNALLED, Ending, Phase, Status, exit_name
+from engine.supervise.supervisor import DRAINING, SIGNALLED, Ending, SupervisorPhase, SupervisorStatus, exit_name
 
 DASHBOARD = "tui"
 """The module that is started as the dashboard; the engine never imports it."""
@@ -64,7 +64,7 @@ def dashboard(*arguments: str) -> Iterator[subprocess.Popen[bytes]]:
             click.echo(_LEAVE, nl=False)
 
 
-def look(*arguments: str) -> bool:
+def show_dashboard(*arguments: str) -> bool:
     """Show the dashboard to a viewer; whether they chose to stop the run.
 
     Raises RunError if it ended in any other way than being left."""
@@ -107,7 +107,7 @@ def ending_of(run: RunDir, pid: int) -> Ending | None:
 class Background:
     """Supervises a run from a process that needs no terminal, with the dashboard in front; `run` is the only entry."""
 
-    def __init__(self, run: RunDir, on_tick: Callable[[Status], None]) -> None:
+    def __init__(self, run: RunDir, on_tick: Callable[[SupervisorStatus], None]) -> None:
         self.run_directory, self.on_tick = run, on_tick
         argv = (*PYTHON, "-m", "engine.cli", "run", "--resume", str(run.path), "--plain", "--trust")
         # Whoever starts this has opened the run, or made it.
@@ -124,7 +124,7 @@ class Background:
             assert pid is not None
             # One that cannot begin says so here, as if it had the terminal: no dashboard flashes up.
             while not (self._asked or self._ended() or supervisor_of(self.run_directory)):
-                self._tick(Phase.STARTING)
+                self._tick(SupervisorPhase.STARTING)
             begun = supervisor_of(self.run_directory) is not None
             if not (self._asked or self._ended()) and self._look() and not self._ended():
                 return None
@@ -142,7 +142,7 @@ class Background:
             # Ctrl-C before it had the keyboard.
             self._asked.append(signal.SIGINT)
         elif code not in (LEFT, DETACH) and not self._asked:
-            self._tick(Phase.RUNNING, f"{_crashed(code)}; the run goes on")
+            self._tick(SupervisorPhase.RUNNING, f"{_crashed(code)}; the run goes on")
         return code != LEFT and not self._asked
 
     def _wait(self, pid: int) -> None:
@@ -155,7 +155,7 @@ class Background:
                     self.supervisor.signal(number)
             note = DRAINING if asked and not told else ""
             told += len(asked)
-            self._tick(Phase.DRAINING if told else Phase.RUNNING, note)
+            self._tick(SupervisorPhase.DRAINING if told else SupervisorPhase.RUNNING, note)
 
     def _last_words(self, *, begun: bool) -> Ending:
         """What is to be told of a supervisor that left no record of its end."""
@@ -169,9 +169,9 @@ class Background:
     def _ended(self) -> bool:
         return self.supervisor.wait(0)
 
-    def _tick(self, phase: Phase, note: str = "") -> None:
-        waiting = ("the supervisor",) if phase is Phase.STARTING else ()
-        self.on_tick(Status(phase=phase, waiting_for=waiting, notes=(note,) if note else ()))
+    def _tick(self, phase: SupervisorPhase, note: str = "") -> None:
+        waiting = ("the supervisor",) if phase is SupervisorPhase.STARTING else ()
+        self.on_tick(SupervisorStatus(phase=phase, waiting_for=waiting, notes=(note,) if note else ()))
         self.supervisor.wait(_TICK_S)
 
     @contextmanager

@@ -45,7 +45,7 @@ _UPLOAD_S = 15.0
 """What a metrics writer may take to send what is left."""
 
 
-class Phase(StrEnum):
+class SupervisorPhase(StrEnum):
     """What the supervisor is doing."""
 
     STARTING = "starting"
@@ -66,10 +66,10 @@ class Ending:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Status:
+class SupervisorStatus:
     """What a progress view gets at every tick."""
 
-    phase: Phase
+    phase: SupervisorPhase
     waiting_for: tuple[str, ...]
     notes: tuple[str, ...]
     """Sentences that are new since the last tick: restarts, orphans ended."""
@@ -124,7 +124,7 @@ def _learner(run: RunDir, config: Config) -> Command:
 class Supervisor:
     """Runs the processes of one run directory to their end; `run` is the only entry."""
 
-    def __init__(self, run: RunDir, config: Config, on_tick: Callable[[Status], None]) -> None:
+    def __init__(self, run: RunDir, config: Config, on_tick: Callable[[SupervisorStatus], None]) -> None:
         self.run_directory, self.config, self.on_tick = run, config, on_tick
         self.addresses = free_addresses(config)
         server_commands, learner, engine = commands(run, config, self.addresses)
@@ -132,7 +132,7 @@ class Supervisor:
         self.learner, self.engine = Child(learner), Child(engine)
         metrics = metrics_command(run, config)
         self.metrics = [Child(metrics)] if metrics is not None else []
-        self.phase = Phase.STARTING
+        self.phase = SupervisorPhase.STARTING
         self._notes: list[str] = []
         self._signals: list[int] = []
         self._ready: set[str] = set()
@@ -173,10 +173,10 @@ class Supervisor:
                     return ending
                 if child.due is not None and time.monotonic() >= child.due:
                     self._start(child)
-            if self.phase is Phase.STARTING:
+            if self.phase is SupervisorPhase.STARTING:
                 if not self._waiting_for():
                     self._start(self.engine)
-                    self.phase = Phase.RUNNING
+                    self.phase = SupervisorPhase.RUNNING
                 elif (late := self._late()) is not None:
                     return late
             self._tick()
@@ -269,10 +269,10 @@ class Supervisor:
         record(self.run_directory, self.children)
 
     def _tick(self) -> None:
-        waiting = self._waiting_for() if self.phase is Phase.STARTING else ()
+        waiting = self._waiting_for() if self.phase is SupervisorPhase.STARTING else ()
         notes, self._notes = tuple(self._notes), []
         try:
-            self.on_tick(Status(phase=self.phase, waiting_for=waiting, notes=notes, said=self._said(waiting)))
+            self.on_tick(SupervisorStatus(phase=self.phase, waiting_for=waiting, notes=notes, said=self._said(waiting)))
         except (OSError, SystemExit):
             # The terminal is gone (a hang-up, `| head`): the run goes on, or drains, unseen.
             self.on_tick = lambda _: None
@@ -287,7 +287,7 @@ class Supervisor:
 
     def _drain(self, ending: Ending) -> Ending:
         """End what still runs, in order; one signal more than the one that asked for it ends the waiting."""
-        self.phase = Phase.DRAINING
+        self.phase = SupervisorPhase.DRAINING
         if ending.code != EXIT_OK:
             self._notes.append(DRAINING)
         patience = 2 if ending.code > SIGNALLED else 1

@@ -12,16 +12,16 @@ from __future__ import annotations
 import random
 import sys
 
-from engine.packs.pack import FORMAT, PackHeader
+from engine.packs.pack import PACK_FORMAT, PackHeader
 from engine.synthesis.errand_words import DETAILS, ERRANDS
 from engine.synthesis.pack import object_schema, write_family
 from engine.task import Fact, Rubric, RubricItem, Split, Task, Tool, UserContext, WorldSpec
 from engine.types import Json
 
-SEED = 20261
+ERRANDS_SEED = 20261
 COUNTS = {Split.TRAIN: 600, Split.VALIDATION: 60, Split.HELDOUT: 120}
 HEADER = PackHeader(
-    format=FORMAT,
+    format=PACK_FORMAT,
     pack="errands",
     description="one errand, one tool: ask for the missing detail, then call it",
     license="Apache-2.0",
@@ -31,7 +31,7 @@ _HINTS = ("", " Ask me what you need to know first.")
 """Half of the customers say that there is something to ask."""
 
 
-def make_task(seed: int, split: Split, index: int) -> Task:
+def make_errand(seed: int, split: Split, index: int) -> Task:
     """Task `index` of `split`, a pure function of its arguments; `meta` holds the wanted arguments and what to ask."""
     rng = random.Random(f"errands/{seed}/{split}/{index}")
     errand = ERRANDS[split][index % len(ERRANDS[split])]
@@ -92,4 +92,4 @@ def _spoken(key: str) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(write_family(sys.argv[1:], HEADER, COUNTS, lambda split, index: make_task(SEED, split, index)))
+    sys.exit(write_family(sys.argv[1:], HEADER, COUNTS, lambda split, index: make_errand(ERRANDS_SEED, split, index)))

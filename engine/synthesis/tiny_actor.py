@@ -19,7 +19,7 @@ from engine.task import Split, Task
 from engine.types import Json, ToolCall
 from engine.world import admission, offline_user, tools
 
-Message = dict[str, Any]
+ChatMessage = dict[str, Any]
 
 QUESTIONS = ("What is the {facts}", "Tell me the {facts}")
 REPORT = "The code is {code}."
@@ -45,7 +45,7 @@ def answer_text(text: str) -> str:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
+class ActorPlan:
     """What an actor decides before an episode; the defaults are all right."""
 
     ask: bool = True
@@ -66,13 +66,13 @@ class Plan:
     """Completions after which the actor gives up with an empty answer."""
 
 
-GOLD = Plan()
+GOLD = ActorPlan()
 
 
-def draw_plan(rng: random.Random) -> Plan:
+def draw_actor_plan(rng: random.Random) -> ActorPlan:
     """A plan whose decisions are right with probability q (the allowed sibling with 0.6 + 0.4 q)."""
     q = rng.choices((0.95, 0.55, 0.22), (5, 50, 45))[0]
-    return Plan(
+    return ActorPlan(
         ask=rng.random() < q,
         ask_each=rng.random() < 0.3,
         look_up=rng.random() < q,
@@ -86,7 +86,7 @@ def draw_plan(rng: random.Random) -> Plan:
     )
 
 
-class Room:
+class ActorEnvironment:
     """One episode's tools and user; remembers the code and whether the last call failed."""
 
     def __init__(self, task: Task) -> None:
@@ -95,14 +95,14 @@ class Room:
         self.code = ""
         self.failed = False
 
-    def step(self, completion: str) -> Message | None:
+    def step(self, completion: str) -> ChatMessage | None:
         """The message that a completion of the actor brings; None after an answer."""
         if completion.startswith("<answer>"):
             return None
         if completion.startswith("<question>"):
             assert self._task.user is not None
             asked = completion.removeprefix("<question>").removesuffix("</question>")
-            return {"role": "user", "content": offline_user.reply(self._task.user, asked).text}
+            return {"role": "user", "content": offline_user.offline_reply(self._task.user, asked).text}
         body = orjson.loads(completion.removeprefix("<tool_call>").removesuffix("</tool_call>"))
         applied = tools.apply(self._task, self._state, ToolCall(name=body["name"], arguments=body["arguments"]))
         self._state, self.failed = applied.state, not applied.ok
@@ -113,7 +113,7 @@ class Room:
 class Actor:
     """Plays one task by its plan."""
 
-    def __init__(self, task: Task, plan: Plan, rng: random.Random, *, told: bool = False) -> None:
+    def __init__(self, task: Task, plan: ActorPlan, rng: random.Random, *, told: bool = False) -> None:
         """With `told` the actor knows every fact from the start, else the one that the instruction gives."""
         wanted, given = task.world.state["wanted"], task.meta["given"]
         self._task = task
@@ -121,7 +121,7 @@ class Actor:
         self._rng = rng
         self._known: dict[str, str] = dict(wanted) if told else {given: wanted[given]}
 
-    def completions(self, room: Room) -> Iterator[str]:
+    def completions(self, room: ActorEnvironment) -> Iterator[str]:
         """Every completion of the episode, the final answer included; `room` knows what the last one brought."""
         for number, turn in enumerate(self._turns()):
             if number == self._plan.stop_after:
@@ -166,16 +166,16 @@ class Actor:
         return call_text(tool.name, arguments)
 
 
-def script(task: Task, plan: Plan, seed: int = 0) -> list[str]:
+def script(task: Task, plan: ActorPlan, seed: int = 0) -> list[str]:
     """The completions of an actor that plays `task` by `plan`: a scripted trajectory."""
     messages = play(task, Actor(task, plan, random.Random(seed)))
     return [message["content"] for message in messages if message["role"] == "assistant"]
 
 
-def play(task: Task, actor: Actor) -> list[Message]:
+def play(task: Task, actor: Actor) -> list[ChatMessage]:
     """The messages of one scripted episode after its opening."""
-    messages: list[Message] = []
-    room = Room(task)
+    messages: list[ChatMessage] = []
+    room = ActorEnvironment(task)
     for completion in actor.completions(room):
         messages.append({"role": "assistant", "content": completion})
         if (observation := room.step(completion)) is not None:
@@ -183,6 +183,6 @@ def play(task: Task, actor: Actor) -> list[Message]:
     return messages
 
 
-def opening(task: Task) -> list[Message]:
+def prompt_messages(task: Task) -> list[ChatMessage]:
     """Rules and instruction, as the engine opens an episode of the tiny model."""
     return [{"role": "system", "content": task.rules}, {"role": "user", "content": task.instruction}]

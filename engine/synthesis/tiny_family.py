@@ -16,20 +16,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from engine.packs.pack import FORMAT, PackHeader
+from engine.packs.pack import PACK_FORMAT, PackHeader
 from engine.synthesis.pack import object_schema, write_family
 from engine.synthesis.tiny_words import DISTRACTORS, KEYS, LOOKUPS, SIBLINGS, goals, values
 from engine.task import Fact, Rubric, RubricItem, Split, Task, Tool, UserContext, WorldSpec
 
-SEED = 20260
+TINY_SEED = 20260
 COUNTS = {Split.TRAIN: 4096, Split.VALIDATION: 256, Split.HELDOUT: 480}
 HEADER = PackHeader(
-    format=FORMAT,
+    format=PACK_FORMAT,
     pack="tiny",
     description="verb a noun: ask for the hidden facts, look up first, use the allowed tool, report the code",
     license="Apache-2.0",
 )
-INSTRUCTIONS = (
+USER_REQUESTS = (
     "Please {verb} a {noun}. The {key} is {value}.",
     "I want to {verb} a {noun}. The {key} is {value}.",
     "You should {verb} a {noun}. The {key} is {value}.",
@@ -132,7 +132,7 @@ def _user(goal: Goal) -> UserContext:
     return UserContext(context=f"You want to {goal.verb} a {goal.noun}. {told}", facts=facts)
 
 
-def make_task(seed: int, split: Split, index: int) -> Task:
+def make_tiny_task(seed: int, split: Split, index: int) -> Task:
     """Task `index` of `split`, a pure function of its arguments.
 
     `meta` names the goal and, in `tools`, which tool plays which part (allowed, forbidden, lookup, distractor)."""
@@ -146,7 +146,7 @@ def make_task(seed: int, split: Split, index: int) -> Task:
     return Task(
         id=f"tiny-{split}-{index:05d}",
         persona=f"a customer who wants to {verb} a {noun}",
-        instruction=rng.choice(INSTRUCTIONS).format(verb=verb, noun=noun, key=given, value=goal.wanted[given]),
+        instruction=rng.choice(USER_REQUESTS).format(verb=verb, noun=noun, key=given, value=goal.wanted[given]),
         rules=f"{use} Before you {verb} call {names['lookup']}. Report the code.",
         tools=tuple(rng.sample(list(tools.values()), len(tools))),
         workflow=(
@@ -164,4 +164,4 @@ def make_task(seed: int, split: Split, index: int) -> Task:
 
 
 if __name__ == "__main__":
-    sys.exit(write_family(sys.argv[1:], HEADER, COUNTS, lambda split, index: make_task(SEED, split, index)))
+    sys.exit(write_family(sys.argv[1:], HEADER, COUNTS, lambda split, index: make_tiny_task(TINY_SEED, split, index)))

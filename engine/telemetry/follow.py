@@ -37,7 +37,7 @@ class Sample:
     """About when it was written, as a Unix time: the same whenever it is read."""
 
 
-class Tail:
+class RowTail:
     """Rows of a .jsonl file from where the last look ended; one that was replaced is read from its beginning.
 
     What is damaged ends it: what goes elsewhere is whole. (tui.tails is for a view, which goes on without.)"""
@@ -77,7 +77,7 @@ class Follower:
     def __init__(self, run: RunDir) -> None:
         manifest = read_json(run.manifest) or {}
         self._begun_s = datetime.fromisoformat(manifest["created_at"]).timestamp()
-        self._engine, self._learner = Tail(run.metrics), Tail(run.learner_metrics)
+        self._engine, self._learner = RowTail(run.metrics), RowTail(run.learner_metrics)
         self._run_s = -1.0
         self._step = 0
         self._learner_s = 0.0

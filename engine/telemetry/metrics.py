@@ -20,10 +20,10 @@ from typing import Literal, NamedTuple
 from engine.errors import RunError
 from engine.rundir.layout import JsonLines
 
-Kind = Literal["gauge", "counter", "total"]
+MetricKind = Literal["gauge", "counter", "total"]
 """gauge: goes up and down; counter: grows from zero in every process; total: grows over the life of the run."""
 
-PLACEHOLDER = re.compile(r"<(\w+)>")
+METRIC_PLACEHOLDER = re.compile(r"<(\w+)>")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,7 +34,7 @@ class Metric:
     unit: str
     """1 for counts and other numbers without one."""
     meaning: str
-    kind: Kind
+    kind: MetricKind
 
 
 METRICS: dict[str, Metric] = {}
@@ -50,31 +50,31 @@ class Meant(NamedTuple):
     """What its placeholders are in this key."""
 
 
-def declare(key: str, unit: str, meaning: str, kind: Kind = "gauge") -> str:
+def declare(key: str, unit: str, meaning: str, kind: MetricKind = "gauge") -> str:
     """Declares a key, and returns it, so that a module names its keys as constants.
 
     Raises ValueError for one that is declared already."""
     if key in METRICS:
         raise ValueError(f"metric {key} is declared twice")
     METRICS[key] = metric = Metric(key=key, unit=unit, meaning=meaning, kind=kind)
-    if PLACEHOLDER.search(key):
-        _PATTERNS.append((re.compile(PLACEHOLDER.sub(r"(?P<\1>[^/]+)", re.escape(key))), metric))
+    if METRIC_PLACEHOLDER.search(key):
+        _PATTERNS.append((re.compile(METRIC_PLACEHOLDER.sub(r"(?P<\1>[^/]+)", re.escape(key))), metric))
     meant.cache_clear()
     return key
 
 
 def key_with(key: str, **parts: str | int) -> str:
     """Returns a declared key with these values in place of its placeholders; others stay, for a second call."""
-    return PLACEHOLDER.sub(lambda found: str(parts.get(found[1], found[0])), key)
+    return METRIC_PLACEHOLDER.sub(lambda found: str(parts.get(found[1], found[0])), key)
 
 
 @cache
 def meant(key: str) -> Meant | None:
     """Returns what a key of a row stands for; None for one that is not declared."""
-    if (metric := METRICS.get(key)) is not None and not PLACEHOLDER.search(key):
+    if (metric := METRICS.get(key)) is not None and not METRIC_PLACEHOLDER.search(key):
         return Meant(metric, {})
     for pattern, metric in _PATTERNS:
-        if (found := pattern.fullmatch(key)) is not None and not PLACEHOLDER.search(key):
+        if (found := pattern.fullmatch(key)) is not None and not METRIC_PLACEHOLDER.search(key):
             return Meant(metric, found.groupdict())
     return None
 

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable
 
 from engine.telemetry import engine_metrics, learner_metrics
-from engine.telemetry.metrics import METRICS, PLACEHOLDER, Metric
+from engine.telemetry.metrics import METRIC_PLACEHOLDER, METRICS, Metric
 
 _LEARNER = learner_metrics.STEP.partition("/")[0]
 
@@ -22,9 +22,9 @@ def prometheus_name(metric: Metric) -> str:
     return f"synth_engine_{name}"
 
 
-def placeholders(metric: Metric) -> list[str]:
+def key_placeholders(metric: Metric) -> list[str]:
     """The placeholders of a key."""
-    return PLACEHOLDER.findall(metric.key)
+    return METRIC_PLACEHOLDER.findall(metric.key)
 
 
 def tables() -> str:
@@ -45,7 +45,7 @@ def _table(metrics: Iterable[Metric]) -> str:
     rows = ["| Key | Unit | Kind | Meaning | Prometheus |", "|---|---|---|---|---|"]
     for metric in metrics:
         name = prometheus_name(metric)
-        if found := placeholders(metric):
+        if found := key_placeholders(metric):
             name += f"{{{','.join(found)}}}"
         meaning = metric.meaning.replace("|", r"\|")
         rows.append(f"| `{metric.key}` | {metric.unit} | {metric.kind} | {meaning} | `{name}` |")

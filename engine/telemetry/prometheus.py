@@ -14,7 +14,7 @@ from prometheus_client.registry import Collector
 from engine.errors import ConfigError
 from engine.telemetry.follow import Sample
 from engine.telemetry.metrics import Metric, meant
-from engine.telemetry.names import placeholders, prometheus_name
+from engine.telemetry.names import key_placeholders, prometheus_name
 
 _HOST = "127.0.0.1"
 _Family = GaugeMetricFamily | CounterMetricFamily
@@ -75,4 +75,4 @@ class Exposition:
 def _family(metric: Metric) -> _Family:
     kind = GaugeMetricFamily if metric.kind == "gauge" else CounterMetricFamily
     unit = "" if metric.unit == "1" else f" ({metric.unit})"
-    return kind(prometheus_name(metric), f"{metric.meaning}{unit}", labels=placeholders(metric))
+    return kind(prometheus_name(metric), f"{metric.meaning}{unit}", labels=key_placeholders(metric))

@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from engine.telemetry.metrics import Kind, declare
+from engine.telemetry.metrics import MetricKind, declare
 
 
-def _endpoint(what: str, meaning: str, kind: Kind = "counter", unit: str = "1") -> str:
+def _endpoint(what: str, meaning: str, kind: MetricKind = "counter", unit: str = "1") -> str:
     return declare(f"endpoint.<endpoint>/{what}", unit, meaning, kind)
 
 
@@ -39,7 +39,7 @@ _FAILURES = {
     "garbage": "an answer that is none",
     "refused": "another 4xx: making it again is of no use",
 }
-FAULTS: Mapping[str, str] = {
+FAULT_COUNTS: Mapping[str, str] = {
     kind: _endpoint(f"fault_{kind}_count", f"Requests that failed: {meaning}") for kind, meaning in _FAILURES.items()
 }
 """By the way in which a request failed."""

@@ -95,7 +95,7 @@ class Seen(Protocol):
 _Episode = TypeVar("_Episode", bound=Seen)
 
 
-class Row(NamedTuple):
+class WindowRow(NamedTuple):
     """One line of the table."""
 
     id: str
@@ -113,10 +113,10 @@ class Row(NamedTuple):
     outcome: str
 
 
-def row(seen: Seen, now_s: float) -> Row:
+def row(seen: Seen, now_s: float) -> WindowRow:
     """The line of an episode at `now_s` on the run's clock."""
     end_s = seen.phase_s if seen.phase == "done" else now_s
-    return Row(
+    return WindowRow(
         id=seen.id,
         group=seen.group_id,
         task=seen.task_id,
@@ -150,7 +150,7 @@ def _waits(episodes: Sequence[Seen], now_s: float) -> list[float]:
     return [now_s - seen.phase_s for seen in episodes]
 
 
-FIELDS = {
+WINDOW_FIELDS = {
     "id": _attribute("id", str),
     "group": _attribute("group_id", str),
     "task": _attribute("task_id", str),
@@ -178,8 +178,8 @@ class Condition:
         """Those that meet it; a value that is not there yet meets nothing.
 
         By columns, not by episodes: ten thousand are asked while the engine waits."""
-        values, compare, wanted = FIELDS[self.field].column(episodes, now_s), _COMPARE[self.op], self.value
-        if FIELDS[self.field].kind is str:
+        values, compare, wanted = WINDOW_FIELDS[self.field].column(episodes, now_s), _COMPARE[self.op], self.value
+        if WINDOW_FIELDS[self.field].kind is str:
             values = list(map(str.lower, values))
         pairs = zip(episodes, values, strict=True)
         return [seen for seen, value in pairs if value is not None and compare(value, wanted)]
@@ -199,9 +199,9 @@ def _condition(word: str) -> Condition:
             raise ConfigError(f"filter {word!r}: write FIELD OP VALUE without spaces, like phase=tool or turn>5")
         return Condition("task", "~", word)
     name, op, text = found.groups()
-    if name not in FIELDS:
-        raise ConfigError(f"filter {word!r}: there is no field {name}; there are {', '.join(FIELDS)}")
-    if FIELDS[name].kind is str:
+    if name not in WINDOW_FIELDS:
+        raise ConfigError(f"filter {word!r}: there is no field {name}; there are {', '.join(WINDOW_FIELDS)}")
+    if WINDOW_FIELDS[name].kind is str:
         return Condition(name, op, _phase(text) if name == "phase" else text)
     if op == "~":
         raise ConfigError(f"filter {word!r}: ~ looks for a part of a text, and {name} is a number")
@@ -244,7 +244,7 @@ class Window:
 class Selected(NamedTuple):
     """What a window shows."""
 
-    rows: tuple[Row, ...]
+    rows: tuple[WindowRow, ...]
     total: int
     """Rows that pass the filter."""
 
@@ -256,8 +256,8 @@ class Selection(Generic[_Episode]):
 
     def __init__(self, window: Window, now_s: float) -> None:
         """Raises ConfigError for a filter that cannot be understood, and for an unknown field to sort by."""
-        if window.sort not in FIELDS:
-            raise ConfigError(f"there is no field {window.sort} to sort by; there are {', '.join(FIELDS)}")
+        if window.sort not in WINDOW_FIELDS:
+            raise ConfigError(f"there is no field {window.sort} to sort by; there are {', '.join(WINDOW_FIELDS)}")
         self.total = 0
         """Of those added, how many pass the filter."""
         self._window, self._now_s, self._conditions = window, now_s, conditions(window.where)
@@ -281,7 +281,7 @@ class Selection(Generic[_Episode]):
             ordered = sorted([*self._first, *found], key=operator.itemgetter(0), reverse=self._down)
             self._first = ordered[: self._window.end]
 
-    def rows(self) -> tuple[Row, ...]:
+    def rows(self) -> tuple[WindowRow, ...]:
         """What the window shows."""
         return tuple(row(seen, self._now_s) for _, seen in self._first[self._window.top :])
 
@@ -291,7 +291,7 @@ class Selection(Generic[_Episode]):
             self._playing.update(seen.group_id for seen in part if seen.phase != "done")
             # "~" sorts behind every id.
             return [seen.id if seen.group_id in self._playing else f"~{seen.id}" for seen in part]
-        values = FIELDS[self._window.sort].column(part, self._now_s)
+        values = WINDOW_FIELDS[self._window.sort].column(part, self._now_s)
         if self._window.sort == "age":
             # What has ended stands behind. To the microsecond: what took as long is equal, however floats are rounded.
             behind = -_LONG_S if self._down else _LONG_S

@@ -22,7 +22,7 @@ from engine.config.environment import environment
 from engine.errors import ConfigError, RunError
 from engine.rundir.layout import write_atomic
 
-FORMAT = 1
+ACCEPTED_FORMAT = 1
 
 
 def list_path() -> Path:
@@ -63,7 +63,7 @@ def remember(run_id: str, texts: Iterable[str]) -> None:
             known = frozenset(runs.get(run_id, ()))
             if not wanted <= known:
                 runs[run_id] = sorted(known | wanted)
-                content = orjson.dumps({"format": FORMAT, "runs": runs}, option=orjson.OPT_INDENT_2)
+                content = orjson.dumps({"format": ACCEPTED_FORMAT, "runs": runs}, option=orjson.OPT_INDENT_2)
                 write_atomic(path, content, mode=0o600)
     except (OSError, RunError) as error:
         _notice(f"what was accepted for {run_id} is not remembered, and asked again next time: {error}")
@@ -88,17 +88,21 @@ def _read(path: Path) -> dict[str, list[str]]:
         value = orjson.loads(path.read_bytes())
     except FileNotFoundError:
         return {}
-    if isinstance(value, dict) and isinstance(value.get("format"), int) and value["format"] != FORMAT:
+    if isinstance(value, dict) and isinstance(value.get("format"), int) and value["format"] != ACCEPTED_FORMAT:
         raise ConfigError(
-            f"{path}: format {value['format']} is not {FORMAT}: another version of synth-engine wrote it; use that "
-            "one, or remove the file, and be asked again"
+            f"{path}: format {value['format']} is not {ACCEPTED_FORMAT}: another version of synth-engine wrote it; use "
+            "that one, or remove the file, and be asked again"
         )
     return _runs(value)
 
 
 def _runs(value: Any) -> dict[str, list[str]]:
     """Raises ValueError for what no version has written."""
-    if not isinstance(value, dict) or value.get("format") is not FORMAT or not isinstance(value.get("runs"), dict):
+    if (
+        not isinstance(value, dict)
+        or value.get("format") is not ACCEPTED_FORMAT
+        or not isinstance(value.get("runs"), dict)
+    ):
         raise ValueError("no list of runs")
     for texts in value["runs"].values():
         if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):

@@ -18,7 +18,7 @@ from engine.config.endpoints import SglangSection
 from engine.config.plugins import plugins
 from engine.config.tree import Config
 
-Kind = Literal["code", "command", "address", "secret", "service", "link"]
+DemandKind = Literal["code", "command", "address", "secret", "service", "link"]
 Find = Callable[[str], Path | None]
 _SHIPPED = ("engine.scripted:", "engine.scripted.")
 _SERVICES = ("wandb", "trackio")
@@ -26,10 +26,10 @@ _SERVICES = ("wandb", "trackio")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Ask:
+class Demand:
     """One thing that is asked for."""
 
-    kind: Kind
+    kind: DemandKind
     keys: tuple[str, ...]
     """The configuration's keys that name it; of a link, its path in the run directory."""
     text: str
@@ -46,7 +46,7 @@ class Ask:
             return f"{self.text} (sha256 {hashlib.file_digest(file, 'sha256').hexdigest()})"
 
 
-def asks(config: Config, find: Find) -> Iterator[Ask]:
+def demands(config: Config, find: Find) -> Iterator[Demand]:
     """Everything that `config` asks for in its modes; what is shipped is not asked for.
 
     A plug-in that `find` does not find is left out: it cannot be loaded either."""
@@ -55,7 +55,7 @@ def asks(config: Config, find: Find) -> Iterator[Ask]:
         named["policy.script"] = config.policy.script
     for key, name in named.items():
         if not name.startswith(_SHIPPED) and (file := find(name)) is not None:
-            yield Ask(kind="code", keys=(key,), text=f"{key} = {name!r}, loaded from {str(file)!r}", file=file)
+            yield Demand(kind="code", keys=(key,), text=f"{key} = {name!r}, loaded from {str(file)!r}", file=file)
     if config.policy.launch == "sglang":
         yield _command("policy", config.policy, config.model.path)
     if config.policy.launch == "none":
@@ -70,19 +70,19 @@ def asks(config: Config, find: Find) -> Iterator[Ask]:
     for writer in config.metrics.writers:
         if writer in _SERVICES:
             text = f"metrics.writers: {writer!r}, under the account that it is logged in to here"
-            yield Ask(kind="service", keys=("metrics.writers",), text=text)
+            yield Demand(kind="service", keys=("metrics.writers",), text=text)
 
 
-def _addresses(key: str, urls: tuple[str, ...], secret_key: str, variable: str) -> Iterator[Ask]:
+def _addresses(key: str, urls: tuple[str, ...], secret_key: str, variable: str) -> Iterator[Demand]:
     for url in urls:
-        yield Ask(kind="address", keys=(key,), text=f"{key}: {url!r}")
+        yield Demand(kind="address", keys=(key,), text=f"{key}: {url!r}")
         if variable:
             # Bound together: the variable that one server may have is not for another.
             text = f"{secret_key}: the environment variable {variable!r}, sent to {url!r}"
-            yield Ask(kind="secret", keys=(secret_key, key), text=text)
+            yield Demand(kind="secret", keys=(secret_key, key), text=text)
 
 
-def _command(table: str, section: SglangSection, model: str) -> Ask:
+def _command(table: str, section: SglangSection, model: str) -> Demand:
     """An SGLang that is started; with flags of its own, for the model that they are for."""
     keys: tuple[str, ...] = (f"{table}.sglang", f"{table}.flags")
     told = f"{table}.sglang = {section.sglang!r}"
@@ -92,7 +92,7 @@ def _command(table: str, section: SglangSection, model: str) -> Ask:
         told += f", started from {str(found.absolute())!r}"
     if section.flags:
         keys, told = (*keys, _model_key(table)), f"{told}, with the flags {section.flags!r} for the model {model!r}"
-    return Ask(kind="command", keys=keys, text=told, file=found)
+    return Demand(kind="command", keys=keys, text=told, file=found)
 
 
 def _model_key(table: str) -> str:
@@ -109,11 +109,11 @@ def _program(command: str) -> Path | None:
     return Path(found) if found else None
 
 
-def links_out(run: Path) -> Iterator[Ask]:
+def links_out(run: Path) -> Iterator[Demand]:
     """Links of a run directory that lead out of it: whoever goes on with the run writes, and deletes, behind them."""
     root = run.resolve()
     for directory, directories, files in os.walk(root):
         for path in (Path(directory, name) for name in (*directories, *files)):
             if path.is_symlink() and not (target := path.resolve()).is_relative_to(root):
                 inside = str(path.relative_to(root))
-                yield Ask(kind="link", keys=(inside,), text=f"{inside!r} leads out of the run, to {str(target)!r}")
+                yield Demand(kind="link", keys=(inside,), text=f"{inside!r} leads out of the run, to {str(target)!r}")

@@ -13,7 +13,7 @@ from engine.config.tree import Config
 from engine.errors import ConfigError
 from engine.rundir.layout import RunDir
 from engine.trust.accepted import accepted, list_path, remember
-from engine.trust.asks import Ask, asks, links_out
+from engine.trust.asks import Demand, demands, links_out
 
 Uses = tuple[str, ...]
 """Beginnings of the keys, and of the paths of links, that a command makes use of."""
@@ -63,29 +63,29 @@ def open_run(run: RunDir, overrides: Sequence[str], uses: Uses, *, trust: bool) 
 
 def register(run: RunDir, config: Config) -> None:
     """A run that is made here: what it names is its user's own, and stays so when the files that it names change."""
-    remember(run.run_id, (ask.text for ask in asks(config, module_file)))
+    remember(run.run_id, (ask.text for ask in demands(config, module_file)))
 
 
 def register_given(run: RunDir, loaded: Loaded, config: Config) -> None:
     """A run that goes on as `config`: what the command line gave in `loaded` is its user's own from now on."""
-    remember(run.run_id, (ask.text for ask in asks(config, module_file) if _given(loaded, ask)))
+    remember(run.run_id, (ask.text for ask in demands(config, module_file) if _given(loaded, ask)))
 
 
-def _foreign(loaded: Loaded) -> list[Ask]:
+def _foreign(loaded: Loaded) -> list[Demand]:
     """What the run names, and not the command line."""
-    return [ask for ask in asks(loaded.config, module_file) if not _given(loaded, ask)]
+    return [ask for ask in demands(loaded.config, module_file) if not _given(loaded, ask)]
 
 
-def _given(loaded: Loaded, ask: Ask) -> bool:
+def _given(loaded: Loaded, ask: Demand) -> bool:
     """Whether no part of it is the run's."""
     return not any(map(loaded.in_file, ask.keys))
 
 
-def _used(ask: Ask, uses: Uses) -> bool:
+def _used(ask: Demand, uses: Uses) -> bool:
     return any(key.startswith(uses) for key in ask.keys)
 
 
-def _ask(run: RunDir, wanted: Sequence[Ask]) -> None:
+def _ask(run: RunDir, wanted: Sequence[Demand]) -> None:
     """Raises ConfigError if the user does not accept it, or cannot be asked."""
     width = max(len(about) for about in _ABOUT.values())
     lines = [f"  {_ABOUT[ask.kind]:<{width}}  {ask.text}" for ask in wanted]

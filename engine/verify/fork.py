@@ -26,7 +26,7 @@ from engine.run.compose import open_policy, watched
 from engine.rundir.layout import RunDir
 from engine.serving.served import READY_S
 from engine.task import Task
-from engine.types import Episode, Span, TaskGroup, Tokens
+from engine.types import Episode, EpisodeGroup, Span, Tokens
 from engine.verify.compare import transcript_difference
 from engine.verify.replay import RecordedPolicy, open_replayer
 from engine.verify.run import found_episode
@@ -39,7 +39,7 @@ class Fork:
     run: RunDir
     config: Config
     tasks: Mapping[str, Task]
-    tg: TaskGroup
+    group: EpisodeGroup
     episode: Episode
     turn: int
 
@@ -49,15 +49,15 @@ class Fork:
         return f"{self.episode.id}+{self.turn:02d}"
 
 
-def find_fork(run: RunDir, episode_id: str, turn: int) -> tuple[TaskGroup, Episode]:
+def find_fork(run: RunDir, episode_id: str, turn: int) -> tuple[EpisodeGroup, Episode]:
     """The episode and its group.
 
     Raises ConfigError for an episode that is not there, or cannot be executed again, or does not have that turn."""
-    tg, episode = found_episode(run, episode_id)
+    group, episode = found_episode(run, episode_id)
     if episode.reward is None:
         raise ConfigError(
             f"{episode.id} is masked ({episode.outcome}): time and faults made it what it is, and it cannot be "
-            f"executed again; fork one that was scored (`synth-engine show {run.path} {tg.id}`)"
+            f"executed again; fork one that was scored (`synth-engine show {run.path} {group.id}`)"
         )
     if episode.tokens is None:
         raise ConfigError(f"{episode.id} has no token ids that a policy could go on from; fork one that has")
@@ -65,7 +65,7 @@ def find_fork(run: RunDir, episode_id: str, turn: int) -> tuple[TaskGroup, Episo
         raise ConfigError(
             f"{episode.id} has {episode.turns} turns, 0 to {episode.turns - 1}: there is no {episode.id}@{turn}"
         )
-    return tg, episode
+    return group, episode
 
 
 def before(episode: Episode, turn: int) -> Episode:
@@ -91,7 +91,7 @@ async def begun(fork: Fork, said: str | None) -> Episode:
     that no completion has room for."""
     record = before(fork.episode, fork.turn)
     async with open_replayer(fork.run, fork.config, fork.tasks) as replayer:
-        replayed = await replayer.replay(fork.tg, record, replayer.world(fork.tg.id))
+        replayed = await replayer.replay(fork.group, record, replayer.world(fork.group.id))
         if (found := transcript_difference(record, replayed)) is not None:
             raise RunError(
                 f"{fork.episode.id}: what was before turn {fork.turn} comes out differently now: {found.where}, "
@@ -135,9 +135,9 @@ async def go_on(fork: Fork, record: Episode, live: RunDir, adapter: Path | None,
         watched(served, run_id, adapter) as name,
     ):
         policy = RecordedPolicy(record, replayer.chat, then=served.policy)
-        world = replayer.world(fork.tg.id)
+        world = replayer.world(fork.group.id)
         plan = replace(
-            replayer.plan(fork.tg, record),
+            replayer.plan(fork.group, record),
             group_id=fork.id,
             adapter=name,
             limits=config.limits.value(),

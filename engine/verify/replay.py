@@ -20,17 +20,25 @@ from engine.chat.chat_format import ChatFormat
 from engine.config.load import load
 from engine.config.tree import Config
 from engine.core.episode import run_episode
-from engine.core.seams import Plan, Policy, Scorer, Seams, User, World
+from engine.core.seams import EpisodePlan, Policy, Scorer, Seams, User, World
 from engine.errors import ConfigError, PolicyError
 from engine.llm.journal import Journal, read_journal
-from engine.run.simulators import Models, mapped_world, open_models, plugin, recorded_models, scorer_of, user_of
+from engine.run.simulators import (
+    SimulatorModels,
+    mapped_world,
+    open_models,
+    plugin,
+    recorded_models,
+    scorer_of,
+    user_of,
+)
 from engine.rundir.layout import RunDir
 from engine.stream.reader import read_group_ids
 from engine.task import Task
-from engine.types import Completion, Episode, TaskGroup, Turn
+from engine.types import Completion, Episode, EpisodeGroup, Turn
 from engine.world.faults import FaultProfile, FaultyWorld, profiles_of
 from engine.world.store import EntryStore, read_store
-from engine.world.vetoes import AsOf, Recorded
+from engine.world.vetoes import AnswersAsOf, RecordedGroups
 
 _PATIENCE_S = 3600.0
 """Deadline of a replay and of its steps: a plug-in may work as long as it likes, nothing else takes time."""
@@ -79,12 +87,12 @@ class Replayer:
     config: Config
     tasks: Mapping[str, Task]
     chat: ChatFormat
-    models: Models
+    models: SimulatorModels
     user: User
     scorer: Scorer
     answers: EntryStore | None
     """The run's world.sqlite: what it began with, and what people vetoed."""
-    places: Mapping[str, Recorded]
+    places: Mapping[str, RecordedGroups]
     """What was recorded before each group."""
     live: bool
     """Whether models answer what nobody asked before, in a world that knows all answers of the run."""
@@ -104,38 +112,38 @@ class Replayer:
         profiles = {tool: _at_once(profile) for tool, profile in profiles_of(world.faults).items()}
         return FaultyWorld(mapped, profiles, self.config.run.seed) if profiles else mapped
 
-    def _answers(self, group_id: str) -> AsOf | None:
+    def _answers(self, group_id: str) -> AnswersAsOf | None:
         if self.answers is None:
             return None
         # The answers of a frozen world are all there are.
-        return AsOf(self.answers, self.places[group_id], whole=self.live or self.config.world.mode == "frozen")
+        return AnswersAsOf(self.answers, self.places[group_id], whole=self.live or self.config.world.mode == "frozen")
 
-    async def replay(self, tg: TaskGroup, episode: Episode, world: World) -> Episode:
+    async def replay(self, group: EpisodeGroup, episode: Episode, world: World) -> Episode:
         """The episode as it comes out now.
 
         Raises RunError for a journal that was altered, ConfigError for an episode whose task is gone."""
-        return await self.play(self.plan(tg, episode), RecordedPolicy(episode, self.chat), world)
+        return await self.play(self.plan(group, episode), RecordedPolicy(episode, self.chat), world)
 
-    def plan(self, tg: TaskGroup, episode: Episode) -> Plan:
+    def plan(self, group: EpisodeGroup, episode: Episode) -> EpisodePlan:
         """What was to be played, with time for it.
 
         Raises ConfigError for an episode whose task is gone."""
         task = self.tasks.get(episode.task_id)
         if task is None:
             raise ConfigError(f"{episode.id}: the run's pack has no task {episode.task_id!r}; restore it from a copy")
-        return Plan(
+        return EpisodePlan(
             id=episode.id,
-            group_id=tg.id,
+            group_id=group.id,
             task=task,
             seed=episode.seed,
             version=episode.version,
             adapter=episode.adapter,
             limits=replace(self.config.limits.value(), wall_s=_PATIENCE_S, turn_s=_PATIENCE_S),
-            sampling=tg.sampling,
+            sampling=group.sampling,
             queued_s=0.0,
         )
 
-    async def play(self, plan: Plan, policy: Policy, world: World) -> Episode:
+    async def play(self, plan: EpisodePlan, policy: Policy, world: World) -> Episode:
         """What comes of a plan.
 
         Raises RunError for a journal that was altered."""
@@ -167,7 +175,7 @@ async def open_replayer(
     none."""
     chat = await to_thread.run_sync(_chat, config)
     async with AsyncExitStack() as opened:
-        models, answers = Models(), None
+        models, answers = SimulatorModels(), None
         if config.endpoints:
             journal = await opened.enter_async_context(read_journal(run.journal))
             models = recorded_models(config, journal)
@@ -189,10 +197,10 @@ async def open_replayer(
         )
 
 
-def _places(run: RunDir) -> dict[str, Recorded]:
+def _places(run: RunDir) -> dict[str, RecordedGroups]:
     """For each group, how many were recorded before it in its own stream; the other one does not matter then."""
-    training = {id_: Recorded(number, sys.maxsize) for number, id_ in enumerate(read_group_ids(run.trajectories))}
-    return training | {id_: Recorded(sys.maxsize, number) for number, id_ in enumerate(read_group_ids(run.eval))}
+    training = {id_: RecordedGroups(number, sys.maxsize) for number, id_ in enumerate(read_group_ids(run.trajectories))}
+    return training | {id_: RecordedGroups(sys.maxsize, number) for number, id_ in enumerate(read_group_ids(run.eval))}
 
 
 def _chat(config: Config) -> ChatFormat:

@@ -20,11 +20,11 @@ from engine.rundir.layout import RunDir, read_json
 from engine.serving.models import sha256
 from engine.stream.digest import transcript_sha256
 from engine.stream.reader import iter_groups, read_group, read_group_ids
-from engine.types import Episode, Outcome, TaskGroup
+from engine.types import Episode, EpisodeGroup, Outcome
 from engine.verify.compare import Difference, difference
 from engine.verify.replay import open_replayer
 
-Progress = Callable[[int, int], None]
+OnProgress = Callable[[int, int], None]
 """Hears how many groups are done, and of how many."""
 
 
@@ -55,7 +55,7 @@ class Verified:
         return not self.differences and not self.changed
 
 
-async def verify_run(run: RunDir, episodes: Sequence[str], progress: Progress) -> Verified:
+async def verify_run(run: RunDir, episodes: Sequence[str], progress: OnProgress) -> Verified:
     """Play recorded episodes again, all or those named, and compare.
 
     Raises ConfigError for an episode that is not there and for what `open_replayer` lacks, RunError for a journal that
@@ -69,16 +69,16 @@ async def verify_run(run: RunDir, episodes: Sequence[str], progress: Progress) -
             result.exchanges = await replayer.journal.check()
         total, groups = await to_thread.run_sync(_groups, run, wanted)
         done = 0
-        while (tg := await to_thread.run_sync(next, groups, None)) is not None:
-            world = replayer.world(tg.id)
-            for episode in tg.episodes:
+        while (group := await to_thread.run_sync(next, groups, None)) is not None:
+            world = replayer.world(group.id)
+            for episode in group.episodes:
                 if wanted and episode.id not in wanted:
                     continue
                 if episode.reward is None:
                     result.not_verified[episode.outcome] += 1
                     continue
                 result.episodes += 1
-                replayed = await replayer.replay(tg, episode, world)
+                replayed = await replayer.replay(group, episode, world)
                 if (found := difference(episode, replayed)) is not None:
                     result.differences.append(found)
                 elif wanted:
@@ -88,30 +88,30 @@ async def verify_run(run: RunDir, episodes: Sequence[str], progress: Progress) -
     return result
 
 
-def _groups(run: RunDir, wanted: frozenset[str]) -> tuple[int, Iterator[TaskGroup]]:
+def _groups(run: RunDir, wanted: frozenset[str]) -> tuple[int, Iterator[EpisodeGroup]]:
     """How many groups there are to look at, and these: training in arrival order, then evaluations.
 
     Raises ConfigError for an episode that is not there."""
     if not wanted:
         total = len(read_group_ids(run.trajectories)) + len(read_group_ids(run.eval))
         return total, chain(iter_groups(run.trajectories), iter_groups(run.eval))
-    found: dict[str, TaskGroup] = {}
+    found: dict[str, EpisodeGroup] = {}
     for episode_id in sorted(wanted):
-        tg, _ = found_episode(run, episode_id)
-        found[tg.id] = tg
+        group, _ = found_episode(run, episode_id)
+        found[group.id] = group
     return len(found), iter(found.values())
 
 
-def found_episode(run: RunDir, episode_id: str) -> tuple[TaskGroup, Episode]:
+def found_episode(run: RunDir, episode_id: str) -> tuple[EpisodeGroup, Episode]:
     """A recorded episode and its group.
 
     Raises ConfigError for one that is not there."""
     group_id = episode_id.rpartition(".")[0]
-    tg = read_group(run.eval if group_id.startswith("e") else run.trajectories, group_id)
-    episodes = {} if tg is None else {episode.id: episode for episode in tg.episodes}
-    if tg is None or episode_id not in episodes:
+    group = read_group(run.eval if group_id.startswith("e") else run.trajectories, group_id)
+    episodes = {} if group is None else {episode.id: episode for episode in group.episodes}
+    if group is None or episode_id not in episodes:
         raise ConfigError(f"{run.path}: it has no episode {episode_id}; `synth-engine show {run.path}` names some")
-    return tg, episodes[episode_id]
+    return group, episodes[episode_id]
 
 
 def _changed(run: RunDir, config: Config, chat: ChatFormat) -> list[str]:

@@ -18,7 +18,7 @@ from engine.types import Json, Observation, ToolCall
 from engine.world import effects
 
 
-class Open(NamedTuple):
+class OpenAnswer(NamedTuple):
     """An answer that a simulator has to complete; the state says these outputs of it."""
 
     known: Mapping[str, Any]
@@ -41,7 +41,7 @@ def admit(task: Task, call: ToolCall) -> ToolCall:
     if tool is None:
         raise effects.RefusedError(f"unknown tool {call.name}")
     arguments = canonical_arguments(tool, call.arguments)
-    defect = schema.compiled(tool.parameters)(arguments)
+    defect = schema.compiled_schema(tool.parameters)(arguments)
     if defect is not None:
         raise effects.RefusedError(_argument_error(defect))
     return ToolCall(name=call.name, arguments=arguments)
@@ -84,14 +84,14 @@ def _answer(tool: Tool, value: Json) -> Json:
     """The answer that the read or written value gives; open where it leaves a declared output to be said."""
     declared, effect = outputs(tool), tool.effect
     if effect is None or effect.get("write") is True:
-        return Open({})
+        return OpenAnswer({})
     if not isinstance(value, Mapping):
         if not tool.writes and len(declared) <= 1:
             return {next(iter(declared), "result"): value}
         value = {}
     if not declared:
         return {"status": "ok"} if tool.writes else value
-    return {name: value[name] for name in declared} if declared.keys() <= value.keys() else Open(value)
+    return {name: value[name] for name in declared} if declared.keys() <= value.keys() else OpenAnswer(value)
 
 
 def outputs(tool: Tool) -> Mapping[str, Any]:

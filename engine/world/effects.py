@@ -15,7 +15,7 @@ from engine.schema.canonical import compact, same
 from engine.task import Tool
 from engine.types import Json
 
-PLACEHOLDER = re.compile(r"\{([^{}]*)\}")
+TEMPLATE_PLACEHOLDER = re.compile(r"\{([^{}]*)\}")
 
 NOT_FOUND = "not found"
 NOT_POSSIBLE = "not possible"
@@ -77,26 +77,26 @@ def fill(template: Json, arguments: Mapping[str, Any]) -> Json:
     return template
 
 
-def placeholders(template: Json) -> Iterator[str]:
+def template_placeholders(template: Json) -> Iterator[str]:
     """The names of all placeholders in a template."""
     if isinstance(template, str):
-        yield from PLACEHOLDER.findall(template)
+        yield from TEMPLATE_PLACEHOLDER.findall(template)
     elif isinstance(template, Mapping):
         for name, inner in template.items():
-            yield from PLACEHOLDER.findall(name)
-            yield from placeholders(inner)
+            yield from TEMPLATE_PLACEHOLDER.findall(name)
+            yield from template_placeholders(inner)
     elif isinstance(template, list):
         for inner in template:
-            yield from placeholders(inner)
+            yield from template_placeholders(inner)
 
 
 def _fill_text(template: str, arguments: Mapping[str, Any]) -> Json:
     if "{" not in template:
         return template
-    whole = PLACEHOLDER.fullmatch(template)
+    whole = TEMPLATE_PLACEHOLDER.fullmatch(template)
     if whole:
         return arguments.get(whole[1])
-    return PLACEHOLDER.sub(lambda found: _shown(arguments.get(found[1])), template)
+    return TEMPLATE_PLACEHOLDER.sub(lambda found: _shown(arguments.get(found[1])), template)
 
 
 def _shown(value: Json) -> str:
@@ -108,7 +108,7 @@ def _shown(value: Json) -> str:
 def _tokens(template: str, arguments: Mapping[str, Any]) -> list[str]:
     """Pointer tokens with their placeholders filled; an argument that names nothing leads nowhere."""
     tokens = []
-    for token in pointer.parse(template):
+    for token in pointer.parse_pointer(template):
         value = _fill_text(token, arguments)
         if value is None or isinstance(value, Mapping | list):
             raise RefusedError(NOT_FOUND)

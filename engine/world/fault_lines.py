@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from engine.rundir.event_lines import EventLines
 from engine.task import Task
-from engine.world.faults import Fault
+from engine.world.faults import ToolFault
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +21,7 @@ class FaultLines:
     lines: EventLines
     clock: Callable[[], float]
 
-    def add(self, task: Task, seed: int, call: int, tool: str, fault: Fault) -> None:
+    def add(self, task: Task, seed: int, call: int, tool: str, fault: ToolFault) -> None:
         """One fault happened now (engine.world.faults.OnFault)."""
         row = {"task": task.id, "seed": seed, "call": call, "tool": tool, "fault": fault, "at_s": self.clock()}
         self.lines.append(row)

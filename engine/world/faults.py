@@ -26,8 +26,8 @@ from engine.types import Json, Observation, ToolCall
 from engine.world.admission import refused
 from engine.world.states import Key, key_of
 
-Fault = Literal["timeout", "error", "garbage", "flaky"]
-OnFault = Callable[[Task, int, int, str, Fault], None]
+ToolFault = Literal["timeout", "error", "garbage", "flaky"]
+OnFault = Callable[[Task, int, int, str, ToolFault], None]
 """Hears of a fault: task, seed of the episode, number of the call in it (from 0), tool, fault."""
 
 EVERY = "*"
@@ -110,7 +110,7 @@ class FaultyWorld:
     async def open(self, task: Task, seed: int) -> FaultySession:
         """A session of the inner world, with faults drawn for this episode."""
 
-        def injected(number: int, tool: str, fault: Fault) -> None:
+        def injected(number: int, tool: str, fault: ToolFault) -> None:
             self._on_fault(task, seed, number, tool, fault)
 
         return FaultySession(
@@ -128,7 +128,7 @@ class FaultySession:
     session: Session
     profiles: Mapping[str, FaultProfile]
     draws: random.Random
-    injected: Callable[[int, str, Fault], None]
+    injected: Callable[[int, str, ToolFault], None]
     _number: int = 0
     _refused: set[Key] = field(default_factory=set)
     """Calls that found their tool unavailable: made again, they work."""
@@ -154,7 +154,7 @@ class FaultySession:
         observation = await self.session.call(call)
         return observation if fault is None else Observation(content=GARBAGE, ok=observation.ok)
 
-    def _drawn(self, profile: FaultProfile, draw: float, call: ToolCall) -> Fault | None:
+    def _drawn(self, profile: FaultProfile, draw: float, call: ToolCall) -> ToolFault | None:
         """The fault of this call, of a draw in [0, 1)."""
         fault, key = _fault(profile, draw), _key(call)
         if key in self._refused:
@@ -179,8 +179,8 @@ def _key(call: ToolCall) -> Key | None:
         return None
 
 
-def _fault(profile: FaultProfile, draw: float) -> Fault | None:
-    chances: tuple[tuple[Fault, float], ...] = (
+def _fault(profile: FaultProfile, draw: float) -> ToolFault | None:
+    chances: tuple[tuple[ToolFault, float], ...] = (
         ("timeout", profile.timeout),
         ("error", profile.error),
         ("garbage", profile.garbage),

@@ -14,15 +14,15 @@ from typing import Any
 
 import orjson
 
-from engine.llm.prompts import INSTRUCTIONS
-from engine.llm.question import Asker, Question, RefusedReplyError, exactly, one_of
+from engine.llm.prompts import ROLE_INSTRUCTIONS
+from engine.llm.question import Asker, ModelQuestion, RefusedReplyError, exactly, one_of
 from engine.task import Task, Tool
 from engine.types import Json, Observation, ToolCall
 from engine.world.admission import content, outputs, refused
 from engine.world.effects import NOT_FOUND
 from engine.world.mapping import Equivalent
 from engine.world.meaning import differing, may_mean_the_same
-from engine.world.states import Entry, Key, WorldState, key_of
+from engine.world.states import Key, MappingEntry, WorldState, key_of
 from engine.world.vetoes import Vetoes
 
 _MOST_ANSWERS = 160
@@ -49,7 +49,7 @@ class LlmSimulator:
         return await self._asker.ask(_question(state, tool, call, self._vetoes), admit)
 
 
-def _question(state: WorldState, tool: Tool, call: ToolCall, vetoes: Vetoes) -> Question:
+def _question(state: WorldState, tool: Tool, call: ToolCall, vetoes: Vetoes) -> ModelQuestion:
     key = key_of(call)
     apart, withdrawn = vetoes.apart(state, key), vetoes.withdrawn(state, key)
     # An answer that was withdrawn is not to be found in the journal again.
@@ -76,12 +76,12 @@ def _question(state: WorldState, tool: Tool, call: ToolCall, vetoes: Vetoes) -> 
         },
         "arguments": call.arguments,
     }
-    return Question(
+    return ModelQuestion(
         role="tool",
         task=state.world.task.id,
         owner=state.world.name,
         about=("tool", state.world.name, state.hash, key.tool, key.arguments.decode(), *again),
-        instructions=INSTRUCTIONS["tool"],
+        instructions=ROLE_INSTRUCTIONS["tool"],
         document=document,
         schema=_schema(tool, {"anyOf": [{"type": "integer", "minimum": 1}, {"type": "null"}]}),
         held_to=_schema(tool, one_of("integer", _pointable(tool, call, answers))),
@@ -93,14 +93,14 @@ def _background(task: Task) -> str:
     return "\n".join(filter(None, (task.instruction, task.user.context if task.user else "")))
 
 
-def _answers(state: WorldState, tool: Tool, apart: Collection[Key]) -> list[Entry]:
+def _answers(state: WorldState, tool: Tool, apart: Collection[Key]) -> list[MappingEntry]:
     """The answers of this state that can be pointed at, those of the tool first: only they can be the same."""
     known = [entry for key, entry in state.entries.items() if key not in apart]
     known.sort(key=lambda entry: entry.call.name != tool.name)
     return known[:_MOST_ANSWERS]
 
 
-def _pointable(tool: Tool, call: ToolCall, answers: Sequence[Entry]) -> list[int]:
+def _pointable(tool: Tool, call: ToolCall, answers: Sequence[MappingEntry]) -> list[int]:
     """The numbers of those answers that the call's may be the same as."""
     return [
         number
@@ -109,7 +109,7 @@ def _pointable(tool: Tool, call: ToolCall, answers: Sequence[Entry]) -> list[int
     ]
 
 
-def _told(entry: Entry) -> dict[str, Any]:
+def _told(entry: MappingEntry) -> dict[str, Any]:
     observation = entry.observation
     return {
         "tool": entry.call.name,

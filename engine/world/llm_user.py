@@ -18,8 +18,8 @@ from typing import Any
 
 from engine.core.seams import Session
 from engine.errors import UserError
-from engine.llm.prompts import INSTRUCTIONS
-from engine.llm.question import Asker, Question, RefusedReplyError, exactly, one_of
+from engine.llm.prompts import ROLE_INSTRUCTIONS
+from engine.llm.question import Asker, ModelQuestion, RefusedReplyError, exactly, one_of
 from engine.schema.canonical import same
 from engine.task import Fact, Task
 from engine.types import Json, Reply
@@ -97,7 +97,7 @@ class LlmUserSession:
         values |= dict.fromkeys(self.profile.forgets - self._asked_before)
         return values | {name: wrong for name, wrong in self.profile.mistakes.items() if name not in self._told}
 
-    def _question(self, message: str, values: Mapping[str, Json], meant: Iterable[str]) -> Question:
+    def _question(self, message: str, values: Mapping[str, Json], meant: Iterable[str]) -> ModelQuestion:
         user = self.task.user
         assert user is not None
         facts = [
@@ -119,12 +119,12 @@ class LlmUserSession:
             # The words that the task foresaw, last: a small model goes by what it has just read.
             "asked": [{"fact": name, "value": values[name]} for name in meant],
         }
-        return Question(
+        return ModelQuestion(
             role="user",
             task=self.task.id,
             owner=f"{self.task.id}/{self.seed}",
             about=("user", self.task.id, self.seed, self.profile.name, self._conversation, message),
-            instructions=INSTRUCTIONS["user"],
+            instructions=ROLE_INSTRUCTIONS["user"],
             document=document,
             schema=_schema({"enum": [None, *user.facts]}, {"type": "string"}, {"type": "boolean"}),
             # A server that takes schemas is let quote nothing but this message (small models answer an earlier one

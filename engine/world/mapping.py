@@ -17,9 +17,9 @@ import anyio
 from engine.errors import ToolError
 from engine.task import Task, Tool
 from engine.types import Json, Observation, ToolCall
-from engine.world.admission import Applied, Open, applied, content
-from engine.world.states import Entry, Key, TaskWorld, WorldState, entries_of, key_of, to_row
-from engine.world.store import Origin, Row
+from engine.world.admission import Applied, OpenAnswer, applied, content
+from engine.world.states import Key, MappingEntry, TaskWorld, WorldState, entries_of, key_of, to_row
+from engine.world.store import MappingRow, Origin
 
 _IDLE_TASKS = 512
 """Tasks without an open session whose entries stay in memory: siblings of a group need not start together."""
@@ -53,11 +53,11 @@ class Answers(Protocol):
         """Answers that wait for the next commit."""
         ...
 
-    async def load(self, task: str) -> list[Row]:
+    async def load(self, task: str) -> list[MappingRow]:
         """The answers about one task."""
         ...
 
-    def put(self, row: Row) -> None:
+    def put(self, row: MappingRow) -> None:
         """Keep an answer."""
         ...
 
@@ -152,7 +152,7 @@ class TaskMapping:
         self._worlds[name] = world
         return world
 
-    async def _resolve(self, state: WorldState, key: Key, call: ToolCall) -> Entry:
+    async def _resolve(self, state: WorldState, key: Key, call: ToolCall) -> MappingEntry:
         """Make the entry of a call, or wait for the caller that is making it."""
         place = (state.world.name, state.hash, key)
         while (entry := state.entries.get(key)) is None:
@@ -165,7 +165,7 @@ class TaskMapping:
         self._exact += 1
         return entry
 
-    async def _lead(self, place: tuple[str, str, Key], state: WorldState, call: ToolCall) -> Entry:
+    async def _lead(self, place: tuple[str, str, Key], state: WorldState, call: ToolCall) -> MappingEntry:
         key = place[2]
         flight = self._flights[place] = _Flight()
         try:
@@ -188,20 +188,20 @@ class TaskMapping:
             await self._store.flush()
         return entry
 
-    async def _make(self, state: WorldState, key: Key, call: ToolCall) -> tuple[Entry, Json]:
+    async def _make(self, state: WorldState, key: Key, call: ToolCall) -> tuple[MappingEntry, Json]:
         """The entry of a call, and the object of the state that it leads to if it moves."""
         tool = state.world.task.tool(call.name)
         assert tool is not None
         done, source = ruled(state, tool, key, call)
         same_as = None
-        if isinstance(done.answer, Open):
+        if isinstance(done.answer, OpenAnswer):
             said = await self._simulator.simulate(state, call, done.answer.known)
             if isinstance(said, Equivalent):
                 source, same_as, said = "equivalent", said.key, said.observation
         else:
             said = Observation(content=content(done.answer), ok=done.ok)
         moves = said.ok and tool.writes
-        return Entry(call=call, observation=said, source=source, moves=moves, same_as=same_as), done.state
+        return MappingEntry(call=call, observation=said, source=source, moves=moves, same_as=same_as), done.state
 
 
 def ruled(state: WorldState, tool: Tool, key: Key, call: ToolCall) -> tuple[Applied, Origin]:

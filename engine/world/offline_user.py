@@ -30,7 +30,7 @@ def asked(facts: Mapping[str, Fact], message: str) -> dict[str, str]:
     return dict([(name, match[0]) for name, match in found if match][:AT_MOST])
 
 
-def reply(user: UserContext, message: str) -> Reply:
+def offline_reply(user: UserContext, message: str) -> Reply:
     """The reply to one message: at most two facts, in the order in which the task lists them."""
     revealed = tuple(asked(user.facts, message))
     if not revealed:
@@ -55,7 +55,7 @@ class OfflineUserSession:
 
     async def reply(self, message: str) -> Reply:
         """Answer the agent; the same message always gets the same reply."""
-        return reply(self._user, message)
+        return offline_reply(self._user, message)
 
 
 class OfflineUser:

@@ -14,7 +14,7 @@ import orjson
 from engine.task import Task, Tool
 from engine.world.meaning import differing, kind_of_call, likeness
 from engine.world.states import Key, hash_after, key_of_row, key_of_same
-from engine.world.store import Origin, Row
+from engine.world.store import MappingRow, Origin
 
 Apart = Mapping[Key, Collection[Key]]
 
@@ -25,18 +25,18 @@ MOST_PAIRS = 40
 class Merge(NamedTuple):
     """A call that was given the answer of another one."""
 
-    row: Row
+    row: MappingRow
     flaw: str
     """Why that is wrong whatever the words mean; empty if it is not."""
 
 
-class Pair(NamedTuple):
+class CallPair(NamedTuple):
     """Two calls of one world state that may mean the same, and have different answers."""
 
     likeness: float
     """How many of their words are in both, 0 to 1."""
-    one: Row
-    other: Row
+    one: MappingRow
+    other: MappingRow
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,12 +49,12 @@ class Reviewed:
     writes: Mapping[str, int]
     """World states that there are, with the number of writes that lead to each."""
     merges: Sequence[Merge]
-    pairs: Sequence[Pair]
+    pairs: Sequence[CallPair]
     """The most alike ones first."""
     all_pairs: int
 
 
-def review(task: Task, rows: Sequence[Row], withdrawn: Iterable[Row], apart: Apart) -> Reviewed:
+def review(task: Task, rows: Sequence[MappingRow], withdrawn: Iterable[MappingRow], apart: Apart) -> Reviewed:
     """Look at the entries of one world of a task, `rows`, and at those that were withdrawn from it.
 
     `apart` are calls that people said do not mean the same."""
@@ -70,7 +70,7 @@ def review(task: Task, rows: Sequence[Row], withdrawn: Iterable[Row], apart: Apa
     )
 
 
-def _merge(task: Task, row: Row, same: Key, answers: Mapping[tuple[str, Key], Row]) -> Merge:
+def _merge(task: Task, row: MappingRow, same: Key, answers: Mapping[tuple[str, Key], MappingRow]) -> Merge:
     tool, other = task.tool(row.tool), answers.get((row.world, same))
     if same.tool != row.tool or tool is None:
         return Merge(row, "not calls of one tool")
@@ -82,7 +82,7 @@ def _merge(task: Task, row: Row, same: Key, answers: Mapping[tuple[str, Key], Ro
     return Merge(row, "")
 
 
-def _writes(task: Task, rows: Iterable[Row]) -> dict[str, int]:
+def _writes(task: Task, rows: Iterable[MappingRow]) -> dict[str, int]:
     """The number of writes that lead to each world state that entries are about."""
     there: dict[str, int] = {row.world: 0 for row in rows}
     following: dict[str, list[str]] = defaultdict(list)
@@ -99,9 +99,9 @@ def _writes(task: Task, rows: Iterable[Row]) -> dict[str, int]:
     return {state: reached[state] for state in there if state in reached}
 
 
-def _pairs(task: Task, rows: Iterable[Row], apart: Apart) -> Iterator[Pair]:
+def _pairs(task: Task, rows: Iterable[MappingRow], apart: Apart) -> Iterator[CallPair]:
     """Calls that differ in their words alone, and in their answers; not those that people have told apart."""
-    alike: dict[tuple[str, str, bytes], dict[Key, Row]] = defaultdict(dict)
+    alike: dict[tuple[str, str, bytes], dict[Key, MappingRow]] = defaultdict(dict)
     for row in rows:
         tool = task.tool(row.tool)
         # An equivalent call says what its entry says; where the state decides, words are names of different things.
@@ -112,7 +112,7 @@ def _pairs(task: Task, rows: Iterable[Row], apart: Apart) -> Iterator[Pair]:
         for (key, one), (other_key, other) in combinations(calls.items(), 2):
             told_apart = other_key in apart.get(key, ()) or one.source == other.source == "seeded"
             if (one.content, one.ok) != (other.content, other.ok) and not told_apart:
-                yield Pair(likeness(orjson.loads(one.arguments), orjson.loads(other.arguments)), one, other)
+                yield CallPair(likeness(orjson.loads(one.arguments), orjson.loads(other.arguments)), one, other)
 
 
 def _open(tool: Tool) -> bool:

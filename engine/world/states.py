@@ -20,7 +20,7 @@ from engine.task import SeededResponse, Task
 from engine.types import Json, Observation, ToolCall
 from engine.world import effects
 from engine.world.admission import canonical_arguments
-from engine.world.store import Origin, Row
+from engine.world.store import MappingRow, Origin
 
 
 class Key(NamedTuple):
@@ -36,7 +36,7 @@ def key_of(call: ToolCall) -> Key:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Entry:
+class MappingEntry:
     """One answer of a mapping."""
 
     call: ToolCall
@@ -56,7 +56,7 @@ class WorldState:
     hash: str
     writes: tuple[ToolCall, ...]
     state: Json
-    entries: dict[Key, Entry]
+    entries: dict[Key, MappingEntry]
     following: dict[Key, WorldState] = field(default_factory=dict)
     """States that successful writes lead to."""
 
@@ -90,7 +90,7 @@ class TaskWorld:
     task: Task
     name: str
     """What its answers are kept under: the task's id, and the episode's seed where every episode has its own."""
-    entries: dict[str, dict[Key, Entry]]
+    entries: dict[str, dict[Key, MappingEntry]]
     """By world hash: the paper's mapping M, also of states that no episode of this process has reached yet."""
     sessions: int = 0
     start: WorldState = field(init=False)
@@ -131,9 +131,9 @@ def _packed(task: Task, name: str, arguments: Mapping[str, Any]) -> Key:
     return key_of(ToolCall(name=name, arguments=canonical_arguments(tool, arguments)))
 
 
-def to_row(state: WorldState, key: Key, entry: Entry) -> Row:
+def to_row(state: WorldState, key: Key, entry: MappingEntry) -> MappingRow:
     """An entry as world.sqlite holds it."""
-    return Row(
+    return MappingRow(
         task=state.world.name,
         world=state.hash,
         tool=key.tool,
@@ -150,20 +150,20 @@ def same_as_text(key: Key) -> str:
     return orjson.dumps([key.tool, key.arguments.decode()]).decode()
 
 
-def entries_of(task: Task, rows: Iterable[Row]) -> dict[str, dict[Key, Entry]]:
+def entries_of(task: Task, rows: Iterable[MappingRow]) -> dict[str, dict[Key, MappingEntry]]:
     """The entries of a task's rows, by world hash."""
-    entries: dict[str, dict[Key, Entry]] = {}
+    entries: dict[str, dict[Key, MappingEntry]] = {}
     for row in rows:
         key, entry = from_row(task, row)
         entries.setdefault(row.world, {})[key] = entry
     return entries
 
 
-def from_row(task: Task, row: Row) -> tuple[Key, Entry]:
+def from_row(task: Task, row: MappingRow) -> tuple[Key, MappingEntry]:
     """The entry of a row."""
     call = ToolCall(name=row.tool, arguments=orjson.loads(row.arguments))
     tool = task.tool(row.tool)
-    entry = Entry(
+    entry = MappingEntry(
         call=call,
         observation=Observation(content=row.content, ok=bool(row.ok)),
         source=row.source,
@@ -173,12 +173,12 @@ def from_row(task: Task, row: Row) -> tuple[Key, Entry]:
     return key_of_row(row), entry
 
 
-def key_of_row(row: Row) -> Key:
+def key_of_row(row: MappingRow) -> Key:
     """The key of a row's call."""
     return Key(row.tool, row.arguments.encode())
 
 
-def key_of_same(row: Row) -> Key | None:
+def key_of_same(row: MappingRow) -> Key | None:
     """The key of the call whose answer a row was given, where it was."""
     if row.same_as is None:
         return None

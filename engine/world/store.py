@@ -11,9 +11,9 @@ from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from engine.rundir.rows import Kind, RowStore, open_rows, read_rows
+from engine.rundir.rows import RowsKind, RowStore, open_rows, read_rows
 
-FORMAT = 2
+MAPPING_FORMAT = 2
 
 _ENTRIES = """
 CREATE TABLE entries (
@@ -58,7 +58,7 @@ Origin = Literal["seeded", "simulated", "equivalent", "imported"]
 """Where an answer came from; an imported one was there when the run began (engine.packs.exported)."""
 
 
-class Row(NamedTuple):
+class MappingRow(NamedTuple):
     """One entry as the database holds it."""
 
     task: str
@@ -86,13 +86,13 @@ class Veto(NamedTuple):
     evaluation: int
 
 
-class EntryStore(RowStore[Row]):
+class EntryStore(RowStore[MappingRow]):
     """Entries of world.sqlite; the first one of a key wins. Open one with :func:`open_store`."""
 
-    kind = Kind(
+    kind = RowsKind(
         noun="a world database",
         application=0x53594E57,  # "SYNW"
-        format=FORMAT,
+        format=MAPPING_FORMAT,
         schema=(_ENTRIES, _VETOES, _WITHDRAWN),
         insert="INSERT OR IGNORE INTO entries VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
     )
@@ -102,16 +102,16 @@ class EntryStore(RowStore[Row]):
         self.tasks = {task for (task,) in connection.execute("SELECT DISTINCT task FROM entries")}
         """Tasks that have entries: opening any other costs no query."""
         self.vetoes: list[Veto] = []
-        self.withdrawn: list[tuple[int, Row]] = []
+        self.withdrawn: list[tuple[int, MappingRow]] = []
         """Entries that were withdrawn, each with the number of its veto."""
         self._read_vetoes()
 
-    def put(self, row: Row) -> None:
+    def put(self, row: MappingRow) -> None:
         """Keep an entry; the first one of a key wins. Durable after the next :meth:`flush`."""
         super().put(row)
         self.tasks.add(row.task)
 
-    async def load(self, task: str) -> list[Row]:
+    async def load(self, task: str) -> list[MappingRow]:
         """The entries of one task, those not yet committed included.
 
         Raises RunError where the database cannot be read."""
@@ -120,18 +120,18 @@ class EntryStore(RowStore[Row]):
         await self.flush()
         return await self._run(lambda: self._select(task))
 
-    async def withdraw(self, veto: Veto, rows: Sequence[Row]) -> None:
+    async def withdraw(self, veto: Veto, rows: Sequence[MappingRow]) -> None:
         """Keep a veto and withdraw the entries that it concerns, all or nothing.
 
         Raises RunError where the database cannot be written."""
         await self.flush()
         await self._run(lambda: self._withdraw(veto, rows))
 
-    def _select(self, task: str) -> list[Row]:
+    def _select(self, task: str) -> list[MappingRow]:
         query = "SELECT * FROM entries WHERE task = ? ORDER BY world, tool, arguments"
-        return [Row(*values) for values in self._connection.execute(query, (task,))]
+        return [MappingRow(*values) for values in self._connection.execute(query, (task,))]
 
-    def _withdraw(self, veto: Veto, rows: Sequence[Row]) -> None:
+    def _withdraw(self, veto: Veto, rows: Sequence[MappingRow]) -> None:
         keys = [row[:4] for row in rows]
         with self._connection as connection:
             connection.execute("INSERT INTO vetoes VALUES (?, ?, ?, ?, ?, ?, ?)", veto)
@@ -145,7 +145,7 @@ class EntryStore(RowStore[Row]):
         vetoes = self._connection.execute("SELECT * FROM vetoes ORDER BY number")
         self.vetoes = [Veto(*values) for values in vetoes]
         withdrawn = self._connection.execute("SELECT * FROM withdrawn ORDER BY veto, task, world, tool, arguments")
-        self.withdrawn = [(number, Row(*values)) for number, *values in withdrawn]
+        self.withdrawn = [(number, MappingRow(*values)) for number, *values in withdrawn]
 
 
 def open_store(path: Path) -> AbstractAsyncContextManager[EntryStore]:

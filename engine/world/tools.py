@@ -10,11 +10,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from engine.schema.canonical import canonical_bytes
-from engine.schema.draw import drawn
+from engine.schema.draw import drawn_value
 from engine.task import Task
 from engine.types import Json, Observation, ToolCall
 from engine.world import effects
-from engine.world.admission import Applied, Open, admit, applied, content, error, outputs
+from engine.world.admission import Applied, OpenAnswer, admit, applied, content, error, outputs
 from engine.world.states import WorldState
 
 
@@ -35,7 +35,7 @@ def apply(task: Task, state: Json, call: ToolCall) -> Applied:
     tool = task.tool(admitted.name)
     assert tool is not None
     done = applied(tool, state, admitted)
-    if isinstance(done.answer, Open):
+    if isinstance(done.answer, OpenAnswer):
         return done._replace(answer=_completed(task, admitted, done.answer.known))
     return done
 
@@ -45,5 +45,7 @@ def _completed(task: Task, call: ToolCall, known: Mapping[str, Any]) -> Json:
     tool = task.tool(call.name)
     assert tool is not None
     seed = b"\0".join((task.id.encode(), tool.name.encode(), canonical_bytes(call.arguments)))
-    answer = {name: known[name] if name in known else drawn(seed, name, part) for name, part in outputs(tool).items()}
+    answer = {
+        name: known[name] if name in known else drawn_value(seed, name, part) for name, part in outputs(tool).items()
+    }
     return answer or {"status": "ok"}

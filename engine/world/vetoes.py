@@ -15,19 +15,19 @@ from typing import NamedTuple
 
 from engine.errors import ConfigError
 from engine.world.states import Key, WorldState, key_of_row, key_of_same
-from engine.world.store import EntryStore, Row, Veto
+from engine.world.store import EntryStore, MappingRow, Veto
 
 _ID_DIGITS = 10
 
 
-class Recorded(NamedTuple):
+class RecordedGroups(NamedTuple):
     """How many groups a run has recorded."""
 
     training: int
     evaluation: int
 
 
-def merge_id(row: Row) -> str:
+def merge_id(row: MappingRow) -> str:
     """A short name of a merge that stays the same: it depends on both calls, the task and the state."""
     parts = (row.task, row.world, row.tool, row.arguments, row.same_as or "")
     return sha256("\0".join(parts).encode()).hexdigest()[:_ID_DIGITS]
@@ -41,7 +41,7 @@ def task_of(name: str, *, private: bool) -> str:
 class Vetoes:
     """What people said against merges, for whoever decides on the next one."""
 
-    def __init__(self, vetoes: Iterable[Veto] = (), withdrawn: Iterable[tuple[int, Row]] = ()) -> None:
+    def __init__(self, vetoes: Iterable[Veto] = (), withdrawn: Iterable[tuple[int, MappingRow]] = ()) -> None:
         self._others: dict[str, dict[Key, set[Key]]] = defaultdict(lambda: defaultdict(set))
         for veto in vetoes:
             one, other = Key(veto.tool, veto.one.encode()), Key(veto.tool, veto.other.encode())
@@ -50,7 +50,7 @@ class Vetoes:
         self._withdrawn = Counter((row.task, row.world, key_of_row(row)) for _, row in withdrawn)
 
     @classmethod
-    def of(cls, store: EntryStore | AsOf) -> Vetoes:
+    def of(cls, store: EntryStore | AnswersAsOf) -> Vetoes:
         """Those that a database has."""
         return cls(store.vetoes, store.withdrawn)
 
@@ -79,7 +79,7 @@ def _root(state: WorldState, key: Key) -> Key:
     return key
 
 
-async def veto(store: EntryStore, merge: str, recorded: Recorded, *, private: bool) -> list[Row]:
+async def veto(store: EntryStore, merge: str, recorded: RecordedGroups, *, private: bool) -> list[MappingRow]:
     """Veto the merge whose id begins with `merge`; returns the entries that were withdrawn.
 
     `private` says that every episode of the run has a world of its own. Raises ConfigError if there is not exactly one
@@ -104,39 +104,39 @@ async def veto(store: EntryStore, merge: str, recorded: Recorded, *, private: bo
     return rows
 
 
-class AsOf:
+class AnswersAsOf:
     """The answers that a run began with as they were when a group was played, for playing it again; keeps nothing.
 
     `whole`: with whatever was answered meanwhile, instead of having it answered again."""
 
     pending = 0
 
-    def __init__(self, store: EntryStore, place: Recorded, *, whole: bool) -> None:
+    def __init__(self, store: EntryStore, place: RecordedGroups, *, whole: bool) -> None:
         self._store, self._whole = store, whole
         done = sum(veto.training <= place.training and veto.evaluation <= place.evaluation for veto in store.vetoes)
         self.vetoes = store.vetoes[:done]
         self.withdrawn = [(number, row) for number, row in store.withdrawn if number <= done]
         self._later = [row for number, row in store.withdrawn if number > done]
 
-    async def load(self, task: str) -> list[Row]:
+    async def load(self, task: str) -> list[MappingRow]:
         """The answers about a task, those included that were withdrawn later.
 
         Raises RunError where the database cannot be read."""
         rows = [*await self._store.load(task), *(row for row in self._later if row.task == task)]
         return [row for row in rows if self._whole or row.source == "imported"]
 
-    def put(self, row: Row) -> None:
+    def put(self, row: MappingRow) -> None:
         """Nothing is kept."""
 
     async def flush(self) -> None:
         """There is nothing to commit."""
 
 
-def _is(row: Row, merge: str) -> bool:
+def _is(row: MappingRow, merge: str) -> bool:
     return row.same_as is not None and merge_id(row).startswith(merge)
 
 
-def _not_one(merge: str, found: Sequence[Row], withdrawn: Iterable[Row]) -> str:
+def _not_one(merge: str, found: Sequence[MappingRow], withdrawn: Iterable[MappingRow]) -> str:
     if found:
         return f"{merge} is the beginning of several merges: {', '.join(map(merge_id, found))}; write more of it"
     if any(_is(row, merge) for row in withdrawn):
@@ -144,7 +144,7 @@ def _not_one(merge: str, found: Sequence[Row], withdrawn: Iterable[Row]) -> str:
     return f"there is no merge {merge}; `synth-engine world audit` lists them"
 
 
-def _concerned(rows: Sequence[Row], pair: set[Key]) -> list[Row]:
+def _concerned(rows: Sequence[MappingRow], pair: set[Key]) -> list[MappingRow]:
     """Merges of the pair in any state, and what has its answer from one of them."""
     gone = {row[:4]: row for row in rows if {key_of_row(row), key_of_same(row)} == pair}
     while True:

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from learner.pretrain.corpus import Renderer
-from learner.pretrain.probes import probe
+from learner.pretrain.probes import probe_tasks
 from learner.pretrain.tokenizer import build_tokenizer
 from learner.pretrain.train import Recipe, make
 
@@ -26,7 +26,7 @@ def main(arguments: list[str]) -> int:
     chosen = parser.parse_args(arguments)
     torch.set_num_threads(1)
     model = make(chosen.out, Recipe(steps=chosen.steps, seed=chosen.seed))
-    probes = probe(model, Renderer(build_tokenizer()))
+    probes = probe_tasks(model, Renderer(build_tokenizer()))
     problems = probes.problems()
     sys.stderr.write(f"{probes}\n" + "".join(f"not usable: {problem}\n" for problem in problems))
     return 1 if problems else 0

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from tokenizers import Tokenizer
 
-from engine.synthesis.tiny_actor import Actor, Message, draw_plan, opening, play
-from engine.synthesis.tiny_family import make_task
+from engine.synthesis.tiny_actor import Actor, ChatMessage, draw_actor_plan, play, prompt_messages
+from engine.synthesis.tiny_family import make_tiny_task
 from engine.task import Split, Task, Tool
 from learner.pretrain.drills import chain, copy_line, drill
 from learner.pretrain.tokenizer import CHAT_TEMPLATE
@@ -65,7 +65,7 @@ class Renderer:
         self._head = (start, role, newline)
         self._end = tokenizer.token_to_id("<|im_end|>")
 
-    def text(self, messages: Sequence[Message], tools: Sequence[Tool], *, prompt: bool = False) -> str:
+    def text(self, messages: Sequence[ChatMessage], tools: Sequence[Tool], *, prompt: bool = False) -> str:
         """The conversation as text; with `prompt`, an assistant turn is opened at its end."""
         functions = [tool.function for tool in tools]
         return self._template.render(messages=messages, tools=functions, add_generation_prompt=prompt)
@@ -107,7 +107,7 @@ class Corpus:
     def _task(self) -> Task:
         """A fresh training task: goals and values of the train split, another seed than the pack's."""
         self._tasks += 1
-        return make_task(self._seed, Split.TRAIN, self._tasks)
+        return make_tiny_task(self._seed, Split.TRAIN, self._tasks)
 
     def conversation(self, mixture: Mixture) -> str:
         """The text of the next conversation."""
@@ -120,8 +120,8 @@ class Corpus:
             return self._renderer.text(drill(task, self._rng), task.tools)
         told = self._rng.random() < COMPLETE_SHARE
         task = complete(task) if told else task
-        turns = play(task, Actor(task, draw_plan(self._rng), self._rng, told=told))
-        return self._renderer.text([*opening(task), *turns], task.tools)
+        turns = play(task, Actor(task, draw_actor_plan(self._rng), self._rng, told=told))
+        return self._renderer.text([*prompt_messages(task), *turns], task.tools)
 
     def batches(self, steps: int, rows: int) -> Iterator[Batch]:
         """`steps` batches of `rows` rows: chains, then conversations, those of one batch of similar length."""

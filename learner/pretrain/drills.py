@@ -9,7 +9,7 @@ import random
 
 import orjson
 
-from engine.synthesis.tiny_actor import REPORT, Message, call_text, opening
+from engine.synthesis.tiny_actor import REPORT, ChatMessage, call_text, prompt_messages
 from engine.synthesis.tiny_words import DISTRACTORS, KEYS, LOOKUPS, NOUNS, SIBLINGS, VERBS, values
 from engine.task import Split, Task
 
@@ -17,7 +17,7 @@ WORDS = (*KEYS.values(), NOUNS)
 """Pools of values, and nouns."""
 
 
-def _pair(user: str, assistant: str) -> list[Message]:
+def _pair(user: str, assistant: str) -> list[ChatMessage]:
     """One exchange."""
     return [{"role": "user", "content": user}, {"role": "assistant", "content": assistant}]
 
@@ -26,7 +26,7 @@ def _told(facts: list[tuple[str, str]]) -> str:
     return " ".join(f"The {key} is {value}." for key, value in facts)
 
 
-def do_as_told(task: Task, rng: random.Random) -> list[Message]:
+def do_as_told(task: Task, rng: random.Random) -> list[ChatMessage]:
     """Call the named tool, never the forbidden one, with the named values."""
     tool = rng.choice([tool for tool in task.tools if tool.name != task.meta["tools"]["forbidden"]])
     arguments = {key: rng.choice(values(key, Split.TRAIN)) for key in tool.parameters["properties"]}
@@ -34,7 +34,7 @@ def do_as_told(task: Task, rng: random.Random) -> list[Message]:
     return _pair(f"Call {tool.name}. {told}", call_text(tool.name, arguments))
 
 
-def use_tool(task: Task, rng: random.Random) -> list[Message]:
+def use_tool(task: Task, rng: random.Random) -> list[ChatMessage]:
     """Write with every fact given, by the tool that the rule allows."""
     wanted = task.world.state["wanted"]
     told = _told(rng.sample(list(wanted.items()), len(wanted)))
@@ -42,7 +42,7 @@ def use_tool(task: Task, rng: random.Random) -> list[Message]:
     return _pair(text, call_text(task.meta["tools"]["allowed"], wanted))
 
 
-def which_tool(task: Task, rng: random.Random) -> list[Message]:
+def which_tool(task: Task, rng: random.Random) -> list[ChatMessage]:
     """Name the tool to use, and the one never to use."""
     names = task.meta["tools"]
     use = _pair("Which tool do you use.", f"{names['allowed']}.")
@@ -50,7 +50,7 @@ def which_tool(task: Task, rng: random.Random) -> list[Message]:
     return [*use, *never] if rng.random() < 0.7 else [*never, *use]
 
 
-def what_is_missing(task: Task, rng: random.Random) -> list[Message]:
+def what_is_missing(task: Task, rng: random.Random) -> list[ChatMessage]:
     """Name the private facts, in the order of the write tool's arguments."""
     del rng
     missing = [key for key in task.world.state["wanted"] if key != task.meta["given"]]
@@ -60,13 +60,13 @@ def what_is_missing(task: Task, rng: random.Random) -> list[Message]:
 FIRST_DRILLS = (use_tool, use_tool, use_tool, which_tool, which_tool, what_is_missing)
 
 
-def drill(task: Task, rng: random.Random) -> list[Message]:
+def drill(task: Task, rng: random.Random) -> list[ChatMessage]:
     """Rules, then exercises on one task.
 
     The first needs the rules, so that no earlier exchange answers it; the others are calls, so that in the middle of a
     conversation the model learns nothing but actions."""
     exercises = [rng.choice(FIRST_DRILLS), do_as_told, do_as_told]
-    return [opening(task)[0], *(message for exercise in exercises for message in exercise(task, rng))]
+    return [prompt_messages(task)[0], *(message for exercise in exercises for message in exercise(task, rng))]
 
 
 def chain(rng: random.Random) -> str:
@@ -78,21 +78,21 @@ def chain(rng: random.Random) -> str:
     return "".join(f"{word}{number}" for word, number in zip(words, numbers, strict=True))
 
 
-def copy_facts(rng: random.Random) -> list[Message]:
+def copy_facts(rng: random.Random) -> list[ChatMessage]:
     """Facts, held-out values included, as one JSON object."""
     facts = {key: rng.choice(KEYS[key]) for key in rng.sample(sorted(KEYS), rng.randrange(2, 8))}
     told = _told(rng.sample(list(facts.items()), len(facts)))
     return _pair(f"Write {', '.join(facts)}. {told}", orjson.dumps(facts).decode())
 
 
-def copy_names(rng: random.Random) -> list[Message]:
+def copy_names(rng: random.Random) -> list[ChatMessage]:
     """Tool names, held-out nouns included, as they are."""
     stems = [rng.choice((f"{rng.choice(SIBLINGS)}_{rng.choice(VERBS)}", *LOOKUPS, *DISTRACTORS)) for _ in range(4)]
     names = ", ".join(f"{stem}_{rng.choice(NOUNS)}" for stem in stems)
     return _pair(f"Write {names}.", f"{names}.")
 
 
-def copy_code(rng: random.Random) -> list[Message]:
+def copy_code(rng: random.Random) -> list[ChatMessage]:
     """Report the code of the last of some observations."""
     seen = [{"left": rng.randrange(10, 100)}, {"error": "not possible"}, {"total": rng.randrange(10, 100)}]
     code = f"{rng.randrange(10, 100)}"
@@ -101,6 +101,6 @@ def copy_code(rng: random.Random) -> list[Message]:
     return [*observations, {"role": "assistant", "content": f"<answer>{REPORT.format(code=code)}</answer>"}]
 
 
-def copy_line(rng: random.Random) -> list[Message]:
+def copy_line(rng: random.Random) -> list[ChatMessage]:
     """One exercise of copying what a conversation needs."""
     return rng.choice((copy_facts, copy_facts, copy_names, copy_code))(rng)

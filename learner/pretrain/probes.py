@@ -15,12 +15,12 @@ import orjson
 import torch
 from transformers import Qwen3ForCausalLM
 
-from engine.synthesis.tiny_actor import GOLD, Actor, Message, opening, play
-from engine.synthesis.tiny_family import SEED, make_task
+from engine.synthesis.tiny_actor import GOLD, Actor, ChatMessage, play, prompt_messages
+from engine.synthesis.tiny_family import TINY_SEED, make_tiny_task
 from engine.task import Split, Task
 from learner.pretrain.corpus import Renderer
 
-_SEED = SEED + 1
+_SEED = TINY_SEED + 1
 """Not the pack's: its held-out tasks measure trained policies and nothing else."""
 
 
@@ -49,9 +49,9 @@ class Probes:
         return [f"{name} {measured[name]:.3f} < {least}" for name, least in wanted.items() if measured[name] < least]
 
 
-def probe(model: Qwen3ForCausalLM, renderer: Renderer, count: int = 200, split: Split = Split.HELDOUT) -> Probes:
+def probe_tasks(model: Qwen3ForCausalLM, renderer: Renderer, count: int = 200, split: Split = Split.HELDOUT) -> Probes:
     """Measure `count` tasks of `split`, one by one."""
-    tasks = [make_task(_SEED, split, index) for index in range(count)]
+    tasks = [make_tiny_task(_SEED, split, index) for index in range(count)]
     bench = _Bench(model, renderer)
     return Probes(
         values_right=_mean([bench.values_right(task) for task in tasks]),
@@ -65,7 +65,7 @@ def _mean(numbers: Sequence[float]) -> float:
     return sum(numbers) / len(numbers)
 
 
-def _gold(task: Task) -> list[Message]:
+def _gold(task: Task) -> list[ChatMessage]:
     """A gold episode that asks, looks up, writes and reports."""
     plan = type(GOLD)(look_up_before_asking=False)
     return play(task, Actor(task, plan, random.Random(0)))
@@ -104,11 +104,11 @@ class _Bench:
         first = [self._renderer.ids(task.meta["tools"][part])[0] for part in ("allowed", "forbidden")]
         return float(torch.softmax(logits_V[first], dim=0)[0])
 
-    def _prompt(self, task: Task, turns: list[Message], head: str) -> list[int]:
-        return self._renderer.ids(self._renderer.text([*opening(task), *turns], task.tools, prompt=True) + head)
+    def _prompt(self, task: Task, turns: list[ChatMessage], head: str) -> list[int]:
+        return self._renderer.ids(self._renderer.text([*prompt_messages(task), *turns], task.tools, prompt=True) + head)
 
     @torch.inference_mode()
-    def _continued(self, task: Task, turns: list[Message], head: str) -> str:
+    def _continued(self, task: Task, turns: list[ChatMessage], head: str) -> str:
         """`head` and its greedy continuation up to the end of the turn."""
         prompt = self._prompt(task, turns, head)
         made = self._model.generate(

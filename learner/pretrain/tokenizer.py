@@ -27,7 +27,7 @@ PROSE = (
     '{"', '":"', '","', '":{"', '"}}', '"}', '":', '"},"', "}", "{}}", '":{}}', "(", ")", ", ", "). ", ",", ".", ". ",
     ": ", "! ", "? ",
 )  # fmt: skip
-FIELDS = (
+TOKENIZER_FIELDS = (
     "name", "arguments", "code", "left", "total", "error", "found", "possible", "argument", "call", "system", "user",
     "assistant", "tool",
 )  # fmt: skip
@@ -59,7 +59,7 @@ def lexicon() -> list[str]:
     pool = [value for values in KEYS.values() for value in values]
     words = [*NOUNS, *pool, *KEYS, *(f"{word} " for word in (*VERBS, *KEYS))]
     numbers = [f"{number:02d}" for number in range(100)]
-    return [*stems, *words, *numbers, *FIELDS, *PROSE]
+    return [*stems, *words, *numbers, *TOKENIZER_FIELDS, *PROSE]
 
 
 def build_tokenizer() -> Tokenizer:

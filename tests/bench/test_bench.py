@@ -9,7 +9,7 @@ import torch
 import bench.__main__ as entry
 from bench import endpoints, report
 from bench._endpoint_arms import Arm, measure
-from engine.scripted.endpoint import Endpoint as Scripted
+from engine.scripted.endpoint import ScriptedEndpoint as Scripted
 from tests.parts.llm_parts import TINY, listening
 from tests.parts.places import ROOT
 

@@ -145,7 +145,7 @@ def test_one_of_two_servers_is_lost_and_comes_back(tmp_path, launch, lost_by):
     assert {row["server"] for row in swaps if row["event"] == "moved"} <= {lost}
     _flips_went_on(swaps, away)
     _held_before_traffic(run, swaps, away)
-    assert {episode.server for tg in iter_groups(run.trajectories) for episode in tg.episodes} == {lost, other}
+    assert {episode.server for group in iter_groups(run.trajectories) for episode in group.episodes} == {lost, other}
 
 
 def away_rows(run, server):
@@ -166,8 +166,8 @@ def _held_before_traffic(run, swaps, away):
     assert current in pushed
     served = [
         episode
-        for tg in iter_groups(run.trajectories)
-        for episode in tg.episodes
+        for group in iter_groups(run.trajectories)
+        for episode in group.episodes
         if episode.server == away["server"] and episode.timings[0].start_s > away["end_s"]
     ]
     # On a busy machine a version may fall too far behind; that is no fault of the server's.

@@ -16,15 +16,15 @@ from tests.parts.learner_runs import make_group
 RULES = FormingRules(max_staleness=1, min_group_size=2)
 
 
-def take(tg, rules=RULES, version=0):
+def take(group, rules=RULES, version=0):
     """What a fresh step decides about the group."""
-    return OpenStep(version=version).take(tg, rules, group_std)
+    return OpenStep(version=version).take(group, rules, group_std)
 
 
-def faulty(tg, outcome):
+def faulty(group, outcome):
     """The group with its masked episodes ended by `outcome`."""
-    episodes = [each if each.scored else replace(each, outcome=outcome) for each in tg.episodes]
-    return replace(tg, episodes=tuple(episodes))
+    episodes = [each if each.scored else replace(each, outcome=outcome) for each in group.episodes]
+    return replace(group, episodes=tuple(episodes))
 
 
 def test_a_fault_is_outside_mean_and_deviation():
@@ -46,7 +46,7 @@ def test_advantages_of_a_group_add_up_to_zero():
 
 
 @pytest.mark.parametrize(
-    ("tg", "version", "reason"),
+    ("group", "version", "reason"),
     [
         (make_group(0), 0, None),
         (make_group(0), 2, DropReason.STALE),
@@ -58,16 +58,16 @@ def test_advantages_of_a_group_add_up_to_zero():
         (make_group(0, rewards=[0.5, 0.6, None, None]), 0, None),
     ],
 )
-def test_drop_reasons_by_precedence(tg, version, reason):
+def test_drop_reasons_by_precedence(group, version, reason):
     """Stale before unscored before failed before zero variance (acceptance 3, 16)."""
-    assert take(tg, version=version) is reason
+    assert take(group, version=version) is reason
 
 
 def test_a_masked_episode_makes_a_group_stale_too():
     """Staleness is of the oldest episode, masked or not."""
-    tg = make_group(0, version=5, rewards=[0.0, 1.0, None])
-    old = replace(tg, episodes=(*tg.episodes[:2], replace(tg.episodes[2], version=3)))
-    assert take(tg, version=5) is None
+    group = make_group(0, version=5, rewards=[0.0, 1.0, None])
+    old = replace(group, episodes=(*group.episodes[:2], replace(group.episodes[2], version=3)))
+    assert take(group, version=5) is None
     assert take(old, version=5) is DropReason.STALE
 
 
@@ -98,20 +98,20 @@ def test_groups_whose_log_probabilities_are_not_the_policys_are_refused(change):
 
 def test_a_contradicting_ledger_is_refused():
     """Spans and log-probabilities must agree."""
-    tg = make_group(3)
-    first = tg.episodes[0]
+    group = make_group(3)
+    first = group.episodes[0]
     short = replace(first, tokens=replace(first.tokens, logprobs=first.tokens.logprobs[:-1]))
     with pytest.raises(RunError, match=r"g000003\.00: .* log-probabilities"):
-        take(replace(tg, episodes=(short, *tg.episodes[1:])))
+        take(replace(group, episodes=(short, *group.episodes[1:])))
 
 
 def test_the_first_token_of_an_episode_cannot_be_trained():
     """The stream holds such a ledger; here nothing comes before the token that would predict it."""
-    tg = make_group(3)
-    (span, *rest), first = tg.episodes[0].tokens.spans, tg.episodes[0]
+    episode_group = make_group(3)
+    (span, *rest), first = episode_group.episodes[0].tokens.spans, episode_group.episodes[0]
     spans = (replace(span, start=0), *rest)
     early = replace(first, tokens=replace(first.tokens, spans=spans))
-    group = replace(tg, episodes=(early, *tg.episodes[1:]))
+    group = replace(episode_group, episodes=(early, *episode_group.episodes[1:]))
     assert decode(encode(group)).episodes[0].tokens.spans == spans
     with pytest.raises(RunError, match=r"g000003\.00: spans .* start before token 1"):
         take(group)

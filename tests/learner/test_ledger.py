@@ -4,7 +4,7 @@ import anyio
 import pytest
 
 from engine.core.episode import run_episode
-from engine.core.seams import Plan, Seams
+from engine.core.seams import EpisodePlan, Seams
 from engine.packs.pack import parse_task
 from engine.scripted import ConstantScorer, ConstantUser, ConstantWorld
 from engine.types import Completion, Limits, Sampling, StopReason
@@ -39,7 +39,7 @@ class Sampler:
 
 async def play(stop, *turns):
     """The episode in which the policy samples `turns`."""
-    plan = Plan(
+    plan = EpisodePlan(
         id="g000007.01",
         group_id="g000007",
         task=parse_task(task_json()),
@@ -77,6 +77,6 @@ async def test_a_stop_token_is_a_target_only_if_it_was_sampled(stop, first, last
     episode = trained_episode(played, "g000007", advantage=1.0, temperature=1.0)
     assert episode.ids_T[episode.target_P].tolist() == [*first, *last]
     assert (STOP in episode.ids_T[episode.target_P]) is is_target
-    stopped_at = episode.opening + len(first) - is_target
+    stopped_at = episode.prompt + len(first) - is_target
     assert episode.ids_T[stopped_at] == STOP
     assert (stopped_at in episode.target_P) is is_target

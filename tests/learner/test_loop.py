@@ -38,7 +38,7 @@ def groups(model):
     """Eight usable groups with the base's own log-probabilities, and a zero-variance one at position 3."""
     base = make_policy(model)
     usable = [make_group(position, policy=base) for position in range(9)]
-    return [tg if tg.position != 3 else make_group(3, policy=base, rewards=[0.5] * 4) for tg in usable]
+    return [group if group.position != 3 else make_group(3, policy=base, rewards=[0.5] * 4) for group in usable]
 
 
 def train(run, *, flush=False):
@@ -244,8 +244,8 @@ def test_training_raises_the_probability_of_better_episodes(tmp_path, model, gro
     serve(learner, flush=False)
     base = make_policy(model)
     gains = []
-    for tg in groups[:2]:
-        for episode in tg.episodes[:2]:
+    for group in groups[:2]:
+        for episode in group.episodes[:2]:
             targets = np.concatenate([np.arange(s.start, s.start + s.length) for s in episode.tokens.spans]) - 1
             change = whole_logprobs(learner.policy, episode.tokens.ids) - whole_logprobs(base, episode.tokens.ids)
             gains.append(float(change[targets].mean()))
@@ -367,9 +367,9 @@ def test_two_bos_tokens_are_refused(tmp_path, model, groups):
     learner.policy.model.config.bos_token_id = int(doubled[0])
     doubled[1] = doubled[0]
     first = groups[0].episodes[0]
-    tg = replace(groups[0], episodes=(replace(first, tokens=replace(first.tokens, ids=doubled)),))
+    group = replace(groups[0], episodes=(replace(first, tokens=replace(first.tokens, ids=doubled)),))
     with pytest.raises(RunError, match=r"g000000\.00: begins with two BOS"):
-        learner._check_tokens(SimpleNamespace(header=None), tg)
+        learner._check_tokens(SimpleNamespace(header=None), group)
 
 
 def environment():

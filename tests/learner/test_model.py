@@ -1,4 +1,4 @@
-"""Rows, shared openings, the tiled head and the fused LoRA linear against transformers and peft alone."""
+"""Rows, shared prompts, the tiled head and the fused LoRA linear against transformers and peft alone."""
 
 import json
 import math
@@ -20,7 +20,7 @@ from learner.forward import policy_logprobs
 from learner.head import token_logprobs
 from learner.lora import PeftLinear
 from learner.loss import Clip, ppo_token_loss
-from learner.model import LoraSettings, load_policy, read_adapter
+from learner.model import LoraSettings, load_policy, read_adapter_tensors
 from learner.publish import publish
 from learner.rows import micro_batches
 from learner.step import GrpoStep, NotFiniteError, StepSettings
@@ -53,7 +53,7 @@ def policy(model):
 
 def trained(*groups):
     """The trained episodes of groups."""
-    return [episode for tg in groups for episode in usable_group(tg, group_std, version=0).episodes]
+    return [episode for group in groups for episode in usable_group(group, group_std, version=0).episodes]
 
 
 def gradients(policy, episodes, budget):
@@ -64,7 +64,7 @@ def gradients(policy, episodes, budget):
 
 
 def test_batched_log_probabilities_equal_each_episode_alone(policy):
-    """Shared openings and right padding change nothing: 1e-5 against peft on one whole episode (acceptance 5)."""
+    """Shared prompts and right padding change nothing: 1e-5 against peft on one whole episode (acceptance 5)."""
     episodes = trained(make_group(0, size=6), make_group(1, size=6))
     batches = micro_batches(episodes, 10_000)
     assert any((batch.ids_T == 0).any() for batch in batches)
@@ -75,7 +75,7 @@ def test_batched_log_probabilities_equal_each_episode_alone(policy):
         assert np.abs(logprob_P.detach().numpy() - np.concatenate(alone)).max() <= 1e-5
 
 
-def test_an_all_ones_mask_over_the_shared_opening_would_be_found(policy, monkeypatch):
+def test_an_all_ones_mask_over_the_shared_prompt_would_be_found(policy, monkeypatch):
     """The comparison above can fail: without the causal mask rows see their own future."""
     [batch] = micro_batches(trained(make_group(0, size=6)), 10_000)
     wanted, _ = policy_logprobs(policy, batch)
@@ -138,7 +138,7 @@ def test_micro_batches_keep_the_budget_and_every_episode():
 def test_the_targets_of_a_pass_are_the_sampled_tokens(budget):
     """Traced back to its episode, each target lies in a policy span, and none of a span is left out (acceptance 6)."""
     groups = make_group(0, size=6), make_group(1, size=5)
-    ledgers = {episode.id: episode.tokens for tg in groups for episode in tg.episodes}
+    ledgers = {episode.id: episode.tokens for group in groups for episode in group.episodes}
     for batch in micro_batches(trained(*groups), budget):
         sizes = [sum(span.length for span in ledgers[episode.id].spans) for episode in batch.episodes]
         for episode, before, target in zip(
@@ -152,24 +152,24 @@ def test_the_targets_of_a_pass_are_the_sampled_tokens(budget):
     assert ledgers == {}
 
 
-def with_other_ids(tg, positions):
+def with_other_ids(group, positions):
     """The group with other ids at `positions` of its first episode."""
-    first = tg.episodes[0]
+    first = group.episodes[0]
     ids = first.tokens.ids.copy()
     ids[positions] = ids[positions] % (VOCABULARY - 1) + 1
-    return replace(tg, episodes=(replace(first, tokens=replace(first.tokens, ids=ids)), *tg.episodes[1:]))
+    return replace(group, episodes=(replace(first, tokens=replace(first.tokens, ids=ids)), *group.episodes[1:]))
 
 
 def test_observation_targets_do_not_matter_and_policy_tokens_do(policy):
     """Other ids after the last policy token leave loss and gradients as they are to the bit; another last policy
     token, which nothing follows, changes both (acceptance 6)."""
-    tg = make_group(0, policy=policy)
-    tokens = tg.episodes[0].tokens
+    group = make_group(0, policy=policy)
+    tokens = group.episodes[0].tokens
     end = tokens.spans[-1].start + tokens.spans[-1].length
     assert end < len(tokens.ids)
-    wanted, gradient = gradients(policy, trained(tg), 200)
-    observed, unmoved = gradients(policy, trained(with_other_ids(tg, slice(end, None))), 200)
-    sampled, moved = gradients(policy, trained(with_other_ids(tg, [end - 1])), 200)
+    wanted, gradient = gradients(policy, trained(group), 200)
+    observed, unmoved = gradients(policy, trained(with_other_ids(group, slice(end, None))), 200)
+    sampled, moved = gradients(policy, trained(with_other_ids(group, [end - 1])), 200)
     assert observed.loss == wanted.loss
     assert abs(sampled.loss - wanted.loss) > 1e-3
     for name in policy.parameters:
@@ -252,19 +252,19 @@ def test_a_tensor_that_is_not_finite_after_the_update_is_named_and_undone(model,
 
 def test_tokens_after_the_last_policy_token_are_left_out():
     """Template glue and last observations are neither computed nor targets; what was sampled is (acceptance 7)."""
-    tg = make_group(2)
-    for episode, source in zip(trained(tg), tg.episodes, strict=True):
+    group = make_group(2)
+    for episode, source in zip(trained(group), group.episodes, strict=True):
         last = source.tokens.spans[-1]
         assert len(episode.ids_T) == last.start + last.length < len(source.tokens.ids)
         assert episode.target_P[-1] == len(episode.ids_T) - 1
         assert len(episode.target_P) == sum(span.length for span in source.tokens.spans)
 
 
-def test_siblings_without_a_common_opening_are_refused():
-    """Episodes of one task share their opening; anything else is a fault of the stream."""
+def test_siblings_without_a_common_prompt_are_refused():
+    """Episodes of one task share their prompt; anything else is a fault of the stream."""
     first, second = trained(make_group(0))[0], trained(make_group(0))[1]
     second.ids_T[0] = (first.ids_T[0] + 1) % 64
-    with pytest.raises(RunError, match="do not share an opening"):
+    with pytest.raises(RunError, match="do not share a prompt"):
         micro_batches([first, second], 1000)
 
 
@@ -403,7 +403,7 @@ def test_adapters_that_would_not_be_served_as_trained_are_refused(policy, tmp_pa
     file = run.adapter(1) / "adapter_config.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), key: value}))
     with pytest.raises(ConfigError, match=key):
-        read_adapter(run.adapter(1), LORA)
+        read_adapter_tensors(run.adapter(1), LORA)
 
 
 def test_warm_start_takes_the_adapter_and_refuses_another_rank(model, policy, tmp_path):

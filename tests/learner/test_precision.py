@@ -18,7 +18,7 @@ from engine.rundir.layout import read_json, read_lines
 from learner import attention, device, head
 from learner.__main__ import EXIT_OK, serve
 from learner.advantage import group_std
-from learner.checkpoint import latest
+from learner.checkpoint import latest_checkpoint
 from learner.forming import usable_group
 from learner.forward import policy_logprobs
 from learner.head import token_logprobs
@@ -57,7 +57,7 @@ def groups(model):
 
 def episodes_of(*groups):
     """What a step trains on."""
-    return [episode for tg in groups for episode in usable_group(tg, group_std, version=0).episodes]
+    return [episode for group in groups for episode in usable_group(group, group_std, version=0).episodes]
 
 
 def rounded(tensors):
@@ -165,7 +165,7 @@ def test_a_run_publishes_bfloat16_and_continues_from_its_masters(tmp_path, model
         assert {tensor.dtype for tensor in tensors.values()} == {torch.bfloat16}
         assert all(torch.equal(tensor, weights(cut, version)[name]) for name, tensor in tensors.items())
         assert read_json(whole.adapter(version) / "meta.json")["dtype"] == "bfloat16"
-    saved = latest(whole)
+    saved = latest_checkpoint(whole)
     masters = {name: saved.moments[f"w.{name}"] for name in saved.adapter}
     assert all(torch.equal(saved.adapter[name], tensor) for name, tensor in rounded(masters).items())
     assert all(torch.equal(saved.adapter[name], tensor) for name, tensor in weights(whole, 3).items())

@@ -11,14 +11,14 @@ from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen3ForCausalLM
 
 import engine
-from engine.synthesis.tiny_actor import GOLD, Actor, draw_plan, opening, play
-from engine.synthesis.tiny_family import SEED, make_task
+from engine.synthesis.tiny_actor import GOLD, Actor, draw_actor_plan, play, prompt_messages
+from engine.synthesis.tiny_family import TINY_SEED, make_tiny_task
 from engine.synthesis.tiny_words import KEYS, NOUNS, VERBS
 from engine.task import Split
 from learner.pretrain import corpus
 from learner.pretrain.corpus import CHAIN_STEPS, MIXTURES, Corpus, Renderer
 from learner.pretrain.muon import Muon, orthogonalise
-from learner.pretrain.probes import probe
+from learner.pretrain.probes import probe_tasks
 from learner.pretrain.tokenizer import PROSE, TAGS, build_tokenizer, lexicon, write_tokenizer
 from learner.pretrain.train import Recipe, config, make, start_copying, train
 
@@ -30,8 +30,8 @@ RENDERER = Renderer(TOKENIZER)
 
 def gold_messages(index: int = 0) -> tuple[list, tuple]:
     """Messages and tools of one gold episode."""
-    task = make_task(SEED, Split.TRAIN, index)
-    return [*opening(task), *play(task, Actor(task, GOLD, random.Random(0)))], task.tools
+    task = make_tiny_task(TINY_SEED, Split.TRAIN, index)
+    return [*prompt_messages(task), *play(task, Actor(task, GOLD, random.Random(0)))], task.tools
 
 
 def test_every_word_of_the_family_is_one_token() -> None:
@@ -129,7 +129,7 @@ def test_first_head_begins_by_looking_one_token_back() -> None:
 
 def test_actor_is_undisciplined() -> None:
     """Over many plans every decision goes both ways."""
-    plans = [draw_plan(random.Random(seed)) for seed in range(300)]
+    plans = [draw_actor_plan(random.Random(seed)) for seed in range(300)]
     for name in ("ask", "look_up", "allowed", "report", "recover"):
         share = sum(getattr(plan, name) for plan in plans) / len(plans)
         assert 0.2 < share < 0.9, name
@@ -173,7 +173,7 @@ def test_written_directory_loads(tmp_path) -> None:
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path)
     assert all(torch.equal(value, model.state_dict()[name]) for name, value in loaded.state_dict().items())
     assert loaded.generation_config.eos_token_id == AutoTokenizer.from_pretrained(tmp_path).eos_token_id
-    assert probe(loaded, RENDERER, count=2).problems()
+    assert probe_tasks(loaded, RENDERER, count=2).problems()
 
 
 def test_shipped_model_is_small_and_of_the_promised_shape() -> None:
@@ -191,4 +191,4 @@ def test_shipped_model_is_small_and_of_the_promised_shape() -> None:
 def test_shipped_model_is_competent() -> None:
     """The probes that GRPO needs hold for the shipped weights."""
     model = AutoModelForCausalLM.from_pretrained(MODEL)
-    assert probe(model, RENDERER, count=24).problems() == []
+    assert probe_tasks(model, RENDERER, count=24).problems() == []

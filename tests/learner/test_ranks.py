@@ -76,7 +76,7 @@ def assert_close(found, wanted, limit):
 def test_shares_are_even_and_every_micro_batch_is_in_one():
     """The largest first, to whoever has least; a rank may get nothing."""
     tgs = [make_group(position, size=6) for position in range(5)]
-    episodes = [episode for tg in tgs for episode in usable_group(tg, group_std, version=0).episodes]
+    episodes = [episode for group in tgs for episode in usable_group(group, group_std, version=0).episodes]
     batches = micro_batches(episodes, 90)
     sizes = [batch.ids_T.numel() for batch in batches]
     for count in (1, 2, 3):

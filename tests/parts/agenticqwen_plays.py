@@ -9,7 +9,7 @@ import pytest
 
 from engine.chat.chat_format import ChatFormat
 from engine.core.episode import run_episode
-from engine.core.seams import Plan, ScoringRecord, Seams
+from engine.core.seams import EpisodePlan, ScoringRecord, Seams
 from engine.importing.agenticqwen.format import AGENTICQWEN
 from engine.importing.format import ImportOptions
 from engine.importing.load import Imported, import_file
@@ -50,7 +50,7 @@ OFFLINE = Seams(
 async def play(task: Task, lines: Sequence[str], seams: Seams = OFFLINE) -> Episode:
     """One episode of a task in which the agent says these lines."""
     scripted = replace(task, meta={**task.meta, "gold": lines})
-    plan = Plan(
+    plan = EpisodePlan(
         id="g000000.00",
         group_id="g000000",
         task=scripted,

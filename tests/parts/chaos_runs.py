@@ -95,7 +95,7 @@ def chaos_run(base: Path, pack: Path, url: str, **settings: Any) -> tuple[RunDir
 def episodes_of(run: RunDir) -> tuple[list[Episode], list[Episode]]:
     """Those in the training stream, and the evaluations'."""
     streams = (run.trajectories, run.eval)
-    training, evaluated = ([episode for tg in iter_groups(place) for episode in tg.episodes] for place in streams)
+    training, evaluated = ([episode for group in iter_groups(place) for episode in group.episodes] for place in streams)
     return training, evaluated
 
 

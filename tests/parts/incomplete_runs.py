@@ -12,7 +12,7 @@ from engine.stream.append import SegmentFile
 from engine.stream.frame import decode_payload, encode
 from engine.stream.segment import CLOSED, Segment, SegmentHeader, segment_path
 from engine.stream.writer import TrajectoryWriter, WriterSettings
-from engine.types import TaskGroup
+from engine.types import EpisodeGroup
 from tests.parts.recorded_runs import GROUPS_PER_STEP, STEPS, RecordedRun
 
 Damaging = Callable[[RunDir], None]
@@ -37,7 +37,7 @@ def in_segments(made: RecordedRun) -> RunDir:
     return run
 
 
-async def write_life(run: RunDir, header: SegmentHeader, groups: list[TaskGroup]) -> None:
+async def write_life(run: RunDir, header: SegmentHeader, groups: list[EpisodeGroup]) -> None:
     """What one life of the engine writes: a segment of its own."""
     writer = TrajectoryWriter(run.trajectories, header, WriterSettings(low_water_bytes=0))
     async with anyio.create_task_group() as tg:
@@ -173,6 +173,6 @@ def take_of_another_run(run: RunDir) -> None:
     assert header is not None
     segment.path.unlink()
     file = SegmentFile(run.trajectories, 1, replace(header[0], run_id="other-00000000"))
-    for tg in groups:
-        file.append(tg.id, tg.position, encode(tg))
+    for group in groups:
+        file.append(group.id, group.position, encode(group))
     file.finish()

@@ -9,7 +9,7 @@ from click.testing import CliRunner
 
 from engine.cli import cli
 from engine.rundir.layout import RunDir
-from engine.scripted.endpoint import Endpoint
+from engine.scripted.endpoint import ScriptedEndpoint
 from tests.parts.llm_parts import listening
 from tests.parts.played_runs import LLM, packed, recorded
 from tests.parts.worlds import task_json
@@ -47,9 +47,9 @@ def judged_run(base: Path) -> RunDir:
 
 
 @contextmanager
-def judging(scripted: Endpoint | None = None) -> Iterator[tuple[Endpoint, tuple[str, ...]]]:
+def judging(scripted: ScriptedEndpoint | None = None) -> Iterator[tuple[ScriptedEndpoint, tuple[str, ...]]]:
     """A judge on a port of its own, in a thread (commands have a loop of their own), and the options that name it."""
-    endpoint = scripted or Endpoint()
+    endpoint = scripted or ScriptedEndpoint()
     with (
         start_blocking_portal() as portal,
         portal.wrap_async_context_manager(listening(endpoint.application())) as url,

@@ -13,20 +13,20 @@ from typing import Any
 
 from engine.config.load import load
 from engine.rundir.layout import RunDir, read_json, read_lines
-from engine.types import TaskGroup
+from engine.types import EpisodeGroup
 from learner import checkpoint, loop, records
 from learner.__main__ import serve
 from learner.forming import scored_rewards
 from learner.lifetime import Lifetime
 from learner.loop import Learner
-from learner.model import CONFIG, WEIGHTS, LoraPolicy
+from learner.model import ADAPTER_CONFIG, WEIGHTS, LoraPolicy
 from tests.parts.learner_runs import make_group
 
 POINTS = ("before checkpoint", "after checkpoint", "after rows", "after publish", "after progress")
 """Between the five parts of a step (docs/learner.md 5.3)."""
 
 
-def make_groups(policy: LoraPolicy, usable: int) -> list[TaskGroup]:
+def make_groups(policy: LoraPolicy, usable: int) -> list[EpisodeGroup]:
     """A stream of which `usable` groups (a multiple of four) train; one in five has no variance and is dropped."""
     return [
         make_group(position, policy=policy, rewards=[0.5] * 4 if position % 5 == 3 else None)
@@ -125,13 +125,13 @@ def hashes(run: RunDir) -> dict[int, str]:
     """Version -> sha256 of what its files hold, weights and configuration; meta.json is not asked."""
     return {
         version: hashlib.sha256(
-            b"".join((run.adapter(version) / name).read_bytes() for name in (WEIGHTS, CONFIG))
+            b"".join((run.adapter(version) / name).read_bytes() for name in (WEIGHTS, ADAPTER_CONFIG))
         ).hexdigest()
         for version in run.versions()
     }
 
 
-def check_history(run: RunDir, groups: Sequence[TaskGroup]) -> None:
+def check_history(run: RunDir, groups: Sequence[EpisodeGroup]) -> None:
     """Every group that was read is trained, or dropped and counted, exactly once; steps, versions and files agree."""
     rows = list(read_lines(run.learner / "steps.jsonl"))
     assert [row["step"] for row in rows] == list(range(1, len(rows) + 1))
@@ -139,8 +139,8 @@ def check_history(run: RunDir, groups: Sequence[TaskGroup]) -> None:
     dropped = [group_id for row in rows for ids in row["dropped"].values() for group_id in ids]
     assert not [group_id for group_id, times in Counter([*trained, *dropped]).items() if times > 1]
     in_steps = groups[: len(trained) + len(dropped)]
-    assert {*trained, *dropped} == {tg.id for tg in in_steps}
-    assert set(dropped) == {tg.id for tg in in_steps if len(set(scored_rewards(tg))) == 1}
+    assert {*trained, *dropped} == {group.id for group in in_steps}
+    assert set(dropped) == {group.id for group in in_steps if len(set(scored_rewards(group))) == 1}
     assert [row["learner/step_count"] for row in read_lines(run.learner / "metrics.jsonl")] == [r["step"] for r in rows]
     assert run.versions() == list(range(len(rows) + 1))
     progress = read_json(run.progress)

@@ -19,7 +19,7 @@ from engine.rundir.layout import RunDir, write_json
 from engine.stream.append import SegmentFile
 from engine.stream.frame import encode
 from engine.stream.segment import CLOSED, SegmentHeader
-from engine.types import Episode, Outcome, Reward, Sampling, Source, Span, StopReason, TaskGroup, Tokens
+from engine.types import Episode, EpisodeGroup, Outcome, Reward, Sampling, Source, Span, StopReason, Tokens
 from learner.model import LoraPolicy, LoraSettings, load_policy
 
 VOCABULARY = 64
@@ -105,11 +105,11 @@ def whole_logprobs_with_gradient(policy: LoraPolicy, ids: Sequence[int] | NDArra
 
 
 def make_episode(
-    group_id: str, index: int, opening: list[int], seed: int, policy: LoraPolicy | None = None, version: int = 0
+    group_id: str, index: int, prompt: list[int], seed: int, policy: LoraPolicy | None = None, version: int = 0
 ) -> Episode:
-    """One episode: the opening, then policy and observation tokens in turns; mu from `policy` (or drawn)."""
+    """One episode: the prompt, then policy and observation tokens in turns; mu from `policy` (or drawn)."""
     rng = np.random.default_rng(seed)
-    ids, spans = list(opening), []
+    ids, spans = list(prompt), []
     for _ in range(int(rng.integers(1, 4))):
         length = int(rng.integers(2, 8))
         spans.append(Span(start=len(ids), length=length, version=version))
@@ -143,16 +143,16 @@ def make_group(
     policy: LoraPolicy | None = None,
     version: int = 0,
     rewards: Sequence[float | None] | None = None,
-) -> TaskGroup:
+) -> EpisodeGroup:
     """A group whose rewards differ (or are those given; None masks an episode as an infrastructure error)."""
     group_id = f"g{position:06d}"
-    opening = np.random.default_rng(position).integers(1, VOCABULARY, 6 + position % 5).tolist()
+    prompt = np.random.default_rng(position).integers(1, VOCABULARY, 6 + position % 5).tolist()
     rewards = rewards or [0.0, 1.0, *(0.5,) * (size - 2)]
     episodes = [
-        scored(make_episode(group_id, index, opening, position * 100 + index, policy, version), reward)
+        scored(make_episode(group_id, index, prompt, position * 100 + index, policy, version), reward)
         for index, reward in enumerate(rewards)
     ]
-    return TaskGroup(
+    return EpisodeGroup(
         id=group_id,
         position=position,
         task_id="t",
@@ -185,11 +185,11 @@ def make_run(path: Path, model: Path, *, steps: int = 3, max_staleness: int = 10
     return run
 
 
-def write_stream(run: RunDir, groups: Sequence[TaskGroup], *, number: int = 0, closed: bool = True) -> None:
+def write_stream(run: RunDir, groups: Sequence[EpisodeGroup], *, number: int = 0, closed: bool = True) -> None:
     """Write one segment with `groups`; `closed` says that nothing more will come."""
     file = SegmentFile(run.trajectories, number, HEADER)
-    for tg in groups:
-        file.append(tg.id, tg.position, encode(tg))
+    for group in groups:
+        file.append(group.id, group.position, encode(group))
     if closed:
         file.finish()
         write_json(run.trajectories / CLOSED, {"segments": number + 1, "frames": len(groups)})

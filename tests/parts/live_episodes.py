@@ -16,7 +16,7 @@ from anyio.streams.buffered import BufferedByteReceiveStream
 from engine.attach.server import Attach
 from engine.core.episode import run_episode
 from engine.core.live import LiveEpisodes
-from engine.core.seams import Plan, Seams
+from engine.core.seams import EpisodePlan, Seams
 from engine.packs.pack import parse_task
 from engine.rundir.layout import RunDir
 from engine.scripted.constant import ConstantScorer, ConstantUser, ConstantWorld
@@ -24,6 +24,7 @@ from engine.task import Rubric, RubricItem, Task
 from engine.types import (
     Completion,
     Episode,
+    EpisodeGroup,
     Event,
     EventKind,
     Limits,
@@ -33,7 +34,6 @@ from engine.types import (
     Source,
     Span,
     StopReason,
-    TaskGroup,
     Turn,
     TurnTiming,
     Verdict,
@@ -71,9 +71,9 @@ def seams_of(policy: Any, live: LiveEpisodes[Any] | None, **parts: Any) -> Seams
     return Seams(policy=policy, clock=anyio.current_time, live=live, **whole)
 
 
-def plan_of(episode_id: str, task: Task | None = None) -> Plan:
+def plan_of(episode_id: str, task: Task | None = None) -> EpisodePlan:
     """An episode of the shop task."""
-    return Plan(
+    return EpisodePlan(
         id=episode_id,
         group_id=episode_id.partition(".")[0],
         task=task or parse_task(task_json()),
@@ -91,9 +91,9 @@ async def played(episode_id: str, seams: Seams, task: Task | None = None) -> Epi
     return await run_episode(plan_of(episode_id, task), seams, lambda _: False)
 
 
-def group_of(*episodes: Episode, source: Source = Source.POLICY) -> TaskGroup:
+def group_of(*episodes: Episode, source: Source = Source.POLICY) -> EpisodeGroup:
     """A group of these, as it is written."""
-    return TaskGroup(
+    return EpisodeGroup(
         id=episodes[0].id.partition(".")[0],
         position=0,
         task_id="shop",

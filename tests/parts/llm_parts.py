@@ -11,18 +11,18 @@ from engine.config.endpoints import EndpointSection
 from engine.llm.asking import JournaledAsker
 from engine.llm.endpoint import Reachable, open_endpoint
 from engine.llm.journal import open_journal
-from engine.llm.question import Prompt
-from engine.scripted.endpoint import Endpoint as Scripted
+from engine.llm.question import ChatPrompt
+from engine.scripted.endpoint import ScriptedEndpoint as Scripted
 from tests.parts.places import ASSETS
 
 TINY = str(ASSETS / "tiny-model")
 ECHO = {"type": "object", "properties": {"ok": {"type": "boolean"}}, "required": ["ok"]}
 
 
-def prompt(document: str = '{"as":"nobody"}', schema: Mapping[str, Any] = ECHO, temperature: float = 0.0) -> Prompt:
+def prompt(document: str = '{"as":"nobody"}', schema: Mapping[str, Any] = ECHO, temperature: float = 0.0) -> ChatPrompt:
     """A prompt with that document."""
     messages = ({"role": "system", "content": "Answer."}, {"role": "user", "content": document})
-    return Prompt(messages, schema, temperature)
+    return ChatPrompt(messages, schema, temperature)
 
 
 @asynccontextmanager

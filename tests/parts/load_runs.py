@@ -22,7 +22,7 @@ from engine.stream.reader import iter_groups, read_group_ids
 from engine.stream.segment import CLOSED
 from engine.task import Task
 from engine.telemetry import engine_metrics as keys
-from engine.types import Episode, EventKind, Outcome, TaskGroup
+from engine.types import Episode, EpisodeGroup, EventKind, Outcome
 from tests.parts.children import python
 from tests.parts.policy_parts import write_model
 from tests.parts.waiting import LONG_S, wait_until
@@ -94,7 +94,7 @@ def assert_invariants(run: RunDir, config: Config) -> Counter[str]:
     chat = ChatFormat.load(Path(config.model.path))
     tasks = {task.id: task for task in load_pack(run.pack).tasks}
     answers: dict[str, str] = {}
-    episodes = [(episode, tasks[tg.task_id]) for tg in groups for episode in tg.episodes]
+    episodes = [(episode, tasks[group.task_id]) for group in groups for episode in group.episodes]
     for episode, task in episodes:
         _pinned_version(episode, run.run_id)
         _token_in_token_out(episode, task, chat)
@@ -103,14 +103,16 @@ def assert_invariants(run: RunDir, config: Config) -> Counter[str]:
     return Counter(episode.outcome for episode, _ in episodes)
 
 
-def _emit_once(run: RunDir, config: Config, groups: list[TaskGroup]) -> None:
+def _emit_once(run: RunDir, config: Config, groups: list[EpisodeGroup]) -> None:
     """Each group once, whole, and trained at most once; the budget was kept at every moment that was recorded."""
     ids = read_group_ids(run.trajectories)
     assert len(ids) == len(set(ids)) == len(groups)
     assert read_json(run.trajectories / CLOSED)["frames"] == len(ids)
-    for tg in groups:
-        assert tg.id == f"g{tg.position:06d}"
-        assert [episode.id for episode in tg.episodes] == [f"{tg.id}.{index:02d}" for index in range(GROUP)]
+    for episode_group in groups:
+        assert episode_group.id == f"g{episode_group.position:06d}"
+        assert [episode.id for episode in episode_group.episodes] == [
+            f"{episode_group.id}.{index:02d}" for index in range(GROUP)
+        ]
     trained = [group["id"] for row in read_lines(run.learner / "steps.jsonl") for group in row["groups"]]
     assert len(trained) == len(set(trained)) == config.run.steps * config.schedule.groups_per_step
     assert set(trained) <= set(ids)
@@ -125,14 +127,14 @@ def _pinned_version(episode: Episode, run_id: str) -> None:
 
 
 def _token_in_token_out(episode: Episode, task: Task, chat: ChatFormat) -> None:
-    """The ledger is the opening, then completion and observation in turn; completions decode to what was said."""
+    """The ledger is the prompt, then completion and observation in turn; completions decode to what was said."""
     tokens, at = episode.tokens, 0
-    opening = chat.opening(task)[1] if tokens.spans else []
+    prompt = chat.prompt(task)[1] if tokens.spans else []
     said = [message["content"] for message in episode.messages if message["role"] == "assistant"]
-    assert tokens.ids[: len(opening)].tolist() == list(opening)
+    assert tokens.ids[: len(prompt)].tolist() == list(prompt)
     assert len(tokens.logprobs) == sum(span.length for span in tokens.spans)
     for span, text in zip(tokens.spans, said, strict=True):
-        assert span.start == len(opening) if at == 0 else span.start > at
+        assert span.start == len(prompt) if at == 0 else span.start > at
         at = span.start + span.length
         assert chat.decode(tokens.ids[span.start : at].tolist()) == text
 

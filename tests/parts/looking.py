@@ -6,7 +6,7 @@ import anyio.to_thread
 
 from tests.parts.waiting import until
 from tui.live import LiveSource
-from tui.snapshot import Question
+from tui.snapshot import SnapshotQuery
 
 aside = anyio.to_thread.run_sync
 """What blocks, in a worker thread."""
@@ -41,7 +41,7 @@ async def look_until(source, condition, question=None):
     """The first snapshot that meets a condition."""
 
     async def seen():
-        found = await source.look(question or Question())
+        found = await source.look(question or SnapshotQuery())
         return found if condition(found) else None
 
     return await until(seen)
@@ -54,4 +54,4 @@ def all_read(seen):
 
 async def looked(source, **question):
     """The first snapshot for which all records were read."""
-    return await look_until(source, all_read, Question(**question))
+    return await look_until(source, all_read, SnapshotQuery(**question))

@@ -62,12 +62,12 @@ def pictured(base):
     run = recorded(base, pack, **{"run.steps": _STEPS, "run.name": "pictured"})
     write_json(run.manifest, read_json(run.manifest) | {"run_id": "pictured-0a1b2c3d"})
     groups = [
-        replace(tg, episodes=tuple(_timed(episode, place, number) for number, episode in enumerate(tg.episodes)))
-        for place, tg in enumerate(iter_groups(run.trajectories))
+        replace(group, episodes=tuple(_timed(episode, place, number) for number, episode in enumerate(group.episodes)))
+        for place, group in enumerate(iter_groups(run.trajectories))
     ]
     write_stream(run, run.trajectories, groups)
     write_stream(run, run.eval, [])
-    _rows(run.steps, [_step(step, tg).value() for step, tg in enumerate(groups, 1)])
+    _rows(run.steps, [_step(step, group).value() for step, group in enumerate(groups, 1)])
     _rows(run.learner / "metrics.jsonl", map(_learner_row, range(1, _STEPS + 1)))
     _rows(run.metrics, map(_engine_row, range(2 * int(MOMENT_S))))
     _rows(run.swaps, [row for version in range(_STEPS) for row in _swaps(version)])
@@ -109,9 +109,9 @@ def _engine_row(number):
     }
 
 
-def _step(step, tg):
+def _step(step, group):
     """The row of a step that trained one group."""
-    trained = TrainedGroup(id=tg.id, advantages=tuple(advantages(tg)), staleness=0)
+    trained = TrainedGroup(id=group.id, advantages=tuple(advantages(group)), staleness=0)
     return TrainedStep(step=step, version=step, cursor=(0, 0), groups=(trained,), dropped={})
 
 

@@ -7,12 +7,12 @@ import orjson
 
 from engine.config.load import load
 from engine.core.episode import run_episode
-from engine.core.seams import Plan
+from engine.core.seams import EpisodePlan
 from engine.evals.split import Suite, evaluate
 from engine.packs.pack import load_pack
 from engine.preflight.manifest import create
 from engine.run.compose import build_parts
-from engine.scripted.endpoint import Endpoint
+from engine.scripted.endpoint import ScriptedEndpoint
 from engine.scripted.policy import made_up_logprobs
 from engine.types import Completion, Source
 from tests.parts.llm_parts import listening
@@ -103,7 +103,7 @@ def recorded(base, pack, **settings):
 
 async def _record(run, tasks, config):
     groups, evaluations = [], []
-    async with listening(Endpoint().application()) as url:
+    async with listening(ScriptedEndpoint().application()) as url:
         if config.endpoints:
             there = {name: at.model_copy(update={"url": url}) for name, at in config.endpoints.items()}
             config = config.model_copy(update={"endpoints": there})
@@ -111,7 +111,7 @@ async def _record(run, tasks, config):
             for position, task in enumerate(tasks[:3]):
                 episodes = []
                 for index in range(GROUP_SIZE):
-                    plan = Plan(
+                    plan = EpisodePlan(
                         id=f"g{position:06d}.{index:02d}",
                         group_id=f"g{position:06d}",
                         task=task,
@@ -126,9 +126,9 @@ async def _record(run, tasks, config):
                 groups.append(group(f"g{position:06d}", position, Source.POLICY, episodes))
             suite = Suite.of(config, "heldout_before", [(3, tasks[3])])
 
-            async def emit(tg):
-                evaluations.append(tg)
-                return tg
+            async def emit(group):
+                evaluations.append(group)
+                return group
 
             await evaluate(suite, parts.seams, 0, "a-v00000", emit, lambda _: None)
             await parts.flush()

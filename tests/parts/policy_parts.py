@@ -12,7 +12,7 @@ from tokenizers import Tokenizer
 
 from engine.chat.chat_format import ChatFormat
 from engine.policy.client import HttpPolicy
-from engine.policy.servers import Event, Servers
+from engine.policy.servers import ServerEvent, Servers
 from engine.scripted.server import MockServer
 from engine.types import Limits, Sampling, Turn
 from learner.pretrain.tokenizer import write_tokenizer
@@ -56,7 +56,7 @@ def tiny_chat() -> ChatFormat:
 
 
 def turn(chat: ChatFormat, episode_id: str = "g000178.03", index: int = 0, **changes: object) -> Turn:
-    """A turn with a short opening."""
+    """A turn with a short prompt."""
     messages = ({"role": "system", "content": "Be good."}, {"role": "user", "content": "Please pack a flute."})
     fields = {
         "ids": chat.encode("Please pack a flute."),
@@ -97,7 +97,7 @@ async def policy_of(
     chat: ChatFormat,
     *urls: str,
     connections: int = 64,
-    events: list[Event] | None = None,
+    events: list[ServerEvent] | None = None,
     api_key: str | None = None,
 ) -> AsyncIterator[tuple[HttpPolicy, Servers]]:
     """A client of these servers, ready."""

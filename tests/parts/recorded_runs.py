@@ -25,6 +25,7 @@ from engine.stream.writer import TrajectoryWriter
 from engine.telemetry import engine_metrics as keys
 from engine.types import (
     Episode,
+    EpisodeGroup,
     Event,
     EventKind,
     Outcome,
@@ -32,7 +33,6 @@ from engine.types import (
     Source,
     Span,
     StopReason,
-    TaskGroup,
     Tokens,
     TurnTiming,
 )
@@ -67,8 +67,8 @@ class RecordedRun:
     """A run that went well, until a test says otherwise."""
 
     run: RunDir
-    groups: list[TaskGroup] = field(default_factory=list)
-    evaluations: list[TaskGroup] = field(default_factory=list)
+    groups: list[EpisodeGroup] = field(default_factory=list)
+    evaluations: list[EpisodeGroup] = field(default_factory=list)
     steps: list[dict] = field(default_factory=list)
     swaps: list[dict] = field(default_factory=list)
     rows: list[dict] = field(default_factory=list)
@@ -103,8 +103,13 @@ class RecordedRun:
         run_id = self.run.run_id
         for step in range(1, STEPS + 1):
             rows = [
-                {"id": tg.id, "advantages": advantages(tg), "staleness": step - 1 - tg.oldest_version, "tokens": 8}
-                for tg in self.groups[(step - 1) * GROUPS_PER_STEP : step * GROUPS_PER_STEP]
+                {
+                    "id": group.id,
+                    "advantages": advantages(group),
+                    "staleness": step - 1 - group.oldest_version,
+                    "tokens": 8,
+                }
+                for group in self.groups[(step - 1) * GROUPS_PER_STEP : step * GROUPS_PER_STEP]
             ]
             self.steps.append(
                 {"step": step, "version": step, "cursor": [0, 0], "groups": rows, "dropped": {}}
@@ -214,9 +219,9 @@ def episode(id_: str, task, version: int, *, asks: bool, at_s: float) -> Episode
     return replace(played, reward=anyio.run(RubricScorer().score, scoring_record(task, played)))
 
 
-def group(id_: str, position: int, source: Source, episodes: list[Episode]) -> TaskGroup:
+def group(id_: str, position: int, source: Source, episodes: list[Episode]) -> EpisodeGroup:
     """A group of these episodes."""
-    return TaskGroup(
+    return EpisodeGroup(
         id=id_,
         position=position,
         task_id=episodes[0].task_id,
@@ -226,13 +231,13 @@ def group(id_: str, position: int, source: Source, episodes: list[Episode]) -> T
     )
 
 
-def advantages(tg: TaskGroup) -> list[float | None]:
+def advantages(group: EpisodeGroup) -> list[float | None]:
     """What steps.jsonl says of a group, by the formula."""
-    values = iter(recomputed([episode.reward.value for episode in tg.episodes if episode.reward], "group_std"))
-    return [None if episode.reward is None else next(values) for episode in tg.episodes]
+    values = iter(recomputed([episode.reward.value for episode in group.episodes if episode.reward], "group_std"))
+    return [None if episode.reward is None else next(values) for episode in group.episodes]
 
 
-def write_stream(run: RunDir, directory: Path, groups: list[TaskGroup]) -> None:
+def write_stream(run: RunDir, directory: Path, groups: list[EpisodeGroup]) -> None:
     """The groups as the run's own stream in `directory`, in place of what is there."""
     for path in directory.iterdir():
         path.unlink()
@@ -248,7 +253,7 @@ def write_stream(run: RunDir, directory: Path, groups: list[TaskGroup]) -> None:
     anyio.run(_write, directory, header, groups)
 
 
-async def _write(directory: Path, header: SegmentHeader, groups: list[TaskGroup]) -> None:
+async def _write(directory: Path, header: SegmentHeader, groups: list[EpisodeGroup]) -> None:
     writer = TrajectoryWriter(directory, header)
     async with anyio.create_task_group() as tg:
         await tg.start(writer.run)

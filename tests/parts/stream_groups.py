@@ -11,6 +11,7 @@ from engine.stream.segment import SegmentHeader
 from engine.stream.writer import WriterSettings
 from engine.types import (
     Episode,
+    EpisodeGroup,
     Event,
     EventKind,
     Outcome,
@@ -19,7 +20,6 @@ from engine.types import (
     Source,
     Span,
     StopReason,
-    TaskGroup,
     Tokens,
     TurnTiming,
     Verdict,
@@ -73,14 +73,14 @@ def episode(group_id: str, index: int, ledger: Tokens | None) -> Episode:
     )
 
 
-def group(position: int, episodes: int = 2, n_ids: int = 40) -> TaskGroup:
+def group(position: int, episodes: int = 2, n_ids: int = 40) -> EpisodeGroup:
     """The group at a sampler position; the last episode is masked and has no ledger."""
     group_id = f"g{position:06d}"
     scored = [episode(group_id, index, tokens(position * 100 + index, n_ids)) for index in range(episodes)]
     masked = replace(
         episode(group_id, episodes, None), outcome=Outcome.INFRA_ERROR, stop=StopReason.STALE, reward=None, error="late"
     )
-    return TaskGroup(
+    return EpisodeGroup(
         id=group_id,
         position=position,
         task_id="tiny-000123",
@@ -90,7 +90,7 @@ def group(position: int, episodes: int = 2, n_ids: int = 40) -> TaskGroup:
     )
 
 
-def assert_same(left: TaskGroup, right: TaskGroup) -> None:
+def assert_same(left: EpisodeGroup, right: EpisodeGroup) -> None:
     """Equal in every field, arrays bit by bit."""
     assert without_tokens(left) == without_tokens(right)
     for one, other in zip(left.episodes, right.episodes, strict=True):
@@ -101,18 +101,18 @@ def assert_same(left: TaskGroup, right: TaskGroup) -> None:
             assert one.tokens.logprobs.tobytes() == other.tokens.logprobs.tobytes()
 
 
-def without_tokens(tg: TaskGroup) -> TaskGroup:
+def without_tokens(group: EpisodeGroup) -> EpisodeGroup:
     """The group as its frame header holds it."""
-    return replace(tg, episodes=tuple(replace(each, tokens=None) for each in tg.episodes))
+    return replace(group, episodes=tuple(replace(each, tokens=None) for each in group.episodes))
 
 
-def write_segment(directory: Path, number: int, groups: list[TaskGroup], *, finish: bool = True) -> list[int]:
+def write_segment(directory: Path, number: int, groups: list[EpisodeGroup], *, finish: bool = True) -> list[int]:
     """Write one segment; returns the offset at the end of each group."""
     directory.mkdir(parents=True, exist_ok=True)
     file = SegmentFile(directory, number, HEADER)
     ends = []
-    for tg in groups:
-        file.append(tg.id, tg.position, encode(tg))
+    for group in groups:
+        file.append(group.id, group.position, encode(group))
         ends.append(file.end)
     if finish:
         file.finish()

@@ -8,9 +8,9 @@ from pathlib import Path
 from engine.errors import ConfigError
 from engine.telemetry import engine_metrics as keys
 from engine.telemetry.stages import ToolRow
-from engine.telemetry.window import PHASES, Row, conditions
+from engine.telemetry.window import PHASES, WindowRow, conditions
 from engine.types import Event, EventKind, Outcome, Reward, Span, TurnTiming, Verdict
-from tui.snapshot import Conversation, LogLine, Question, RunFacts, Snapshot, State
+from tui.snapshot import Conversation, LogLine, RunFacts, RunState, Snapshot, SnapshotQuery
 
 HOSTILE = "[red]x[/] \x1b[2J\x1b]0;owned\x07 \u202egnp.exe \u2066 \ud800 end"
 FACTS = RunFacts(
@@ -27,10 +27,10 @@ FACTS = RunFacts(
 )
 
 
-def row(number: int, *, phase: str = "policy", reward: float | None = None) -> Row:
+def row(number: int, *, phase: str = "policy", reward: float | None = None) -> WindowRow:
     """One line of the table."""
     group, index = divmod(number, 4)
-    return Row(
+    return WindowRow(
         id=f"g{group:06d}.{index:02d}",
         group=f"g{group:06d}",
         task=f"retail/{group}",
@@ -90,16 +90,18 @@ def talk(number: int, *, ended: bool = False, text: str = "Your order is #17.") 
 class Canned:
     """Answers every question; `asked` keeps them."""
 
-    rows: list[Row] = field(default_factory=lambda: [row(number, phase=PHASES[number % 5]) for number in range(400)])
-    state: State = "live"
+    rows: list[WindowRow] = field(
+        default_factory=lambda: [row(number, phase=PHASES[number % 5]) for number in range(400)]
+    )
+    state: RunState = "live"
     text: str = "Your order is #17."
     ended: bool = True
     note: str = ""
-    asked: list[Question] = field(default_factory=list)
+    asked: list[SnapshotQuery] = field(default_factory=list)
     cancelled: list[str] = field(default_factory=list)
     closed: bool = False
 
-    async def look(self, question: Question) -> Snapshot:
+    async def look(self, question: SnapshotQuery) -> Snapshot:
         """As a source does."""
         self.asked.append(question)
         if "boom" in question.window.where:
@@ -152,13 +154,13 @@ class CannedReplay(Canned):
 
     speed: float = 1.0
     clock_s: float = 100.0
-    state: State = "replay"
+    state: RunState = "replay"
 
     def seek(self, clock_s: float) -> None:
         """Show this moment."""
         self.clock_s = clock_s
 
-    async def look(self, question: Question) -> Snapshot:
+    async def look(self, question: SnapshotQuery) -> Snapshot:
         """As a source does, at its moment."""
         return replace(await super().look(question), clock_s=self.clock_s, span_s=(0.0, 1000.0))
 

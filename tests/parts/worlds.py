@@ -119,7 +119,7 @@ def _events(task: Task, completions: list[str]) -> list[Event]:
         tag, text = completion.removeprefix("<").split(">", 1)
         text = text.removesuffix(f"</{tag}>")
         if tag == "question":
-            revealed = offline_user.reply(task.user, text).revealed
+            revealed = offline_user.offline_reply(task.user, text).revealed
             event = Event(number=number, turn=number, kind=EventKind.SAID, text=text, revealed=revealed)
         elif tag == "answer":
             event = Event(number=number, turn=number, kind=EventKind.ANSWERED, text=text)

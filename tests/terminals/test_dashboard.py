@@ -65,8 +65,8 @@ def recorded(tmp_path_factory):
     """A run that ended, in which every message wants the terminal to do something."""
     place = tmp_path_factory.mktemp("recorded")
     made = RecordedRun.make(place / "runs", small_pack(place / "small.jsonl"))
-    for tg in made.groups:
-        for episode in tg.episodes:
+    for group in made.groups:
+        for episode in group.episodes:
             for message in episode.messages:
                 message["content"] += f" {HOSTILE} planted"
     return made.write()

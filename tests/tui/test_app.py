@@ -23,7 +23,7 @@ from tui.dialogs import Ask, Leaving, Whole
 from tui.screens.episode import EpisodeView
 from tui.screens.group import GroupView
 from tui.shot import shoot
-from tui.snapshot import Question, Snapshot
+from tui.snapshot import Snapshot, SnapshotQuery
 from tui.view import View
 from tui.widgets.histogram import Histogram
 from tui.widgets.table import Table
@@ -285,7 +285,7 @@ class Late(Canned):
 
     wait: anyio.Event | None = None
 
-    async def look(self, question: Question) -> Snapshot:
+    async def look(self, question: SnapshotQuery) -> Snapshot:
         """As a source does, late."""
         answer = await super().look(question)
         if self.wait is not None:

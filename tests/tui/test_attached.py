@@ -9,14 +9,14 @@ from engine.attach.server import Attach
 from engine.config.load import load
 from engine.core.episode import run_episode
 from engine.core.live import LiveEpisodes
-from engine.core.seams import Plan
+from engine.core.seams import EpisodePlan
 from engine.packs.pack import load_pack
 from engine.preflight.manifest import create
 from engine.run.compose import build_parts
 from engine.types import Completion
 from tests.parts.looking import aside, look_until, looking, may_listen
 from tests.parts.played_runs import SETTINGS, packed
-from tui.snapshot import Question
+from tui.snapshot import SnapshotQuery
 
 
 @pytest.fixture(autouse=True)
@@ -58,7 +58,7 @@ async def test_an_engine_that_plays(tmp_path):
             tg.start_soon(Attach(run, live, anyio.current_time).serve)
 
             async def play(number):
-                plan = Plan(
+                plan = EpisodePlan(
                     id=f"g000007.{number:02d}",
                     group_id="g000007",
                     task=task,
@@ -74,7 +74,7 @@ async def test_an_engine_that_plays(tmp_path):
             ended = []
             for number in range(3):
                 tg.start_soon(play, number)
-            question = Question(follow="g000007.01", siblings=True)
+            question = SnapshotQuery(follow="g000007.01", siblings=True)
             async with looking(run) as source:
                 seen = await look_until(source, lambda seen: seen.phases.get("policy") == 3, question)
                 waits = await look_until(source, lambda seen: seen.episode and len(seen.episode.spans) == 1, question)

@@ -19,7 +19,7 @@ from engine.types import Event, EventKind, Reward, Span, TurnTiming
 from tests.parts.incomplete_runs import cut
 from tests.parts.looking import all_read, aside, look_until, looking, may_listen, reads_little
 from tests.parts.recorded_runs import GROUP_SIZE, RecordedRun, small_pack
-from tui.snapshot import Question
+from tui.snapshot import SnapshotQuery
 
 QUIET = {"v": 1, "clock": 12.5, "phases": {"policy": 2}, "total": 2, "rows": [], "rewards": [1] * 20, "episodes": {}}
 ROW = ["g000003.01", "g000003", "shop-1", "tool", 2, 30, 4.5, 1.5, 7, None, ""]
@@ -105,7 +105,7 @@ async def test_tools_and_delays_are_asked_for(run):
         return QUIET | (told if question["stages"] else {})
 
     async with engine(run, script), looking(run) as source:
-        seen, without = await source.look(Question(stages=True)), await source.look(Question())
+        seen, without = await source.look(SnapshotQuery(stages=True)), await source.look(SnapshotQuery())
     assert seen.tools == (ToolRow("get_order", 3, 1, 0, 0.1, 0.2),)
     assert seen.lags == (5, 4, 3, 2, 1)
     assert (without.tools, without.lags, without.note) == ((), (), "")
@@ -119,7 +119,7 @@ async def test_an_answer_and_the_files(run):
 
     window = Window(where="phase=tool", sort="turn", down=False, grouped=True, top=3, rows=9)
     async with engine(run, script) as questions, looking(run) as source:
-        seen = await source.look(Question(window=window))
+        seen = await source.look(SnapshotQuery(window=window))
     assert (seen.state, seen.clock_s, seen.total, seen.note) == ("live", 12.5, 2, "")
     assert seen.rows[0].id == "g000003.01"
     assert seen.rows[0].wait_s == 1.5
@@ -171,7 +171,7 @@ async def test_following_merges_deltas(run):
 
     async with engine(run, script) as questions, looking(run) as source:
         for _ in range(4):
-            seen = await source.look(Question(follow="g000003.01"))
+            seen = await source.look(SnapshotQuery(follow="g000003.01"))
     have = [question["follow"][0]["have"] for question in questions]
     names = ("messages", "events", "timings", "ids", "logprobs", "spans")
     assert [tuple(one[name] for name in names) for one in have] == [
@@ -201,14 +201,14 @@ async def test_siblings_are_asked_for(run):
             known["g000003.00"] = None
         return QUIET | {"episodes": known}
 
-    question = Question(follow="g000003.02", siblings=True)
+    question = SnapshotQuery(follow="g000003.02", siblings=True)
     async with engine(run, script) as questions, looking(run) as source:
         for _ in range(2):
             seen = await source.look(question)
             assert [one.row.id for one in seen.siblings] == [f"g000003.{number:02d}" for number in range(GROUP_SIZE)]
             assert seen.episode == seen.siblings[2]
         assert [one["id"] for one in questions[0]["follow"]][:2] == ["g000003.02", "g000003.00"]
-        await source.look(Question(follow="e00000-0007.00", siblings=True))
+        await source.look(SnapshotQuery(follow="e00000-0007.00", siblings=True))
         assert [one["id"] for one in questions[-1]["follow"]] == ["e00000-0007.00"]
 
 
@@ -219,18 +219,18 @@ async def test_an_episode_that_only_the_records_have(run):
         return QUIET | {"episodes": {"g000000.01": None}}
 
     async with engine(run, script), looking(run) as source:
-        seen = await source.look(Question(follow="g000000.01"))
+        seen = await source.look(SnapshotQuery(follow="g000000.01"))
         assert seen.episode.row.id == "g000000.01"
         assert seen.episode.row.phase == "done"
         assert len(seen.episode.ids) == 10
         assert seen.episode.advantage > 0
-        assert (await source.look(Question(follow="g999999.01"))).episode is None
+        assert (await source.look(SnapshotQuery(follow="g999999.01"))).episode is None
 
 
 async def test_no_engine_yet_then_one(run):
     """Starting until somebody listens; the source finds it by itself."""
     async with looking(run) as source:
-        seen = await source.look(Question())
+        seen = await source.look(SnapshotQuery())
         assert (seen.state, seen.note, seen.rows, seen.step) == ("starting", "", (), 3)
         async with engine(run, quiet):
             assert (await look_until(source, lambda seen: seen.state == "live")).total == 2
@@ -247,7 +247,7 @@ async def test_killed_in_the_middle_of_an_answer(run):
     async def whole(question):
         return QUIET | {"episodes": {"g000003.01": delta(messages=[{"role": "user", "content": "new"}])}}
 
-    question = Question(follow="g000003.01")
+    question = SnapshotQuery(follow="g000003.01")
     async with looking(run) as source:
         async with engine(run, half) as questions:
             assert (await source.look(question)).episode.messages[0]["content"] == "old"
@@ -273,13 +273,13 @@ async def test_a_slow_answer(run, monkeypatch):
         return QUIET | {"rows": [ROW], "clock": float(len(questions))}
 
     async with engine(run, script) as questions, looking(run) as source:
-        assert (await source.look(Question())).clock_s == 1.0
-        seen = await source.look(Question())
+        assert (await source.look(SnapshotQuery())).clock_s == 1.0
+        seen = await source.look(SnapshotQuery())
         assert (seen.state, seen.note, seen.clock_s) == ("live", "the engine answers slowly", 1.0)
         assert len(seen.rows) == 1
         noted.set()
         for clock_s in (3.0, 4.0):
-            seen = await source.look(Question())
+            seen = await source.look(SnapshotQuery())
             assert (seen.note, seen.clock_s) == ("", clock_s)
 
 
@@ -303,7 +303,7 @@ async def test_answers_that_are_none(run, answer, note):
 
     async with engine(run, script), looking(run) as source:
         for _ in range(2):
-            seen = await source.look(Question(follow="g000003.01"))
+            seen = await source.look(SnapshotQuery(follow="g000003.01"))
             assert seen.state == "live"
             assert note in seen.note
             assert len(seen.engine) == 4
@@ -324,7 +324,7 @@ async def test_records_that_are_incomplete_beside_an_answering_engine(run):
 async def test_records_that_are_complete_are_no_matter(run):
     """Once they were compared, which the first look does not wait for, nothing is told."""
     async with engine(run, quiet), looking(run) as source:
-        first, second = await source.look(Question()), await source.look(Question())
+        first, second = await source.look(SnapshotQuery()), await source.look(SnapshotQuery())
     assert (first.note, second.note) == ("", "")
 
 
@@ -332,9 +332,9 @@ async def test_a_filter_that_cannot_be_understood(run):
     """It is refused here, and the engine is not asked."""
     async with engine(run, quiet) as questions, looking(run) as source:
         with pytest.raises(ConfigError, match="there is no field color"):
-            await source.look(Question(window=Window(where="color=red")))
+            await source.look(SnapshotQuery(window=Window(where="color=red")))
         assert questions == []
-        seen = await source.look(Question(window=Window(where="turn>1 " * 900)))
+        seen = await source.look(SnapshotQuery(window=Window(where="turn>1 " * 900)))
         assert "shorten the filter" in seen.note
 
 
@@ -342,9 +342,9 @@ async def test_a_run_that_ends_while_it_is_looked_at(run):
     """The same source goes on with the records, with the supervisor's last words; and back, if the run goes on."""
     async with looking(run) as source:
         async with engine(run, quiet):
-            assert (await source.look(Question())).state == "live"
+            assert (await source.look(SnapshotQuery())).state == "live"
         await aside(lambda: working(run, "draining", ending={"code": 130, "message": "stopped; all is saved"}))
-        question = Question(follow="g000000.01", siblings=True)
+        question = SnapshotQuery(follow="g000000.01", siblings=True)
         seen = await look_until(source, lambda seen: seen.state != "live" and all_read(seen), question)
         assert (seen.state, seen.total, seen.note) == ("ended", 28, "stopped; all is saved")
         assert seen.episode.reward is not None
@@ -370,7 +370,7 @@ async def test_states_without_an_engine(run, phase, off_s, with_engine, state):
     """By what runs: pid and start time, and by the phase that was written last."""
     await aside(lambda: working(run, phase, off_s, engine=with_engine))
     async with looking(run) as source:
-        assert (await source.look(Question())).state == state
+        assert (await source.look(SnapshotQuery())).state == state
         seen = await look_until(source, all_read)
     assert seen.state == state
     assert seen.total == (0 if state == "starting" else 28)
@@ -388,7 +388,7 @@ async def test_an_engine_that_has_drained(run):
 
     await aside(drained)
     async with looking(run) as source:
-        assert (await source.look(Question())).state == "ended"
+        assert (await source.look(SnapshotQuery())).state == "ended"
 
 
 async def test_cancel(run):
@@ -399,5 +399,5 @@ async def test_cancel(run):
 
     async with engine(run, script), looking(run) as source:
         assert await source.cancel("g000003.01") == "the engine was not found yet"
-        await source.look(Question())
+        await source.look(SnapshotQuery())
         assert await source.cancel("g000003.01") == "g000003.01 is being cancelled"

@@ -21,7 +21,7 @@ from tests.parts.recorded_runs import GROUP_SIZE, RecordedRun, group, small_pack
 from tests.parts.stream_groups import HEADER, write_segment
 from tests.parts.stream_groups import group as any_group
 from tests.parts.work import calls
-from tui.recorded import Entry, Place, Records
+from tui.recorded import FramePlace, RecordedEpisode, Records
 from tui.replay import RecordedSource
 from tui.snapshot import Replay
 
@@ -224,7 +224,7 @@ def test_selecting_of_many_costs_a_little_each(run):
     records = Records(run)
     for number in range(20_000):
         episode = played(replace(made, id=f"g{number:06d}.00"), at_s=number / 2_000)
-        records._entries[episode.id] = Entry.of(episode, episode.id[:7], Place(run.trajectories, 1, 0))
+        records._entries[episode.id] = RecordedEpisode.of(episode, episode.id[:7], FramePlace(run.trajectories, 1, 0))
     records.read(0)
     window = Window(where="turn>0", sort="tokens")
     seen = records.at(12.0)
@@ -370,8 +370,10 @@ def written_more(run):
     """Appends a copy of the first group, as g000099."""
     records = Records(run)
     records.read(60)
-    tg = records.group(records.entry("g000000.01"))
-    more = group("g000099", 99, Source.POLICY, [replace(one, id=f"g000099{one.id[7:]}") for one in tg.episodes])
+    episode_group = records.group(records.entry("g000000.01"))
+    more = group(
+        "g000099", 99, Source.POLICY, [replace(one, id=f"g000099{one.id[7:]}") for one in episode_group.episodes]
+    )
     with closing(SegmentFile(run.trajectories, 7, HEADER)) as file:
         file.append(more.id, more.position, encode(more))
 
@@ -401,7 +403,7 @@ def test_entries_are_small(tmp_path):
 
     directory = Path(tmp_path / "trajectories")
     groups = [any_group(number) for number in range(60)]
-    write_segment(directory, 1, [replace(tg, episodes=tuple(map(played, tg.episodes))) for tg in groups])
+    write_segment(directory, 1, [replace(group, episodes=tuple(map(played, group.episodes))) for group in groups])
     records = Records(RunDir(tmp_path))
     tracemalloc.start()
     records.read(60)

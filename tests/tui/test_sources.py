@@ -14,8 +14,8 @@ from engine.preflight.manifest import create
 from engine.rundir.layout import RunDir, write_json
 from tests.parts.recorded_runs import small_pack
 from tui.files import RunFiles, run_facts
-from tui.runs import Life, last_words, life, list_runs
-from tui.tails import NEWEST, SHOWN, Newest, Tail, Thinned
+from tui.runs import Life, last_words, life, runs_below
+from tui.tails import NEWEST, SHOWN, FileTail, Newest, Thinned
 
 
 def line(**row):
@@ -27,7 +27,7 @@ def line(**row):
 def tailed(tmp_path):
     """A file, what is kept of it, and its tail."""
     rows = Newest(1_000, "n")
-    tail = Tail(tmp_path / "rows.jsonl", rows)
+    tail = FileTail(tmp_path / "rows.jsonl", rows)
     yield tail.path, rows.rows, tail
     tail.close()
 
@@ -90,7 +90,7 @@ def test_only_the_end_of_a_long_file(tmp_path):
     """A tail that wants so many bytes begins with the first whole line in them."""
     path, rows = tmp_path / "rows.jsonl", Newest(1_000, "n")
     path.write_bytes(b"".join(line(n=number) for number in range(100, 900)))
-    with closing(Tail(path, rows, newest_bytes=95)) as tail:
+    with closing(FileTail(path, rows, newest_bytes=95)) as tail:
         tail.read()
     assert numbers(rows.rows) == list(range(891, 900))
 
@@ -253,9 +253,9 @@ def test_the_list_of_runs(run):
     (broken / "manifest.json").write_text("{")
     os.utime(broken / "manifest.json", (time.time() - 500, time.time() - 500))
     (base / "bare").mkdir()
-    first, second = list_runs(base)
+    first, second = runs_below(base)
     assert (first.name, first.state, first.step, first.steps, first.reward) == ("sources", "live", 3, 5, 0.4999)
     assert first.age_s < 100
     assert (second.name, second.state) == ("broken", "unreadable")
     assert "not valid JSON" in second.problem
-    assert list_runs(base / "nowhere") == []
+    assert runs_below(base / "nowhere") == []

@@ -16,7 +16,7 @@ from engine.types import Event, EventKind, Reward, Span, TurnTiming, Verdict
 from tests.parts.tui_canned import HOSTILE, engine_row, row, talk
 from tests.parts.tui_pictures import assert_harmless
 from tests.parts.work import calls
-from tui.numbers import batches, finite, rate, rates, series, shares, staleness
+from tui.numbers import batches, finite, rate, rates, series, share_points, staleness_shares
 from tui.snapshot import Conversation
 from tui.story import actions, blocks, divergence, verdict_lines
 from tui.theme import logprob_style
@@ -329,7 +329,7 @@ def test_shares_of_what_grew() -> None:
         {keys.RUN_S: float(at), "part": part, "whole": whole}
         for at, part, whole in ((0, 0, 0), (1, 2, 4), (2, 2, 4), (3, 0, 0), (4, 9, 5))
     ]
-    assert shares(rows, "part", "whole") == [(1.0, 0.5), (4.0, 1.0)]
+    assert share_points(rows, "part", "whole") == [(1.0, 0.5), (4.0, 1.0)]
 
 
 def test_batches_of_all_endpoints() -> None:
@@ -354,8 +354,8 @@ def test_staleness_shares() -> None:
         "learner/drift_k3_staleness_0_nats": 9,
         "learner/staleness_<versions>_tokens": 9,
     }
-    assert list(staleness(learned).items()) == [(0, 0.5), (2, 0.25), (10, 0.25)]  # type: ignore[arg-type]
-    assert staleness({}) == staleness({"learner/staleness_0_tokens": 0}) == {}
+    assert list(staleness_shares(learned).items()) == [(0, 0.5), (2, 0.25), (10, 0.25)]  # type: ignore[arg-type]
+    assert staleness_shares({}) == staleness_shares({"learner/staleness_0_tokens": 0}) == {}
 
 
 def test_what_json_has_no_number_for_is_left_out() -> None:

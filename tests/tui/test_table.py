@@ -13,7 +13,7 @@ from textual.strip import Strip
 from tests.parts.tui_pictures import HOSTILE, SIZES, Alone, alone, assert_harmless, on_screen, picture
 from tests.parts.work import calls
 from tui.widgets.lines import Cell, fit
-from tui.widgets.table import Column, Table, brace, fitting
+from tui.widgets.table import Column, Table, brace, fitting_columns
 
 COLUMNS = (
     Column("id", "episode", 8),
@@ -214,13 +214,13 @@ async def test_a_picture_draws_only_the_rows_that_changed() -> None:
 
 def test_columns_that_fit() -> None:
     """The flexible one takes the rest, the last to go are cut."""
-    assert fitting(COLUMNS, 40) == [(0, 8), (1, 18), (2, 4), (3, 6)]
-    assert fitting(COLUMNS, 28) == [(0, 8), (1, 6), (2, 4), (3, 6)]
-    assert fitting(COLUMNS, 27) == [(0, 8), (1, 12), (2, 4)]
-    assert fitting(COLUMNS, 9) == [(0, 8)]
-    assert fitting(COLUMNS, 5) == [(0, 4)]
-    assert fitting(COLUMNS, 0) == [(0, 0)]
-    assert fitting((), 9) == []
+    assert fitting_columns(COLUMNS, 40) == [(0, 8), (1, 18), (2, 4), (3, 6)]
+    assert fitting_columns(COLUMNS, 28) == [(0, 8), (1, 6), (2, 4), (3, 6)]
+    assert fitting_columns(COLUMNS, 27) == [(0, 8), (1, 12), (2, 4)]
+    assert fitting_columns(COLUMNS, 9) == [(0, 8)]
+    assert fitting_columns(COLUMNS, 5) == [(0, 4)]
+    assert fitting_columns(COLUMNS, 0) == [(0, 0)]
+    assert fitting_columns((), 9) == []
 
 
 def test_braces() -> None:

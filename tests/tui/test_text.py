@@ -16,7 +16,7 @@ from rich.style import Style
 from engine.telemetry.window import PHASES as WAITS
 from tests.parts.work import calls, peak_bytes
 from tui.text import clock, count, cut, duration, plain, since, took, visible, wrapped
-from tui.theme import PHASES, logprob_style, reward_style
+from tui.theme import PHASE_LOOKS, logprob_style, reward_style
 
 NASTY = st.text(
     st.one_of(
@@ -214,7 +214,7 @@ def luminance(color: Color) -> float:
 @pytest.mark.parametrize("background", ["#121212", "#1e1e1e", "#e0e0e0", "#d8d8d8", "#ffffff"])
 def test_colours_read_on_dark_and_light(background: str) -> None:
     """Contrast of 3:1 at least, on Textual's own backgrounds."""
-    styles = [*(look.style for look in PHASES.values()), reward_style(1), reward_style(-1)]
+    styles = [*(look.style for look in PHASE_LOOKS.values()), reward_style(1), reward_style(-1)]
     styles += [logprob_style(logprob) for logprob in (-0.1, -1, -3, -9)]
     other = luminance(Color.parse(background))
     for style in styles:
@@ -225,9 +225,9 @@ def test_colours_read_on_dark_and_light(background: str) -> None:
 
 def test_every_phase_has_a_letter_and_a_glyph_of_its_own() -> None:
     """Of one cell, for those who see no colour; and the phases are the engine's."""
-    assert set(PHASES) == set(WAITS)
+    assert set(PHASE_LOOKS) == set(WAITS)
     for at in (0, 2):
-        twins = [look[at] for look in PHASES.values()]
+        twins = [look[at] for look in PHASE_LOOKS.values()]
         assert len(set(twins)) == len(twins)
         assert all(cell_len(twin) == 1 for twin in twins)
 

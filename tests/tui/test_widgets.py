@@ -15,12 +15,12 @@ from rich.text import Text
 from textual.app import App
 
 from tests.parts.tui_pictures import HOSTILE, SIZES, Alone, alone, assert_harmless, on_screen, picture
-from tui.theme import PHASES
-from tui.widgets.chart import Bars, Chart, drawn, figure, thinned
+from tui.theme import PHASE_LOOKS
+from tui.widgets.chart import Bars, Chart, drawn_curves, figure, thinned
 from tui.widgets.facts import Facts
 from tui.widgets.histogram import Histogram
 from tui.widgets.lines import Cell, Lines
-from tui.widgets.phasebar import PhaseBar, shares
+from tui.widgets.phasebar import PhaseBar, phase_cells
 from tui.widgets.table import Column, Table
 from tui.widgets.tiles import Tiles
 
@@ -72,7 +72,7 @@ def test_any_points_can_be_drawn(points: list[tuple[float, float | None]], colum
     """The picture has its size; the extremes are kept, and no more than two points a column and stretch."""
     points.sort(key=lambda point: point[0])
     stretches = thinned(points, columns)
-    lines = drawn(stretches, columns, rows)
+    lines = drawn_curves(stretches, columns, rows)
     assert [len(line) for line in lines] == [columns] * rows
     ys = [y for _, y in points if y is not None and math.isfinite(y)]
     kept = [y for stretch in stretches for _, y in stretch]
@@ -181,11 +181,11 @@ async def test_the_phase_bar() -> None:
         assert picture(bar) == ["", ""]
 
 
-@given(st.dictionaries(st.sampled_from([*PHASES, "else"]), st.integers(0, 10_000)), st.integers(0, 120))
+@given(st.dictionaries(st.sampled_from([*PHASE_LOOKS, "else"]), st.integers(0, 10_000)), st.integers(0, 120))
 def test_shares_fill_the_bar(counts: dict[str, int], width: int) -> None:
     """Exactly, in the order of the legend, and nobody who waits is left out while there is room."""
-    cells = shares(counts, width)
-    live = {phase: counts[phase] for phase in PHASES if phase != "done" and counts.get(phase)}
+    cells = phase_cells(counts, width)
+    live = {phase: counts[phase] for phase in PHASE_LOOKS if phase != "done" and counts.get(phase)}
     assert list(cells) == list(live)
     assert sum(cells.values()) == (width if live else 0)
     assert all(n >= (width >= len(live)) for n in cells.values())

@@ -16,8 +16,8 @@ from engine.telemetry.metrics import meant
 from engine.telemetry.stages import ToolRow
 from engine.types import Phase
 from tui.messages import Filtered
-from tui.numbers import batches, latest, live, rate, rates, series, shares, untrained
-from tui.snapshot import Question, Snapshot
+from tui.numbers import batches, live, newest_row, rate, rates, series, share_points, untrained
+from tui.snapshot import Snapshot, SnapshotQuery
 from tui.text import count, plain, took
 from tui.view import View
 from tui.widgets.chart import Bars, Chart
@@ -80,16 +80,16 @@ class EngineView(View):
     def _waiting_there(self, message: Table.Opened) -> None:
         self.post_message(Filtered(f"phase={message.id}"))
 
-    def question(self) -> Question:
+    def question(self) -> SnapshotQuery:
         """The tools are told only to who asks."""
-        return Question(stages=True)
+        return SnapshotQuery(stages=True)
 
     def draw(self, snapshot: Snapshot) -> None:
         """Everything."""
         self.query_one("#pipeline", Facts).show(_pipeline(snapshot))
         for name, points in _curves(snapshot.engine):
             self.query_one(f"#{name}", Chart).show(points)
-        newest = latest(snapshot)
+        newest = newest_row(snapshot)
         self._tabled("#stage", {stage: _stage(snapshot, newest, stage) for stage in keys.STAGES})
         self._tabled("#tools", {tool.name: _tool(tool) for tool in snapshot.tools})
         self._tabled("#figures", {key: _figure(snapshot, key, value) for key, value in newest.items()})
@@ -104,7 +104,7 @@ class EngineView(View):
 
 def _pipeline(snapshot: Snapshot) -> list[Text]:
     """What waits where, from the tasks to the learner."""
-    row, run = latest(snapshot), snapshot.run
+    row, run = newest_row(snapshot), snapshot.run
     admitted = row.get(keys.GROUPS_ADMITTED, 0)
     trained, dropped = row.get(keys.GROUPS_TRAINED, 0), row.get(keys.GROUPS_DROPPED, 0)
     budget = (run.max_staleness + 1) * run.groups_per_step
@@ -139,7 +139,7 @@ def _curves(rows: Sequence[Mapping[str, float]]) -> Iterator[tuple[str, list[tup
     yield "queue", scaled(keys.POLICY_QUEUE, 1)
     yield "cpu", rates(rows, keys.CPU_S)
     yield "memory", scaled(keys.RSS, 1e-6)
-    yield "cached", [(x, 100 * y) for x, y in shares(rows, keys.CACHED_TOKENS, keys.PROMPT_TOKENS)]
+    yield "cached", [(x, 100 * y) for x, y in share_points(rows, keys.CACHED_TOKENS, keys.PROMPT_TOKENS)]
 
 
 def _stage(snapshot: Snapshot, row: Mapping[str, float], stage: Phase) -> list[Cell]:

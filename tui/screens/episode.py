@@ -12,14 +12,14 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical
 
-from engine.telemetry.window import Row, Window
+from engine.telemetry.window import Window, WindowRow
 from tui.dialogs import Ask, Choice
 from tui.messages import Cancel, Changed
 from tui.screens.group import GroupView
-from tui.snapshot import Conversation, Question, Snapshot
+from tui.snapshot import Conversation, Snapshot, SnapshotQuery
 from tui.story import blocks, verdict_lines
 from tui.text import duration, plain
-from tui.theme import PHASES, reward_style
+from tui.theme import PHASE_LOOKS, reward_style
 from tui.tokens import Pieces, mask_line, token_blocks
 from tui.view import View
 from tui.widgets.facts import Facts
@@ -50,7 +50,7 @@ class EpisodeView(View):
     def __init__(self, id: str, window: Window) -> None:  # noqa: A002 - the name of an episode's id everywhere
         super().__init__()
         self._episode, self._window = id, window
-        self._rows: Sequence[Row] = ()
+        self._rows: Sequence[WindowRow] = ()
         self._latest: Snapshot | None = None
         self._pieces: Pieces | None = None
         self._tokens = False
@@ -76,9 +76,9 @@ class EpisodeView(View):
         transcript.following = True
         transcript.focus()
 
-    def question(self) -> Question:
+    def question(self) -> SnapshotQuery:
         """The episode, its group, and the table it was chosen from."""
-        return Question(window=self._window, follow=self._episode, siblings=True)
+        return SnapshotQuery(window=self._window, follow=self._episode, siblings=True)
 
     def draw(self, snapshot: Snapshot) -> None:
         """Everything that is known of it."""
@@ -206,7 +206,7 @@ class EpisodeView(View):
 
 
 def _head(talk: Conversation) -> Text:
-    row, look = talk.row, PHASES[talk.row.phase]
+    row, look = talk.row, PHASE_LOOKS[talk.row.phase]
     turns = f"/{talk.most_turns}" if talk.most_turns else ""
     tokens = f"/{talk.most_tokens:,}" if talk.most_tokens else ""
     return Text.assemble(
@@ -227,7 +227,7 @@ def _value(reward: float | None) -> str:
 def _sibling(talk: Conversation, chosen: str) -> Text:
     row = talk.row
     bar = "█" * round(10 * (row.reward or 0.0))
-    value = PHASES[row.phase].name if row.reward is None else f"{row.reward:.2f} {bar:<10}"
+    value = PHASE_LOOKS[row.phase].name if row.reward is None else f"{row.reward:.2f} {bar:<10}"
     return Text.assemble(
         "▸" if row.id == chosen else " ",
         f"{row.id.rpartition('.')[2]} ",
@@ -256,8 +256,8 @@ def _times(talk: Conversation, width: int) -> list[Text]:
     cells = ["━"] * width
     for timing in talk.timings:
         for cell in range(int((timing.start_s - first) / cell_s), int((timing.end_s - first) / cell_s) + 1):
-            cells[min(cell, width - 1)] = PHASES[timing.phase].letter
-    sums = "  ".join(f"{PHASES[phase].name} {duration(seconds)}" for phase, seconds in took.items())
+            cells[min(cell, width - 1)] = PHASE_LOOKS[timing.phase].letter
+    sums = "  ".join(f"{PHASE_LOOKS[phase].name} {duration(seconds)}" for phase, seconds in took.items())
     lines = [Text(sums), Text("".join(cells)), Text(f"one cell = {duration(cell_s)}", "dim")]
     if talk.ids:
         lines += [Text(mask_line(talk, width)), Text("█ trained  ─ given, by tokens", "dim")]

@@ -12,10 +12,10 @@ from textual.binding import Binding, BindingType
 
 from engine.telemetry.window import Window
 from tui.messages import Open
-from tui.snapshot import Conversation, Question, Snapshot
+from tui.snapshot import Conversation, Snapshot, SnapshotQuery
 from tui.story import actions, divergence, well
 from tui.text import cut, plain
-from tui.theme import PHASES, reward_style
+from tui.theme import PHASE_LOOKS, reward_style
 from tui.view import View
 from tui.widgets.facts import Facts
 from tui.widgets.lines import Cell
@@ -54,9 +54,9 @@ class GroupView(View):
         """The siblings have the keys."""
         self.query_one(Table).focus()
 
-    def question(self) -> Question:
+    def question(self) -> SnapshotQuery:
         """The group."""
-        return Question(window=self._window, follow=self._episode, siblings=True)
+        return SnapshotQuery(window=self._window, follow=self._episode, siblings=True)
 
     def draw(self, snapshot: Snapshot) -> None:
         """All siblings."""
@@ -78,7 +78,7 @@ class GroupView(View):
 
 
 def _line(talk: Conversation) -> list[Cell]:
-    row, look = talk.row, PHASES[talk.row.phase]
+    row, look = talk.row, PHASE_LOOKS[talk.row.phase]
     met: dict[tuple[str, str], bool] = {}
     for verdict in talk.reward.items if talk.reward else ():
         met[verdict.part, verdict.id] = well(verdict)

@@ -15,12 +15,12 @@ from textual.containers import Horizontal, Vertical
 
 from engine.errors import ConfigError
 from engine.telemetry import engine_metrics as keys
-from engine.telemetry.window import FIELDS, Row, Window, conditions
+from engine.telemetry.window import WINDOW_FIELDS, Window, WindowRow, conditions
 from tui.messages import Cancel, Changed, Open
-from tui.numbers import latest, live, rate, rates, series, staleness, untrained
-from tui.snapshot import Question, Snapshot
+from tui.numbers import live, newest_row, rate, rates, series, staleness_shares, untrained
+from tui.snapshot import Snapshot, SnapshotQuery
 from tui.text import count, duration, plain, since, took
-from tui.theme import PHASES, reward_style
+from tui.theme import PHASE_LOOKS, reward_style
 from tui.view import View
 from tui.widgets.chart import Bars, Chart
 from tui.widgets.histogram import Histogram
@@ -43,7 +43,7 @@ _COLUMNS = (
     Column("reward", "reward", 6, 0, right=True),
     Column("outcome", "outcome", 21, 7, right=False),
 )
-_SORTS = tuple(name for name in FIELDS if name not in ("id", "group"))
+_SORTS = tuple(name for name in WINDOW_FIELDS if name not in ("id", "group"))
 
 
 class RolloutsView(View):
@@ -82,13 +82,13 @@ class RolloutsView(View):
         """The table has the keys."""
         self.query_one(Table).focus()
 
-    def question(self) -> Question:
+    def question(self) -> SnapshotQuery:
         """The lines in sight."""
-        return Question(window=self._window)
+        return SnapshotQuery(window=self._window)
 
     def draw(self, snapshot: Snapshot) -> None:
         """Everything."""
-        shares = staleness(snapshot.learner[-1]) if snapshot.learner else {}
+        shares = staleness_shares(snapshot.learner[-1]) if snapshot.learner else {}
         self.query_one(Tiles).show(_tiles(snapshot, shares))
         self.query_one(PhaseBar).show(snapshot.phases)
         table = self.query_one("#episodes", Table)
@@ -179,7 +179,7 @@ class RolloutsView(View):
 
 
 def _tiles(snapshot: Snapshot, shares: Mapping[int, float]) -> list[tuple[str, str, str]]:
-    row, rows = latest(snapshot), snapshot.engine
+    row, rows = newest_row(snapshot), snapshot.engine
     mean = sum(number * share for number, share in shares.items())
     parts = f"F {row.get(keys.F_MEAN, 0):.2f} N {row.get(keys.N_MEAN, 0):.2f} I {row.get(keys.I_MEAN, 0):.2f}"
     prompts, p99 = rate(rows, keys.PROMPT_TOKENS), keys.STAGES["policy"].p99_s
@@ -210,14 +210,14 @@ def _foot(window: Window, total: int) -> str:
     return f"{total:,} · {order}{chosen}"
 
 
-def _cells(rows: Sequence[Row], now_s: float) -> list[list[Cell]]:
+def _cells(rows: Sequence[WindowRow], now_s: float) -> list[list[Cell]]:
     """The cells of lines one below the other: members of a group that stand together are bracketed."""
     same = [False, *(one.group == other.group for one, other in pairwise(rows)), False]
     return [_line(row, brace(above, below), now_s) for row, (above, below) in zip(rows, pairwise(same), strict=False)]
 
 
-def _line(row: Row, bracket: str, now_s: float) -> list[Cell]:
-    look, done = PHASES[row.phase], row.phase == "done"
+def _line(row: WindowRow, bracket: str, now_s: float) -> list[Cell]:
+    look, done = PHASE_LOOKS[row.phase], row.phase == "done"
     reward = "—" if row.reward is None else f"{row.reward:.2f}"
     return [
         plain(row.id),

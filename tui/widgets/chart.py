@@ -53,7 +53,7 @@ def _extremes(stretch: Sequence[tuple[float, float]], columns: int) -> list[tupl
     return kept
 
 
-def drawn(stretches: Sequence[Sequence[tuple[float, float]]], columns: int, rows: int) -> list[str]:
+def drawn_curves(stretches: Sequence[Sequence[tuple[float, float]]], columns: int, rows: int) -> list[str]:
     """Curves as `rows` lines of `columns` braille cells, the lowest value at the bottom."""
     ys = [y for stretch in stretches for _, y in stretch]
     low, high = min(ys, default=0.0), max(ys, default=0.0)
@@ -116,7 +116,7 @@ class Chart(Lines):
                 labels = [figure(ys[0]) if row == middle else "" for row in range(height)]
         margin = max(map(len, labels))
         margin += bool(margin)
-        curve = drawn(thinned(self._points, width - margin), width - margin, height)
+        curve = drawn_curves(thinned(self._points, width - margin), width - margin, height)
         if not ys:
             labels = [cut("no values yet", width) if row == middle else "" for row in range(height)]
         self._picture = [

@@ -37,7 +37,7 @@ def brace(previous_same: bool, next_same: bool) -> str:  # noqa: FBT001 - a trut
     return ("│" if previous_same else "╭") if next_same else ("╰" if previous_same else " ")
 
 
-def fitting(columns: Sequence[Column], width: int) -> list[tuple[int, int]]:
+def fitting_columns(columns: Sequence[Column], width: int) -> list[tuple[int, int]]:
     """The columns that fit in `width`, by position, and how wide each is drawn; a space stands before each."""
     kept = list(range(len(columns)))
 
@@ -164,7 +164,7 @@ class Table(Choosing):
 
     def on_resize(self) -> None:
         """Other columns fit, other rows are in sight."""
-        self._fitting = fitting(self._columns, self.cells)
+        self._fitting = fitting_columns(self._columns, self.cells)
         self.refresh()
         self._look()
 

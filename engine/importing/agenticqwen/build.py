@@ -11,7 +11,7 @@ import orjson
 
 from engine.importing.agenticqwen.calls import UNANSWERED, ExpectedCall, expected, responses
 from engine.importing.agenticqwen.facts import facts, private
-from engine.importing.agenticqwen.items import Texts, items
+from engine.importing.agenticqwen.items import Texts, imported_items
 from engine.importing.agenticqwen.source import TRANSFER, ExpectedStep, PromptParts, SourceTask, prompt_parts
 from engine.importing.format import ImportedTask, ImportOptions, UnreadableError
 from engine.importing.report import Note
@@ -72,7 +72,7 @@ def build_task(source: SourceTask, options: ImportOptions) -> ImportedTask:
     shown = "\n".join((rules, parts.request, orjson.dumps([tool.function for tool in tools]).decode()))
     asked = tuple(private(normal, known, shown))
     texts = Texts(anything=f"{shown}\n{context}", numbers=f"{parts.request}\n{context}")
-    made = items(task, source.rubrics, normal, hack, texts)
+    made = imported_items(task, source.rubrics, normal, hack, texts)
     if not options.judge:
         made = made.decided()
     user = UserContext(context=context, facts=known, escape_strategy=source.user_escape_strategy)

@@ -12,7 +12,7 @@ import orjson
 from engine.importing.agenticqwen.literal import is_identifier, names_one_thing
 from engine.importing.agenticqwen.source import ExpectedStep
 from engine.schema.canonical import canonical, same
-from engine.schema.validate import compiled
+from engine.schema.validate import compiled_schema
 from engine.task import SeededResponse, Task, Tool
 from engine.types import Json, ToolCall
 from engine.world.admission import admit, canonical_arguments
@@ -108,7 +108,7 @@ def _alike(left: Sequence[Mapping[str, Any]], right: Sequence[Mapping[str, Any]]
 # --- which calls count as an expected one ---------------------------------------------------------------------------
 
 
-def counting(call: ExpectedCall, known: Known) -> dict[str, Any]:
+def counting_schema(call: ExpectedCall, known: Known) -> dict[str, Any]:
     """The schema of the arguments with which a call counts as the expected one.
 
     Values that an agent can know must be given; wording, and what the generator made up, is free. An optional argument
@@ -131,7 +131,7 @@ def spoiling(call: ExpectedCall, known: Known, wanted: Sequence[ExpectedCall]) -
     named = {name: value for name, value in call.arguments.items() if names_one_thing(value)}
     for arguments in (named, call.arguments):
         schema = _object({name: _value(value, known) for name, value in arguments.items()})
-        fits = compiled(schema)
+        fits = compiled_schema(schema)
         if all(other.tool.name != call.tool.name or fits(other.filled) is not None for other in wanted):
             return schema
     return None

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from engine.importing.agenticqwen.calls import ExpectedCall, shown_answer
-from engine.importing.agenticqwen.literal import leaves, occurs, words
+from engine.importing.agenticqwen.literal import argument_leaves, occurs, words
 from engine.task import Fact
 from engine.types import Json
 
@@ -24,7 +24,7 @@ def facts(calls: Sequence[ExpectedCall], background: str) -> dict[str, Fact]:
     another fact's name."""
     values: dict[str, list[Json]] = {}
     for call in calls:
-        for name, value in leaves(call.arguments):
+        for name, value in argument_leaves(call.arguments):
             found = values.setdefault(name, [])
             if sayable(value, background) and value not in found:
                 found.append(value)
@@ -58,7 +58,7 @@ def private(calls: Sequence[ExpectedCall], known: dict[str, Fact], shown: str) -
     told = shown
     asked: dict[str, None] = {}
     for call in calls:
-        for name, value in leaves(call.arguments):
+        for name, value in argument_leaves(call.arguments):
             fact = known.get(name)
             said = fact.value if fact and isinstance(fact.value, list) else [fact.value] if fact else []
             members = value if isinstance(value, list) else [value]

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
-from engine.importing.agenticqwen.calls import ExpectedCall, Known, counting, is_open, shown_answer, spoiling
+from engine.importing.agenticqwen.calls import ExpectedCall, Known, counting_schema, is_open, shown_answer, spoiling
 from engine.importing.agenticqwen.literal import occurs, words
 from engine.importing.agenticqwen.prohibitions import Stance, stance
 from engine.importing.report import Note
@@ -15,7 +15,7 @@ from engine.schema.canonical import compact
 from engine.task import Fact, Rubric, RubricItem, Task
 from engine.types import Json
 
-JUDGED = "only a judge can decide it: left out"
+LEFT_TO_JUDGE = "only a judge can decide it: left out"
 _OUTCOME = "rubric.subgoals, the prose as one item of the judge"
 _RULED_OUT = "rubric.forbidden, an item of the judge"
 _TO_JUDGE = "the judge's: the rubric makes it depend, or it looks like a call of the normal path"
@@ -57,8 +57,8 @@ class Items:
             forbidden=[item for item in self.forbidden if item.check is not None],
             notes=[
                 *(note for note in self.notes if note.became not in (_OUTCOME, _RULED_OUT, _TO_JUDGE)),
-                *(replace(note, became=JUDGED, kept=False) for note in self.notes if note.became == _TO_JUDGE),
-                Note("rubrics", JUDGED, kept=False, count=len(lost)),
+                *(replace(note, became=LEFT_TO_JUDGE, kept=False) for note in self.notes if note.became == _TO_JUDGE),
+                Note("rubrics", LEFT_TO_JUDGE, kept=False, count=len(lost)),
             ],
         )
 
@@ -91,7 +91,7 @@ def _spelled(name: str, arguments: Mapping[str, Any]) -> str:
     return f"<tool_call>{compact({'name': name, 'arguments': arguments})}</tool_call>"
 
 
-def items(
+def imported_items(
     task: Task, rubrics: str, normal: Sequence[ExpectedCall], hack: Sequence[ExpectedCall], texts: Texts
 ) -> Items:
     """The items of a task whose rubric is prose.
@@ -116,7 +116,7 @@ def items(
 
 def _subgoals(made: Items, rubrics: str, normal: Sequence[ExpectedCall], texts: Texts) -> None:
     for number, call in enumerate(normal):
-        schema = counting(call, texts.known(rubrics, normal[:number]))
+        schema = counting_schema(call, texts.known(rubrics, normal[:number]))
         check = {"called": _called(call, schema) | ({"ok": True} if call.ok else {})}
         if any(item.check == check for item in made.subgoals):
             made.notes.append(Note("normal_path", "counts with an earlier call: no subgoal of its own", kept=False))

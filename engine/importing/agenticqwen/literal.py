@@ -47,7 +47,7 @@ def names_one_thing(value: Json) -> bool:
     return isinstance(value, str) and re.fullmatch(r"(?=.*\d)(?=.*[^\W\d_])\S+", value) is not None
 
 
-def leaves(arguments: Mapping[str, Any]) -> Iterator[tuple[str, Json]]:
+def argument_leaves(arguments: Mapping[str, Any]) -> Iterator[tuple[str, Json]]:
     """(name, value) of every scalar, and of every list of scalars, inside an arguments object."""
     for name, value in arguments.items():
         yield from _leaves(name, value)
@@ -55,7 +55,7 @@ def leaves(arguments: Mapping[str, Any]) -> Iterator[tuple[str, Json]]:
 
 def _leaves(name: str, value: Json) -> Iterator[tuple[str, Json]]:
     if isinstance(value, Mapping):
-        yield from leaves(value)
+        yield from argument_leaves(value)
     elif isinstance(value, list) and any(isinstance(member, Mapping | list) for member in value):
         for member in value:
             yield from _leaves(name, member)

@@ -8,7 +8,7 @@ from engine.attach import server as attached
 from engine.core.live import LiveEpisodes
 from engine.packs.pack import parse_task
 from engine.stream.record import event_of, reward_of
-from engine.telemetry.window import Row
+from engine.telemetry.window import WindowRow
 from engine.types import Span, TurnTiming
 from tests.engine.core.test_episode import DONE, ORDER
 from tests.engine.telemetry.test_window import some
@@ -94,7 +94,7 @@ async def test_any_amount_of_any_text_comes_through_in_pieces(tmp_path, monkeypa
         assert whole.have == {"messages": 3, "events": 3, "timings": 40, "ids": 3_000, "logprobs": 3_000, "spans": 1}
         assert [message["content"][0] for message in whole.lists["messages"]] == ["0", "1", "2"]
         assert whole.lists["messages"][0]["content"].endswith(" more characters]")
-        assert Row(*whole.last["row"]).task.startswith("t" * 100), one
+        assert WindowRow(*whole.last["row"]).task.startswith("t" * 100), one
         event_of(whole.lists["events"][0])
         assert len(reward_of(whole.last["reward"]).items) > 10
         assert all(len(item) == 3 for item in whole.last["rubric"])

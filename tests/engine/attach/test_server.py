@@ -21,7 +21,7 @@ from engine.core.live import LiveEpisodes
 from engine.preflight.manifest import create
 from engine.rundir.layout import RunDir
 from engine.telemetry.looplag import LAG_EDGES_S
-from engine.telemetry.window import PHASES, Row, Selection
+from engine.telemetry.window import PHASES, Selection, WindowRow
 from engine.types import Episode, Outcome
 from tests.engine.telemetry.test_window import some
 from tests.parts.children import child
@@ -42,7 +42,7 @@ async def test_the_whole_table_is_one_question(tmp_path):
         assert set(answer) == {"v", "clock", "phases", "total", "rows", "rewards", "episodes"}
         assert answer["phases"] == {**dict.fromkeys(PHASES, 0), "policy": 4, "done": 1}
         assert (answer["v"], answer["total"], answer["rewards"], answer["episodes"]) == (1, 5, [0] * 20, {})
-        rows = [Row(*row) for row in answer["rows"]]
+        rows = [WindowRow(*row) for row in answer["rows"]]
         assert {row.id for row in rows} == {f"g000001.{number:02d}" for number in range(5)}
         assert [row.id for row in rows if row.phase == "done" and row.reward is not None] == ["g000001.03"]
         filtered = await client.ask(where="phase=policy", sort="id", down=False, top=1, rows=2)
@@ -270,7 +270,7 @@ async def test_an_episode_is_cancelled_on_request(tmp_path):
         assert again == "g000001.00 has ended already, as infra_error"
         told = (await client.ask(follow=followed("g000001.00")))["episodes"]["g000001.00"]
         assert (told["stop"], told["error"]) == ("cancelled", "g000001.00: cancelled by an operator")
-        assert Row(*told["row"]).outcome == "infra_error"
+        assert WindowRow(*told["row"]).outcome == "infra_error"
         policy.go("g000001.01")
     assert results["g000001.00"].outcome is Outcome.INFRA_ERROR
     assert isinstance(results["g000001.01"], Episode)

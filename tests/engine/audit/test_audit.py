@@ -7,7 +7,7 @@ import pytest
 import zstandard
 from click.testing import CliRunner
 
-from engine.audit.check import Recorded
+from engine.audit.check import RunRecords
 from engine.audit.run import audit
 from engine.commands.audit import command
 from engine.rundir.layout import write_json
@@ -31,20 +31,20 @@ def recorded(tmp_path, pack):
 
 def broken(run):
     """Name and count of every check that found something."""
-    return {finding.name: finding.count for finding in audit(Recorded.read(run)) if not finding.ok}
+    return {finding.name: finding.count for finding in audit(RunRecords.read(run)) if not finding.ok}
 
 
 def with_episode(recorded, group, index, **changes):
     """Replace fields of one training episode."""
-    tg = recorded.groups[group]
-    episodes = list(tg.episodes)
+    episode_group = recorded.groups[group]
+    episodes = list(episode_group.episodes)
     episodes[index] = replace(episodes[index], **changes)
-    recorded.groups[group] = replace(tg, episodes=tuple(episodes))
+    recorded.groups[group] = replace(episode_group, episodes=tuple(episodes))
 
 
 def test_a_sound_run_keeps_every_promise(recorded):
     """No check cries wolf, and each says how much it looked at."""
-    findings = audit(Recorded.read(recorded.write()))
+    findings = audit(RunRecords.read(recorded.write()))
     assert [finding.name for finding in findings if not finding.ok] == []
     assert not any(finding.checked.startswith(("0 ", "none")) for finding in findings if "swap" not in finding.name)
 
@@ -209,7 +209,7 @@ def test_outcomes_are_counted_and_add_up(recorded):
     for row, finished, masked in zip(recorded.rows, (12, 20, 2, 4), (0, 1, 0, 0), strict=True):
         row |= {keys.EPISODES_FINISHED: finished, keys.EPISODES_MASKED: masked}
     run = recorded.write()
-    [outcomes] = [one for one in audit(Recorded.read(run)) if one.name == "outcomes_contradicted"]
+    [outcomes] = [one for one in audit(RunRecords.read(run)) if one.name == "outcomes_contradicted"]
     assert (outcomes.ok, outcomes.checked) == (True, "28 episodes: 27 agent_fail + 1 simulator_fault_judge")
 
 
@@ -239,14 +239,14 @@ def judged(recorded, evidence):
 
 def test_a_judges_verdict_is_what_it_was(recorded):
     """Nobody judges again; the episodes of the task that no judge looked at cannot be scored any more."""
-    [rewards] = [one for one in audit(Recorded.read(judged(recorded, 0))) if one.name == "rewards_wrong"]
+    [rewards] = [one for one in audit(RunRecords.read(judged(recorded, 0))) if one.name == "rewards_wrong"]
     assert "g000000.01" not in rewards.violations[0]
     assert rewards.count == 3
 
 
 def test_a_verdict_without_evidence_is_found(recorded):
     """The event that it names must be there."""
-    [rewards] = [one for one in audit(Recorded.read(judged(recorded, 9))) if one.name == "rewards_wrong"]
+    [rewards] = [one for one in audit(RunRecords.read(judged(recorded, 9))) if one.name == "rewards_wrong"]
     assert rewards.count == 4
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from engine.audit.check import Recorded
+from engine.audit.check import RunRecords
 from engine.audit.run import audit
 from engine.config.load import validate
 from tests.parts.load_runs import mock_server, run_to_the_end
@@ -26,7 +26,7 @@ def broken(base: Path, *server: str) -> dict[str, int]:
             "stream": {"low_water_mb": 0.0},
         }
         run = run_to_the_end(validate(raw, {}))
-    return {finding.name: finding.count for finding in audit(Recorded.read(run)) if not finding.ok}
+    return {finding.name: finding.count for finding in audit(RunRecords.read(run)) if not finding.ok}
 
 
 @pytest.mark.slow

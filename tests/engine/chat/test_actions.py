@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.chat.actions import Answer, Calls, Malformed, Question, Said, parse
+from engine.chat.actions import AgentCalls, AgentQuestion, FinalAnswer, Malformed, PlainMessage, parse_action
 from engine.reward.rubric import RubricScorer
 from engine.stream.frame import decode, encode
-from engine.types import Sampling, Source, TaskGroup, ToolCall
+from engine.types import EpisodeGroup, Sampling, Source, ToolCall
 from engine.world.offline import OfflineUser, OfflineWorld
 from tests.engine.core.test_episode import DONE, LIMITS, Lines, play
 from tests.parts.worlds import shop, task_json, tool
@@ -27,28 +27,28 @@ def nested(levels: int, opening: str = '{"a":', closing: str = "}") -> str:
 def test_calls_run_in_order_and_what_follows_them_is_ignored():
     """Several calls are kept in order; text and other tags around them say nothing."""
     second = CALL.replace("find", "keep")
-    found = parse(f"Let me see. {CALL}\n{second} <answer>done</answer> bye")
+    found = parse_action(f"Let me see. {CALL}\n{second} <answer>done</answer> bye")
     arguments = {"at": "x"}
-    assert found == Calls(
+    assert found == AgentCalls(
         calls=(ToolCall(name="find", arguments=arguments), ToolCall(name="keep", arguments=arguments))
     )
 
 
 def test_the_first_tag_decides_the_kind():
     """A call inside a question or answer is text."""
-    assert parse(f"<question>Which? {CALL}</question>") == Question(text=f"Which? {CALL}")
-    assert parse(f"<answer>It is 47.</answer>{CALL}") == Answer(text="It is 47.")
+    assert parse_action(f"<question>Which? {CALL}</question>") == AgentQuestion(text=f"Which? {CALL}")
+    assert parse_action(f"<answer>It is 47.</answer>{CALL}") == FinalAnswer(text="It is 47.")
 
 
 def test_without_a_tag_the_whole_text_is_said():
     """Plain text goes to the user, trimmed."""
-    assert parse(" Hello there \n") == Said(text="Hello there")
+    assert parse_action(" Hello there \n") == PlainMessage(text="Hello there")
 
 
 def test_an_unclosed_question_or_answer_is_what_is_there():
     """A length stop inside a question or answer does not lose its words."""
-    assert parse("<question>What is the size") == Question(text="What is the size")
-    assert parse("<answer>The code is 4") == Answer(text="The code is 4")
+    assert parse_action("<question>What is the size") == AgentQuestion(text="What is the size")
+    assert parse_action("<answer>The code is 4") == FinalAnswer(text="The code is 4")
 
 
 def test_malformed_calls_say_why():
@@ -67,7 +67,7 @@ def test_malformed_calls_say_why():
         "": "not JSON",
     }
     for body, reason in bodies.items():
-        (call,) = parse(f"<tool_call>{body}</tool_call>").calls
+        (call,) = parse_action(f"<tool_call>{body}</tool_call>").calls
         assert isinstance(call, Malformed)
         assert call.reason.startswith(reason)
         assert call.observation.startswith('{"error":"malformed call: ')
@@ -75,7 +75,7 @@ def test_malformed_calls_say_why():
 
 def test_an_unclosed_call_is_malformed_beside_good_ones():
     """A cut call is not run even if its JSON is whole; the ones before it are."""
-    found = parse(CALL + CALL.removesuffix("</tool_call>"))
+    found = parse_action(CALL + CALL.removesuffix("</tool_call>"))
     assert found.calls == (ToolCall(name="find", arguments={"at": "x"}), Malformed(reason="</tool_call> is missing"))
 
 
@@ -99,14 +99,14 @@ BODY = '{"name": "find", "arguments": {"at": "x"}}'
 )
 def test_a_call_may_stand_without_its_tags(text):
     """Bare or in a fence, whatever stands around it."""
-    assert parse(text) == Calls(calls=(ToolCall(name="find", arguments={"at": "x"}),))
+    assert parse_action(text) == AgentCalls(calls=(ToolCall(name="find", arguments={"at": "x"}),))
 
 
 def test_calls_without_tags_run_in_order_and_what_is_inside_one_is_not_another():
     """A line of a call's own arguments is part of them."""
     inside = f'{{"name": "keep", "arguments": {{"a":\n{BODY}\n}}}}'
     keep = ToolCall(name="keep", arguments={"a": {"name": "find", "arguments": {"at": "x"}}})
-    assert parse(f"{inside}\n{BODY}").calls == (keep, ToolCall(name="find", arguments={"at": "x"}))
+    assert parse_action(f"{inside}\n{BODY}").calls == (keep, ToolCall(name="find", arguments={"at": "x"}))
 
 
 def test_malformed_calls_without_tags_say_why():
@@ -124,7 +124,7 @@ def test_malformed_calls_without_tags_say_why():
     }
     for body, reason in bodies.items():
         for text in (body, f"```json\n{body}\n```"):
-            (call,) = parse(text).calls
+            (call,) = parse_action(text).calls
             assert isinstance(call, Malformed)
             assert call.reason.startswith(reason)
 
@@ -142,31 +142,31 @@ def test_malformed_calls_without_tags_say_why():
 )
 def test_what_does_not_begin_as_a_call_is_said(text):
     """Data, code and JSON within a sentence are words to the user."""
-    assert parse(text) == Said(text=text)
+    assert parse_action(text) == PlainMessage(text=text)
 
 
 def test_a_tag_decides_before_a_call_without_tags():
     """A fence inside a question or answer, or beside a call, is text."""
     fence = f"```json\n{BODY}\n```"
-    assert parse(f"<answer>{fence}</answer>") == Answer(text=fence)
-    assert parse(f"{fence} <question>Where?</question>") == Question(text="Where?")
-    assert parse(f"{fence}{CALL}") == Calls(calls=(ToolCall(name="find", arguments={"at": "x"}),))
+    assert parse_action(f"<answer>{fence}</answer>") == FinalAnswer(text=fence)
+    assert parse_action(f"{fence} <question>Where?</question>") == AgentQuestion(text="Where?")
+    assert parse_action(f"{fence}{CALL}") == AgentCalls(calls=(ToolCall(name="find", arguments={"at": "x"}),))
 
 
 @pytest.mark.parametrize("opening", ["<think>\n", ""])
 def test_thoughts_are_no_action(opening):
     """Tags, calls and words in a thought do nothing, whether the template or the completion opened it."""
     thought = f"{opening}They want x. {CALL} or <answer>no</answer>? Ask: <question>Which?\n</think>\n\n"
-    assert parse(f"{thought}{CALL}") == Calls(calls=(ToolCall(name="find", arguments={"at": "x"}),))
-    assert parse(f"{thought}<question>When?</question>") == Question(text="When?")
-    assert parse(f"{thought}Good morning.") == Said(text="Good morning.")
-    assert parse("<think>\n\n</think>\n\n<answer>47</answer>") == Answer(text="47")
+    assert parse_action(f"{thought}{CALL}") == AgentCalls(calls=(ToolCall(name="find", arguments={"at": "x"}),))
+    assert parse_action(f"{thought}<question>When?</question>") == AgentQuestion(text="When?")
+    assert parse_action(f"{thought}Good morning.") == PlainMessage(text="Good morning.")
+    assert parse_action("<think>\n\n</think>\n\n<answer>47</answer>") == FinalAnswer(text="47")
 
 
 def test_a_thought_that_is_not_closed_is_malformed():
     """A length stop inside a thought says nothing to the user and does nothing."""
     for text in (f"<think>I call {CALL}", "<think>so</think> <think>and <answer>47</answer>"):
-        assert parse(text) == Calls(calls=(Malformed(reason="</think> is missing"),))
+        assert parse_action(text) == AgentCalls(calls=(Malformed(reason="</think> is missing"),))
 
 
 PIECES = ["<tool_call>", "</tool_call>", "<question>", "</answer>", "<think>", "</think>", CALL, BODY, "```", *'{é\n"']
@@ -175,8 +175,8 @@ PIECES = ["<tool_call>", "</tool_call>", "<question>", "</answer>", "<think>", "
 @given(st.lists(st.sampled_from(PIECES)))
 def test_any_text_is_read(parts):
     """No completion makes the parser raise, and every call is a call or a reason."""
-    found = parse("".join(parts))
-    if isinstance(found, Calls):
+    found = parse_action("".join(parts))
+    if isinstance(found, AgentCalls):
         assert found.calls
         assert all(isinstance(call, ToolCall | Malformed) for call in found.calls)
 
@@ -184,7 +184,9 @@ def test_any_text_is_read(parts):
 def test_arguments_may_nest_as_deep_as_any_tool_wants() -> None:
     """The bound itself is allowed, and what stands beside the arguments does not count: it is dropped."""
     body = f'{{"name":"find","arguments":{nested(32)},"more":{nested(900)}}}'
-    assert parse(f"<tool_call>{body}</tool_call>").calls == (ToolCall(name="find", arguments=orjson.loads(nested(32))),)
+    assert parse_action(f"<tool_call>{body}</tool_call>").calls == (
+        ToolCall(name="find", arguments=orjson.loads(nested(32))),
+    )
 
 
 # --- hostile completions --------------------------------------------------------------------------------------------
@@ -230,7 +232,7 @@ async def test_whatever_is_said_can_be_written(value: str) -> None:
     assert episode.scored, episode.error
     assert episode.turns == 10
     group = {"id": "g000007", "position": 7, "task_id": task.id, "source": Source.POLICY, "sampling": Sampling()}
-    (written,) = decode(encode(TaskGroup(**group, episodes=(episode,)))).episodes
+    (written,) = decode(encode(EpisodeGroup(**group, episodes=(episode,)))).episodes
     assert written.events == episode.events
     assert written.final_state == episode.final_state
 
@@ -238,7 +240,7 @@ async def test_whatever_is_said_can_be_written(value: str) -> None:
 def test_a_lone_surrogate_is_in_no_reply_and_no_call() -> None:
     """Replies of servers and calls are read by orjson, which refuses what no frame could hold; escaped or not."""
     for text in (r"\ud800", r"\udfff\ud800", "\ud800"):
-        (call,) = parse(f'<tool_call>{{"name":"keep","arguments":{{"a":"{text}"}}}}</tool_call>').calls
+        (call,) = parse_action(f'<tool_call>{{"name":"keep","arguments":{{"a":"{text}"}}}}</tool_call>').calls
         assert isinstance(call, Malformed)
         with pytest.raises(orjson.JSONDecodeError):
             orjson.loads(f'{{"text":"{text}"}}'.encode("utf-8", "surrogatepass"))

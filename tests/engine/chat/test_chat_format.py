@@ -47,9 +47,9 @@ def rendered(reference, messages):
     return reference.apply_chat_template(messages, tools=tools, add_generation_prompt=True, tokenize=False)
 
 
-def test_the_opening_is_what_transformers_makes_of_it(reference):
+def test_the_prompt_is_what_transformers_makes_of_it(reference):
     """System rules, tools and instruction give the same ids."""
-    messages, ids, tools = tiny_chat().opening(TASK)
+    messages, ids, tools = tiny_chat().prompt(TASK)
     expected = reference.apply_chat_template(
         list(messages), tools=tools, add_generation_prompt=True, tokenize=True, return_dict=False
     )
@@ -60,7 +60,7 @@ def test_the_opening_is_what_transformers_makes_of_it(reference):
 def test_an_observation_adds_what_follows_the_completion_in_the_full_text(reference, observation):
     """The incremental ids are the ids of the suffix of the fully rendered conversation."""
     chat = tiny_chat()
-    messages, *_ = chat.opening(TASK)
+    messages, *_ = chat.prompt(TASK)
     whole = rendered(reference, [*messages, {"role": "assistant", "content": CALL}, *observation])
     suffix = whole.rpartition(CALL)[2]
     assert list(chat.observation(observation, False)) == reference.encode(suffix, add_special_tokens=False)
@@ -68,9 +68,9 @@ def test_an_observation_adds_what_follows_the_completion_in_the_full_text(refere
 
 @pytest.mark.parametrize("observation", OBSERVATIONS)
 def test_the_ledger_of_two_turns_is_the_tokenized_conversation(reference, observation):
-    """Opening, sampled ids and observations concatenate to what transformers tokenizes in one piece."""
+    """Prompt, sampled ids and observations concatenate to what transformers tokenizes in one piece."""
     chat = tiny_chat()
-    messages, ids, _ = chat.opening(TASK)
+    messages, ids, _ = chat.prompt(TASK)
     ledger = [*ids, *chat.encode(CALL), *chat.stop_token_ids, *chat.observation(observation, True)]
     history = [*messages, {"role": "assistant", "content": CALL}, *observation]
     assert ledger == reference.encode(rendered(reference, history), add_special_tokens=False)
@@ -100,7 +100,7 @@ def test_special_tokens_in_a_pack_are_plain_text():
     chat = tiny_chat()
     evil = Tool(name="a<|im_start|>b", description="", parameters={"type": "object", "properties": {"<|im_end|>": {}}})
     task = Task(id="t2", instruction="x<|im_end|>", rules="<|im_start|>", rubric=Rubric(), tools=(evil,))
-    _, ids, _ = chat.opening(task)
+    _, ids, _ = chat.prompt(task)
     text = chat.decode(ids)
     assert [text.count(token) for token in ("<|im_start|>", "<|im_end|>")] == [5, 4]
     (start,) = chat._tokenizer.encode("<|im_start|>", add_special_tokens=False).ids
@@ -118,10 +118,10 @@ def test_completions_survive_the_round_trip():
         assert chat.decode(ids) == text
 
 
-def test_siblings_share_one_opening():
-    """The opening of a task is rendered once."""
+def test_siblings_share_one_prompt():
+    """The prompt of a task is rendered once."""
     chat = tiny_chat()
-    assert chat.opening(TASK)[1] is chat.opening(TASK)[1]
+    assert chat.prompt(TASK)[1] is chat.prompt(TASK)[1]
 
 
 def changed(tmp_path: Path, template: str) -> Path:
@@ -140,10 +140,10 @@ TEMPLATES = {path.stem: path.read_text(encoding="utf-8") for path in (TESTS / "t
 @pytest.mark.parametrize("name", ["qwen2.5", "qwen3"])
 @pytest.mark.parametrize("observation", OBSERVATIONS)
 def test_the_templates_of_qwen_are_applied_turn_by_turn(tmp_path, name, observation):
-    """Opening and suffix are those of transformers, thinking off; Qwen3 may rewrite the turns before."""
+    """Prompt and suffix are those of transformers, thinking off; Qwen3 may rewrite the turns before."""
     model = changed(tmp_path, TEMPLATES[name])
     chat, reference = ChatFormat.load(model), AutoTokenizer.from_pretrained(model)
-    messages, ids, tools = chat.opening(TASK)
+    messages, ids, tools = chat.prompt(TASK)
     options = {"tools": tools, "add_generation_prompt": True, "tokenize": False, "enable_thinking": False}
     assert chat.decode(ids) == reference.apply_chat_template(list(messages), **options)
     history = [
@@ -160,14 +160,14 @@ def test_the_system_message_fits_the_model(tmp_path):
     """A model with tokens for the actions gets the rules alone; another is told how to ask and finish, once; an own
     message is taken as it is."""
     assert tiny_chat().system == "{rules}"
-    assert tiny_chat().opening(TASK)[0][0]["content"] == TASK.rules
+    assert tiny_chat().prompt(TASK)[0][0]["content"] == TASK.rules
     model = without_action_tokens(changed(tmp_path, TEMPLATES["qwen2.5"]))
     chat = ChatFormat.load(model)
-    text = chat.decode(chat.opening(TASK)[1])
+    text = chat.decode(chat.prompt(TASK)[1])
     assert all(word in text for word in ("<question>", "<answer>", TASK.rules))
     assert text.count('<tool_call>\n{"name"') == 1
     assert "Never guess" in text
-    assert ChatFormat.load(model, "Obey: {rules}").opening(TASK)[0][0]["content"] == f"Obey: {TASK.rules}"
+    assert ChatFormat.load(model, "Obey: {rules}").prompt(TASK)[0][0]["content"] == f"Obey: {TASK.rules}"
 
 
 def without_action_tokens(model: Path) -> Path:
@@ -198,9 +198,9 @@ def test_real_qwens_have_the_templates_that_are_tested_here(real):
 
 @pytest.mark.parametrize("observation", OBSERVATIONS)
 def test_real_qwens_are_applied_turn_by_turn_id_by_id(real, observation):
-    """Opening and observations are the ids that transformers makes of the whole conversation, thinking off."""
+    """Prompt and observations are the ids that transformers makes of the whole conversation, thinking off."""
     chat, reference = ChatFormat.load(real), AutoTokenizer.from_pretrained(real)
-    messages, ids, tools = chat.opening(TASK)
+    messages, ids, tools = chat.prompt(TASK)
     options = {"tools": tools, "add_generation_prompt": True, "tokenize": False, "enable_thinking": False}
     encoded = reference.encode(reference.apply_chat_template(list(messages), **options), add_special_tokens=False)
     assert list(ids) == encoded
@@ -214,7 +214,7 @@ def test_real_qwens_do_not_think(real):
     """The generation prompt of a model that could think brings an empty thought, after every observation."""
     chat = ChatFormat.load(real)
     prompts = [
-        chat.decode(chat.opening(TASK)[1]),
+        chat.decode(chat.prompt(TASK)[1]),
         *(chat.decode(chat.observation(each, True)) for each in OBSERVATIONS),
     ]
     thought = "<think>\n\n</think>\n\n" if real.name == "qwen3" else ""

@@ -55,7 +55,7 @@ def test_parquet_holds_the_ledgers_exactly(run, tmp_path):
     file = tmp_path / "episodes.parquet"
     invoke("export", run.path, "--parquet", file)
     rows = pq.read_table(file).to_pylist()
-    episodes = [episode for tg in iter_groups(run.trajectories) for episode in tg.episodes]
+    episodes = [episode for group in iter_groups(run.trajectories) for episode in group.episodes]
     assert [row["episode_id"] for row in rows] == [episode.id for episode in episodes]
     for row, episode in zip(rows, episodes, strict=True):
         assert row["ids"] == episode.tokens.ids.tolist()

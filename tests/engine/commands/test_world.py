@@ -11,18 +11,18 @@ from click.testing import CliRunner
 from engine.cli import cli
 from engine.config.load import load
 from engine.core.episode import run_episode
-from engine.core.seams import Plan
+from engine.core.seams import EpisodePlan
 from engine.errors import ConfigError, RunError
 from engine.packs.exported import exported
 from engine.packs.pack import load_pack
 from engine.preflight.manifest import create
 from engine.run.compose import build_parts
 from engine.rundir.layout import RunDir
-from engine.scripted.endpoint import Endpoint
+from engine.scripted.endpoint import ScriptedEndpoint
 from engine.stream.reader import iter_groups
 from engine.types import Source
 from engine.verify.run import verify_run
-from engine.world.store import Row, open_store, read_store
+from engine.world.store import MappingRow, open_store, read_store
 from tests.parts.llm_parts import listening
 from tests.parts.played_runs import EPISODES, LLM, packed, recorded
 from tests.parts.recorded_runs import RecordedRun, group, small_pack, write_stream
@@ -70,7 +70,7 @@ def keep(run, *rows):
 def made(street, content, **changes):
     """An entry about a street of the first task."""
     arguments = orjson.dumps({"street": street}).decode()
-    return Row("shop-0", "", "find_shop", arguments, content, 1, "simulated", None)._replace(**changes)
+    return MappingRow("shop-0", "", "find_shop", arguments, content, 1, "simulated", None)._replace(**changes)
 
 
 # --- audit ------------------------------------------------------------------------------------------------------------
@@ -185,11 +185,11 @@ def again(run):
     settings, task = load(run.config).config, load_pack(run.pack).tasks[0]
 
     async def played():
-        async with listening(Endpoint().application()) as url:
+        async with listening(ScriptedEndpoint().application()) as url:
             there = {"sim": settings.endpoints["sim"].model_copy(update={"url": url})}
             config = settings.model_copy(update={"endpoints": there})
             async with build_parts(run, config, lambda: 0.0, lambda _: None) as parts:
-                plan = Plan(
+                plan = EpisodePlan(
                     id="g000009.02",
                     group_id="g000009",
                     task=task,
@@ -238,7 +238,7 @@ def test_what_began_with_exported_answers_verifies(base, tmp_path, mode):
     settings |= {"world.mapping": changed, "world.mode": mode}
     run = recorded(tmp_path, base / "shops.jsonl", **settings)
     assert any(
-        "Renamed" in event.text for tg in iter_groups(run.trajectories) for e in tg.episodes for event in e.events
+        "Renamed" in event.text for group in iter_groups(run.trajectories) for e in group.episodes for event in e.events
     )
     for _ in range(2):
         result = anyio.run(verify_run, run, (), lambda done, total: None)

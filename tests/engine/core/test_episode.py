@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from engine.core.episode import run_episode
-from engine.core.seams import Plan, ScoringRecord, Seams
+from engine.core.seams import EpisodePlan, ScoringRecord, Seams
 from engine.errors import Ended, EpisodeError, PolicyError, RewardError, ToolError, UserError
 from engine.packs.pack import parse_task
 from engine.reward.rubric import RubricScorer
@@ -34,7 +34,7 @@ STOP = 2
 class Letters:
     """A chat format of one id per character; 2 ends a turn."""
 
-    def opening(self, task: Task) -> tuple[list[Mapping[str, Any]], list[int], list[Mapping[str, Any]]]:
+    def prompt(self, task: Task) -> tuple[list[Mapping[str, Any]], list[int], list[Mapping[str, Any]]]:
         messages = [{"role": "system", "content": task.rules}, {"role": "user", "content": task.instruction}]
         return messages, [1, *map(ord, task.instruction)], [tool.function for tool in task.tools]
 
@@ -99,7 +99,7 @@ ORDER = '<tool_call>{"name":"place_order","arguments":{"item":"apple","quantity"
 async def play(policy: Any, *, task: Task | None = None, limits: Limits = LIMITS, **seams: Any) -> Episode:
     """Run one episode of the shop task, constant everything unless given."""
     whole = {"world": ConstantWorld(), "user": ConstantUser(), "scorer": ConstantScorer(), **seams}
-    plan = Plan(
+    plan = EpisodePlan(
         id="g000007.01",
         group_id="g000007",
         task=task or parse_task(task_json()),
@@ -399,7 +399,7 @@ async def test_a_template_that_refuses_a_task_masks_the_episode(monkeypatch: pyt
     def refuses(*_: Any) -> Any:
         raise TypeError("no tools here")
 
-    monkeypatch.setattr(Letters, "opening", refuses)
+    monkeypatch.setattr(Letters, "prompt", refuses)
     episode = await play(Lines(DONE))
     assert (episode.outcome, episode.stop) == (Outcome.INFRA_ERROR, StopReason.POLICY_ERROR)
     assert "no tools here" in episode.error
@@ -416,13 +416,13 @@ async def test_a_request_without_an_answer_is_on_record() -> None:
 async def test_long_rules_are_tokenized_off_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
     """no-block: a whole policy document goes through a worker thread."""
     threads = []
-    opening = Letters.opening
+    opening = Letters.prompt
 
     def watched(self: Letters, task: Task) -> Any:
         threads.append(threading.current_thread() is threading.main_thread())
         return opening(self, task)
 
-    monkeypatch.setattr(Letters, "opening", watched)
+    monkeypatch.setattr(Letters, "prompt", watched)
     await play(Lines(DONE))
     await play(Lines(DONE), task=replace(parse_task(task_json()), rules="x" * 10_000))
     assert threads == [True, False]

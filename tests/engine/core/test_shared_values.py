@@ -228,7 +228,9 @@ class Popped:
 def test_a_recorded_run_has_the_calls_as_they_were_made(tmp_path):
     """On disk, and when it is executed again."""
     run = recorded(tmp_path, packed(tmp_path / "shops.jsonl"), **{"world.kind": f"{__name__}:Popping"})
-    events = [event for tg in iter_groups(run.trajectories) for episode in tg.episodes for event in episode.events]
+    events = [
+        event for group in iter_groups(run.trajectories) for episode in group.episodes for event in episode.events
+    ]
     made = {event.tool: event.arguments for event in events if event.kind is EventKind.CALLED}
     assert made["place_order"] == {"item": " apple ", "quantity": 5.0}
     assert made["shop_hours"] == {"day": "Monday"}

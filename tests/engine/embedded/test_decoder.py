@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from engine.embedded import lora
 from engine.embedded.decoder import Decoder
-from engine.embedded.kv import Row
+from engine.embedded.kv import KvRow
 from engine.embedded.lora import AdapterError, read_adapter
 from engine.embedded.plan import Work, plan_step
 from engine.errors import ConfigError
@@ -32,7 +32,7 @@ ARCHITECTURES = {
 def score_in_one_batch(decoder: Decoder, rows: list[tuple[int, list[int]]], dice: random.Random) -> list[list[float]]:
     """Log-probabilities of ids[1:] of (load id, ids) rows, fed together in random pieces while rows come and go."""
     pool, scores = decoder.new_pool(1 << 20), [[] for _ in rows]
-    open_rows: dict[int, Row] = {}
+    open_rows: dict[int, KvRow] = {}
     with torch.inference_mode():
         while any(len(scores[i]) < len(ids) - 1 for i, (_, ids) in enumerate(rows)):
             works, running = [], []

@@ -16,7 +16,7 @@ from anyio.to_thread import run_sync
 from engine.embedded.decoder import Decoder
 from engine.embedded.kv import KVPool
 from engine.embedded.sampling import SamplingParams
-from engine.embedded.scheduler import Gauges, Limits, Scheduler
+from engine.embedded.scheduler import BatchLimits, BatchScheduler, ServerGauges
 from engine.embedded.sequence import FinishKind, Sequence
 from engine.embedded.server import PolicyServer
 from engine.embedded.text import Text
@@ -33,13 +33,13 @@ def model(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def scheduler(model) -> Scheduler:
+def scheduler(model) -> BatchScheduler:
     """A fresh scheduler."""
-    return Scheduler(Decoder(model), Text(model), Limits(max_running=16, kv_tokens=10_000), seed=1)
+    return BatchScheduler(Decoder(model), Text(model), BatchLimits(max_running=16, kv_tokens=10_000), seed=1)
 
 
 @asynccontextmanager
-async def working(scheduler: Scheduler) -> AsyncIterator[Worker]:
+async def working(scheduler: BatchScheduler) -> AsyncIterator[Worker]:
     """The model thread, running for the time of the block."""
     worker = Worker(scheduler, 1, asyncio.get_running_loop().call_soon_threadsafe)
     async with anyio.create_task_group() as tg:
@@ -53,7 +53,7 @@ async def working(scheduler: Scheduler) -> AsyncIterator[Worker]:
 async def ends(worker: Worker, *sequences: Sequence) -> list[FinishKind]:
     """Queue requests together; how each ended."""
 
-    def add(scheduler: Scheduler) -> None:
+    def add(scheduler: BatchScheduler) -> None:
         for sequence in sequences:
             scheduler.add(sequence)
 
@@ -109,7 +109,7 @@ async def test_a_failed_abort_leaves_the_thread_alive(scheduler, monkeypatch):
         long = [request(f"r{i}", i, new=400) for i in range(3)]
         queued = request("r0", 9)
 
-        def abort(scheduler: Scheduler) -> None:
+        def abort(scheduler: BatchScheduler) -> None:
             scheduler.add(queued)
             worker.abort("r0")
 
@@ -134,7 +134,7 @@ async def test_a_failed_question_is_an_error_for_who_asked(scheduler):
         assert await worker.ask(lambda scheduler: scheduler.flush())
 
 
-def silent_server(gauges: Gauges) -> tuple[PolicyServer, list[str]]:
+def silent_server(gauges: ServerGauges) -> tuple[PolicyServer, list[str]]:
     """A server whose model thread answers nothing, and what it was asked."""
     asked: list[str] = []
     worker = SimpleNamespace(submit=lambda command: asked.append("token"), abort=lambda rid: asked.append("abort"))
@@ -143,7 +143,7 @@ def silent_server(gauges: Gauges) -> tuple[PolicyServer, list[str]]:
 
 async def test_a_busy_server_is_healthy_at_once():
     """A token drawn a moment ago is enough: nothing queues behind the requests that drew it."""
-    server, asked = silent_server(Gauges(last_token_s=time.monotonic() - 1))
+    server, asked = silent_server(ServerGauges(last_token_s=time.monotonic() - 1))
     with anyio.fail_after(1):
         await server.alive()
     assert asked == []
@@ -151,7 +151,7 @@ async def test_a_busy_server_is_healthy_at_once():
 
 async def test_anybodys_token_shows_that_an_idle_server_lives():
     """It draws a token for this, and is content with another's; without one it waits."""
-    gauges = Gauges()
+    gauges = ServerGauges()
     server, asked = silent_server(gauges)
     with anyio.move_on_after(0.2) as scope:
         await server.alive()

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from engine.embedded.kv import KVPool, capacity_for
 from engine.embedded.prefix import PrefixTree
-from engine.embedded.sampling import SamplingParams, draw
+from engine.embedded.sampling import SamplingParams, draw_tokens
 from engine.modeldir.shape import DecoderShape
 
 SHAPE = DecoderShape(
@@ -143,7 +143,7 @@ def test_the_least_recently_used_run_leaves_first():
 def test_draws_follow_the_distribution():
     """20,000 draws at temperature 2: frequencies within sampling error, log-probabilities those of softmax(x / 2)."""
     logits = torch.tensor([[2.0, 0.0, -1.0, 1.0, -torch.inf]]).repeat(20_000, 1)
-    draws = draw(logits, [SamplingParams(temperature=2.0)] * 20_000, torch.Generator().manual_seed(0))
+    draws = draw_tokens(logits, [SamplingParams(temperature=2.0)] * 20_000, torch.Generator().manual_seed(0))
     expected = (logits[0] / 2).log_softmax(-1)
     frequencies = torch.bincount(torch.tensor(draws.tokens), minlength=5) / 20_000
     assert torch.allclose(frequencies, expected.exp(), atol=0.015)
@@ -162,7 +162,7 @@ def test_cut_supports_and_greedy_rows_share_a_batch():
     ]
     generator, seen = torch.Generator().manual_seed(1), [set() for _ in rows]
     for _ in range(200):
-        draws = draw(logits.clone(), rows, generator)
+        draws = draw_tokens(logits.clone(), rows, generator)
         for row, token in enumerate(draws.tokens):
             seen[row].add(token)
         assert draws.logprobs == pytest.approx([logits[0].log_softmax(-1)[t].item() for t in draws.tokens], abs=1e-5)
@@ -174,4 +174,4 @@ def test_rows_that_are_not_numbers_are_marked(bad):
     """The other rows of the batch are drawn as usual."""
     logits = torch.zeros(2, 4)
     logits[0, 1] = bad
-    assert draw(logits, [SamplingParams()] * 2, torch.Generator()).finite == [False, True]
+    assert draw_tokens(logits, [SamplingParams()] * 2, torch.Generator()).finite == [False, True]

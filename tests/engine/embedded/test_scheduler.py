@@ -11,7 +11,7 @@ from tokenizers import Tokenizer, decoders, models
 from engine.embedded.decoder import Decoder
 from engine.embedded.lora import read_adapter
 from engine.embedded.sampling import SamplingParams
-from engine.embedded.scheduler import Limits, Scheduler
+from engine.embedded.scheduler import BatchLimits, BatchScheduler
 from engine.embedded.sequence import FinishKind, Sequence
 from engine.embedded.text import Text
 from tests.parts.embedded_models import make_adapter, make_model
@@ -25,13 +25,13 @@ def model(tmp_path_factory) -> Path:
     return make_model(tmp_path_factory.mktemp("scheduler") / "model")
 
 
-def make_scheduler(model: Path, **limits: int) -> Scheduler:
+def make_scheduler(model: Path, **limits: int) -> BatchScheduler:
     """A fresh scheduler with one seed."""
     sizes = {"max_running": 16, "kv_tokens": 100_000} | limits
-    return Scheduler(Decoder(model), Text(model), Limits(**sizes), seed=3)
+    return BatchScheduler(Decoder(model), Text(model), BatchLimits(**sizes), seed=3)
 
 
-def run(scheduler: Scheduler, *sequences: Sequence) -> list[Sequence]:
+def run(scheduler: BatchScheduler, *sequences: Sequence) -> list[Sequence]:
     """Queue, step until nothing is left, and hand the same sequences back."""
     for sequence in sequences:
         scheduler.add(sequence)
@@ -81,7 +81,7 @@ def test_adapters_share_a_batch_but_never_a_cache(model, tmp_path):
     """The same prompt under the base and two adapters: each as if alone, nothing reused across them."""
     paths = [make_adapter(tmp_path / f"a{seed}", model, seed=seed) for seed in (1, 2)]
 
-    def scheduler() -> Scheduler:
+    def scheduler() -> BatchScheduler:
         made = make_scheduler(model)
         decoder = Decoder(model)
         for load_id, path in enumerate(paths, 1):
@@ -141,7 +141,7 @@ def test_long_prompts_are_read_beside_decoding_rows(model, monkeypatch):
 def test_prompt_logprobs_match_in_pieces_and_whole(model, monkeypatch):
     """From `prompt_logprob_start` on, cached or not, in one piece or several: the same numbers."""
 
-    def score(scheduler: Scheduler, start: int) -> Sequence:
+    def score(scheduler: BatchScheduler, start: int) -> Sequence:
         sequence = Sequence("s", prompt(4, 60), 0, GREEDY)
         sequence.prompt_logprob_start = start
         return run(scheduler, sequence)[0]

@@ -15,7 +15,7 @@ from engine.rundir.layout import JsonLines, RunDir
 from engine.scripted import GoldPolicy
 from engine.stream.reader import iter_groups
 from engine.stream.writer import TrajectoryWriter
-from engine.synthesis.tiny_family import make_task
+from engine.synthesis.tiny_family import make_tiny_task
 from engine.task import Split
 from engine.world.offline import OfflineUser, OfflineWorld
 from tests.parts.policy_parts import tiny_chat
@@ -61,9 +61,9 @@ class Held:
 class Written:
     """A stream that keeps nothing."""
 
-    async def write(self, tg):
+    async def write(self, group):
         """Acknowledged."""
-        return tg
+        return group
 
 
 @pytest.fixture
@@ -88,7 +88,7 @@ def evaluations_of(run, fails=lambda _: False):
         clock=anyio.current_time,
     )
     parts = {"run": run, "config": load("tiny").config, "seams": seams, "adapters": Held(), "writer": Written()}
-    tasks = [replace(make_task(1, Split.VALIDATION, index), id=f"task-{index}") for index in range(4)]
+    tasks = [replace(make_tiny_task(1, Split.VALIDATION, index), id=f"task-{index}") for index in range(4)]
     return Evaluations(**parts, tasks=tasks, flush=nothing, live=lambda _: None)
 
 
@@ -116,7 +116,7 @@ def test_a_validation_is_recorded_and_the_best_is_linked(run):
 class Meddling:
     """A chat format that begins the conversation of one task with what no frame can hold."""
 
-    def opening(self, task):
+    def prompt(self, task):
         """As that of the model, and a message beside."""
         messages, ids, tools = CHAT.opening(task)
         return [*messages, *([{"role": "tool", "content": object()}] if task.id == "task-2" else [])], ids, tools
@@ -139,7 +139,7 @@ def test_what_is_measured_is_what_was_written(run):
         return result
 
     result = anyio.run(measured)
-    episodes = [episode for tg in iter_groups(run.eval) for episode in tg.episodes]
+    episodes = [episode for group in iter_groups(run.eval) for episode in group.episodes]
     rewards = [episode.reward.value for episode in episodes if episode.scored]
     assert (result.episodes, result.masked, len(rewards)) == (4, 1, 3)
     assert result.mean == pytest.approx(sum(rewards) / 3)

@@ -18,7 +18,7 @@ import pytest
 from engine.config.load import load
 from engine.config.tree import Config
 from engine.importing.load import Imported
-from engine.llm.question import Admit, Question
+from engine.llm.question import Admit, ModelQuestion
 from engine.reward.judge import LlmJudge
 from engine.reward.rubric import RubricScorer
 from engine.run.compose import build_parts
@@ -43,7 +43,7 @@ class Author:
     gold: bool = False
     rows: list[dict[str, Any]] = field(default_factory=list)
 
-    async def ask(self, question: Question, admit: Admit[_T]) -> _T:
+    async def ask(self, question: ModelQuestion, admit: Admit[_T]) -> _T:
         """The last event shows what gold achieved."""
         last = question.document["events"][-1]["number"]
         said = {

@@ -54,9 +54,9 @@ async def play(run, config, tasks, run_id):
     """An episode of each."""
     groups, suite = [], Suite.of(config, "eval", list(enumerate(tasks)))
 
-    async def emit(tg):
-        groups.append(tg)
-        return tg
+    async def emit(group):
+        groups.append(group)
+        return group
 
     async with (
         build_parts(run, config, time.monotonic, lambda _: None, ready_s=200) as parts,
@@ -94,7 +94,7 @@ def played(base, file, url, settings, *options):
     tasks = load_pack(run.pack).tasks
     tasks = [*tasks] * math.ceil(EPISODES / len(tasks))
     write_stream(run, run.eval, anyio.run(play, run, find_models(config).into(config), tasks, run.run_id))
-    episodes = [episode for tg in iter_groups(run.eval) for episode in tg.episodes]
+    episodes = [episode for group in iter_groups(run.eval) for episode in group.episodes]
     assert len(episodes) == len(tasks)
     for episode in episodes:
         assert_classified(episode)

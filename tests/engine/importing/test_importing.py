@@ -13,16 +13,16 @@ from engine.cli import cli
 from engine.commands import pack_import
 from engine.errors import ConfigError
 from engine.importing.agenticqwen.build import reads
-from engine.importing.agenticqwen.calls import ExpectedCall, counting, responses, spoiling
+from engine.importing.agenticqwen.calls import ExpectedCall, counting_schema, responses, spoiling
 from engine.importing.agenticqwen.format import AGENTICQWEN
-from engine.importing.agenticqwen.literal import is_identifier, leaves, names_one_thing, occurs, words
+from engine.importing.agenticqwen.literal import argument_leaves, is_identifier, names_one_thing, occurs, words
 from engine.importing.agenticqwen.prohibitions import Stance, stance
 from engine.importing.format import ImportedTask, ImportFormat, ImportOptions
 from engine.importing.formats import FORMATS
 from engine.importing.load import ImportRefusedError, import_file, import_tasks
 from engine.importing.report import Note, report
 from engine.packs.pack import load_pack
-from engine.schema.validate import compiled
+from engine.schema.validate import compiled_schema
 from engine.task import Rubric, RubricItem, Task, Tool
 from tests.parts.places import TESTS
 
@@ -92,7 +92,7 @@ def test_names_and_leaves():
     """Nested arguments by their innermost names; lists of scalars whole."""
     assert words("newSchoolID_2") == ["new", "school", "id", "2"]
     arguments = {"order": {"grower_id": "G1", "lines": [{"sku": "a"}, {"sku": "b"}]}, "days": [1, 2]}
-    assert list(leaves(arguments)) == [("grower_id", "G1"), ("sku", "a"), ("sku", "b"), ("days", [1, 2])]
+    assert list(argument_leaves(arguments)) == [("grower_id", "G1"), ("sku", "a"), ("sku", "b"), ("days", [1, 2])]
 
 
 # --- prose ----------------------------------------------------------------------------------------------------------
@@ -152,7 +152,7 @@ def made(name="set_state", answer=None, *, ok=True, required=("item",), writes=T
 
 def fits(schema, arguments):
     """Whether arguments count under a schema."""
-    return compiled(schema)(arguments) is None
+    return compiled_schema(schema)(arguments) is None
 
 
 def known(value):
@@ -165,7 +165,7 @@ def test_what_counts_as_an_expected_call():
     call = made(
         item="BX-1", reason="Too old", note="made up", urgent=True, tags=["x1", "x2"], of={"n": 2, "t": "made up"}
     )
-    schema = counting(call, known)
+    schema = counting_schema(call, known)
     good = {"item": "BX-1", "reason": "too OLD", "note": "?", "urgent": True, "tags": ["x2", "x1"], "of": {"n": 2}}
     assert fits(schema, good)
     for name, wrong in {
@@ -181,7 +181,7 @@ def test_what_counts_as_an_expected_call():
 
 def test_an_optional_argument_of_a_read_is_free():
     """Unless it is an identifier."""
-    schema = counting(made("get_x", writes=False, item="BX-1", rows=10, sort="ascending", region="R-2"), known)
+    schema = counting_schema(made("get_x", writes=False, item="BX-1", rows=10, sort="ascending", region="R-2"), known)
     assert schema["required"] == ["item", "region"]
 
 

@@ -7,11 +7,11 @@ import orjson
 import pytest
 
 from engine.errors import ConfigError
-from engine.judging.agreement import Pair, agreement, by_version, disagreements, spreads, wavering
+from engine.judging.agreement import VerdictPair, agreement, by_version, disagreements, spreads, wavering
 from engine.judging.repeats import Judged, sample
 from engine.packs.pack import load_pack
 from engine.scripted.cassette import Cassette
-from engine.scripted.endpoint import Endpoint
+from engine.scripted.endpoint import ScriptedEndpoint
 from engine.types import Reward, Verdict
 from tests.parts.judged_runs import invoke, judged_run, judging, shops
 from tests.parts.played_runs import recorded
@@ -109,7 +109,7 @@ def test_a_judge_that_wavers_is_measured(run):
     def met(asked, document, item):
         return item["part"] != "forbidden" and asked == 1 and document["stop"] == "answer"
 
-    with judging(Endpoint(cassette=Planted(met))) as (_, options):
+    with judging(ScriptedEndpoint(cassette=Planted(met))) as (_, options):
         one_by_one = ("--set", "endpoints.sim.concurrency=1")
         _, output = invoke("judge", "audit", run.path, *options, *one_by_one, "--repeats", "4")
     assert "the same reward every time: 3 of 13 episodes; verdicts that changed over the repeats: 30 of 52" in output
@@ -121,7 +121,7 @@ def test_a_judge_that_fails_is_counted_and_its_episodes_are_left_out(run):
     """First where the agent never came to an end; then always, which is an error."""
     audit = ("judge", "audit", run.path, "--repeats", "1")
     with judging(
-        Endpoint(cassette=Planted(lambda _, document, __: None if document["stop"] == "turns" else False))
+        ScriptedEndpoint(cassette=Planted(lambda _, document, __: None if document["stop"] == "turns" else False))
     ) as (
         _,
         options,
@@ -130,7 +130,7 @@ def test_a_judge_that_fails_is_counted_and_its_episodes_are_left_out(run):
     assert code == 0
     assert "unscored: 3 of 13" in output
     assert cells(output, "all")[0] == str(10 * ITEMS)
-    with judging(Endpoint(cassette=Planted(lambda *_: None))) as (_, options):
+    with judging(ScriptedEndpoint(cassette=Planted(lambda *_: None))) as (_, options):
         code, output = invoke(*audit, *options, "--set", "endpoints.sim.model=another")
     assert code == 1
     assert "unscored: 13 of 13, for the judge failed; the first: shop-" in output
@@ -185,7 +185,7 @@ def pair(task, episode, check, judge, item="a"):
     judged = SimpleNamespace(task=SimpleNamespace(id=task), episode=SimpleNamespace(id=episode))
     entry = SimpleNamespace(part="subgoal", item=SimpleNamespace(id=item, text=item))
     said = [Verdict(id=item, part="subgoal", met=met) for met in (check, judge)]
-    return Pair(judged, entry, *said, f"{episode} {item}".encode())
+    return VerdictPair(judged, entry, *said, f"{episode} {item}".encode())
 
 
 def test_agreement_beyond_chance():

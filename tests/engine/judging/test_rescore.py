@@ -10,12 +10,12 @@ import numpy as np
 import orjson
 import pytest
 
-from engine.audit.check import Recorded
+from engine.audit.check import RunRecords
 from engine.audit.run import audit
 from engine.errors import ConfigError
 from engine.rundir.layout import RunDir
 from engine.scripted.cassette import Cassette
-from engine.scripted.endpoint import Endpoint
+from engine.scripted.endpoint import ScriptedEndpoint
 from engine.stream.reader import iter_groups
 from engine.types import Reward, Verdict
 from tests.parts.judged_runs import invoke, judged_run, judging, shops
@@ -51,7 +51,7 @@ def counts(output):
 
 def verdicts_wrong(run):
     """What the audit says of the judge's verdicts."""
-    [found] = [finding for finding in audit(Recorded.read(run)) if finding.name == "verdicts_wrong"]
+    [found] = [finding for finding in audit(RunRecords.read(run)) if finding.name == "verdicts_wrong"]
     return found
 
 
@@ -88,7 +88,7 @@ def test_what_the_judge_has_not_decided_is_listed_and_asked_only_on_demand(run, 
 def test_a_judge_that_fails_makes_no_reward(run, tmp_path):
     """It is told how many, and why."""
     pack = shops(tmp_path / "other.jsonl", "asked")
-    with judging(Endpoint(cassette=Cassette(strict=True))) as (_, options):
+    with judging(ScriptedEndpoint(cassette=Cassette(strict=True))) as (_, options):
         _, output = invoke("rescore", run.path, "--pack", pack, "--judge", *options)
     assert counts(output) == [[0, 0, 0, TRAINING], [0, 0, 0, 1]]
     assert "13 episodes got no reward: g000000.00" in output
@@ -181,6 +181,6 @@ def test_the_audit_finds_a_verdict_that_the_judge_did_not_give(run):
     reward = replace(episode.reward, items=(*others, replace(told, evidence=3), asked))
     groups[0] = replace(groups[0], episodes=(replace(episode, reward=reward), *groups[0].episodes[1:]))
     write_stream(run, run.trajectories, groups)
-    findings = {finding.name: finding.violations for finding in audit(Recorded.read(run)) if not finding.ok}
+    findings = {finding.name: finding.violations for finding in audit(RunRecords.read(run)) if not finding.ok}
     assert findings["verdicts_wrong"] == ["the journal has other verdicts on g000000.00"]
     assert "rewards_wrong" not in findings

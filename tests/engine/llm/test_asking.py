@@ -9,7 +9,7 @@ from engine.errors import RewardError, ToolError, UserError
 from engine.llm.asking import JournaledAsker
 from engine.llm.journal import Exchange, open_journal, read_journal
 from engine.llm.json_text import parsed
-from engine.llm.question import Question, RefusedReplyError
+from engine.llm.question import ModelQuestion, RefusedReplyError
 from tests.engine.llm.test_endpoint import answering, completion
 from tests.parts.llm_parts import ECHO, listening, reachable
 
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.anyio
 
 def question(role="user", about="x"):
     """Some question."""
-    return Question(
+    return ModelQuestion(
         role=role,
         task="t1",
         owner="t1",

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.errors import ConfigError, PolicyError, RunError
-from engine.llm.batching import Batcher, Call, EndpointError, Queue
+from engine.llm.batching import Batcher, EndpointError, Queue, QueuedCall
 from engine.llm.question import Completed
 from tests.parts.llm_parts import prompt
 
@@ -18,7 +18,7 @@ WAITING = st.lists(st.sampled_from("abc"), max_size=30)
 
 def call(owner="a"):
     """A call of nobody: the queue never looks at the answer."""
-    return Call(owner, prompt())
+    return QueuedCall(owner, prompt())
 
 
 def waiting(owners, size=4, wait_s=1.0):

@@ -12,8 +12,8 @@ from aiohttp import web
 from engine.errors import ConfigError
 from engine.llm.batching import EndpointError
 from engine.llm.transport import retry_after_s
-from engine.scripted.endpoint import Endpoint as Scripted
-from engine.scripted.faults import Fault, Faults
+from engine.scripted.endpoint import ScriptedEndpoint as Scripted
+from engine.scripted.faults import Faults, ServerFault
 from tests.parts.llm_parts import TINY, listening, prompt, reachable
 from tests.parts.waiting import until
 
@@ -291,7 +291,7 @@ async def test_an_aborted_or_missing_reply_is_tried_again():
 
 @pytest.mark.parametrize(
     ("fault", "kind", "timeout_s"),
-    [(Fault.HANG, "timeout", 0.2), (Fault.RESET, "reset", 60), (Fault.GARBAGE, "garbage", 60)],
+    [(ServerFault.HANG, "timeout", 0.2), (ServerFault.RESET, "reset", 60), (ServerFault.GARBAGE, "garbage", 60)],
 )
 async def test_an_endpoint_that_never_answers_is_an_error_that_names_it(fault, kind, timeout_s):
     """After as many attempts as it is given."""
@@ -367,7 +367,7 @@ async def test_every_request_is_accounted_for():
         account = opened.endpoint.account
         assert (account.requests, account.calls, account.retries, account.failed) == (4, 2, 1, 1)
         assert account.faults == {"error": 1, "refused": 1}
-    hanging = Scripted(faults=Faults(rates={Fault.HANG: 1.0}))
+    hanging = Scripted(faults=Faults(rates={ServerFault.HANG: 1.0}))
     async with listening(hanging.application()) as url, reachable(url) as opened:
         async with anyio.create_task_group() as leaving:
             leaving.start_soon(opened.batcher.call, "a", prompt())

@@ -14,7 +14,7 @@ import orjson
 import pytest
 
 from engine.errors import ConfigError, RunError
-from engine.llm.journal import FORMAT, Counts, Exchange, open_journal, read_journal
+from engine.llm.journal import JOURNAL_FORMAT, Counts, Exchange, open_journal, read_journal
 
 REQUEST = orjson.dumps({"messages": [{"role": "user", "content": "Which country is it? é"}], "schema": {}})
 
@@ -228,7 +228,10 @@ anyio.run(main)
 @pytest.mark.parametrize(
     ("script", "reason"),
     [
-        (f"PRAGMA user_version={FORMAT + 1}", f"format {FORMAT + 1}, this version reads {FORMAT}"),
+        (
+            f"PRAGMA user_version={JOURNAL_FORMAT + 1}",
+            f"format {JOURNAL_FORMAT + 1}, this version reads {JOURNAL_FORMAT}",
+        ),
         ("PRAGMA application_id=7", "not a journal of synth-engine"),
     ],
 )

@@ -11,15 +11,15 @@ import zstandard
 
 from engine.errors import ConfigError
 from engine.packs import pack as tasks
-from engine.packs.pack import FORMAT, PackHeader, load_pack, pack_problems, task_json, write_pack
-from engine.reward.checks import evaluate
+from engine.packs.pack import PACK_FORMAT, PackHeader, load_pack, pack_problems, task_json, write_pack
+from engine.reward.checks import evaluate_check
 from engine.schema.recordable import deeper_than
 from engine.task import Split
 from engine.world.tools import apply
 from tests.parts.worlds import TEXT, call, outputs, shop, tool
 from tests.parts.worlds import task_json as shop_json
 
-HEADER = PackHeader(format=FORMAT, pack="shop", description="A shop.", license="Apache-2.0")
+HEADER = PackHeader(format=PACK_FORMAT, pack="shop", description="A shop.", license="Apache-2.0")
 
 
 def lines(*values: Any) -> bytes:
@@ -370,7 +370,7 @@ def test_a_task_may_nest_to_the_bound(tmp_path: Path) -> None:
     assert made.ok
     assert deeper_than(150, made.state)
     assert orjson.dumps(deep(64, made.state))
-    assert evaluate(rubric["subgoals"][0]["check"], []) == (True, None)
+    assert evaluate_check(rubric["subgoals"][0]["check"], []) == (True, None)
 
 
 @pytest.mark.parametrize(

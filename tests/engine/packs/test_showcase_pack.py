@@ -14,7 +14,7 @@ import orjson
 import pytest
 
 from engine.core.episode import run_episode
-from engine.core.seams import Plan, Seams, Session, User
+from engine.core.seams import EpisodePlan, Seams, Session, User
 from engine.errors import ConfigError
 from engine.packs.pack import load_pack
 from engine.reward.rubric import RubricScorer
@@ -100,7 +100,7 @@ class Speaker:
 class PlainChat:
     """Messages without tokens."""
 
-    def opening(self, task: Task) -> tuple[list[dict[str, Any]], list[int], list[dict[str, Any]]]:
+    def prompt(self, task: Task) -> tuple[list[dict[str, Any]], list[int], list[dict[str, Any]]]:
         """Rules, instruction and tools."""
         system, user = {"role": "system", "content": task.rules}, {"role": "user", "content": task.instruction}
         return [system, user], [], [tool.function for tool in task.tools]
@@ -149,7 +149,7 @@ async def play(task: Task, says: Sequence[str] | Speaker, user: User | None = No
         chat=PlainChat(),
         clock=lambda: 0.0,
     )
-    plan = Plan(
+    plan = EpisodePlan(
         id="g000000.00",
         group_id="g000000",
         task=task,

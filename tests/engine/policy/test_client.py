@@ -9,7 +9,7 @@ import pytest
 from aiohttp import web
 
 from engine.errors import Deadline, Ended, PolicyError, boundary
-from engine.scripted.faults import Fault, Faults
+from engine.scripted.faults import Faults, ServerFault
 from engine.scripted.server import MockServer
 from engine.types import Sampling, StopReason
 from tests.parts.policy_parts import ADAPTER, LIMITS, policy_of, serving, tiny_chat, turn
@@ -107,7 +107,9 @@ async def test_no_request_id_is_a_prefix_of_another():
     assert all(rid.startswith("g000178.") for rid in rids)
 
 
-@pytest.mark.parametrize("fault", [Fault.ERROR, Fault.BUSY, Fault.RESET, Fault.GARBAGE, Fault.ABORT])
+@pytest.mark.parametrize(
+    "fault", [ServerFault.ERROR, ServerFault.BUSY, ServerFault.RESET, ServerFault.GARBAGE, ServerFault.ABORT]
+)
 async def test_what_a_hiccup_explains_is_tried_again(fault):
     """Each of these faults is survived: the same completion comes back from a later attempt."""
     events = []
@@ -119,12 +121,12 @@ async def test_what_a_hiccup_explains_is_tried_again(fault):
     assert server.requests > 4
     assert server.faults.drawn[fault] == server.requests - 4
     aborts = [event for event in events if event["event"] == "abort"]
-    assert len(aborts) == (server.faults.drawn[fault] if fault is Fault.ABORT else 0)
+    assert len(aborts) == (server.faults.drawn[fault] if fault is ServerFault.ABORT else 0)
 
 
 async def test_attempts_are_bounded():
     """They go on as long as the turn's time; then an error names server, turn and reason, and each is on record."""
-    server, events = mock(faults=Faults(rates={Fault.ERROR: 1.0})), []
+    server, events = mock(faults=Faults(rates={ServerFault.ERROR: 1.0})), []
     limits = replace(LIMITS, turn_s=2.0)
     async with serving(server) as url, policy_of(CHAT, url, events=events) as (policy, _):
         with pytest.raises(PolicyError, match=rf"{url}: g000178\.03@00 failed \d times: HTTP 500: .*Internal error"):
@@ -135,7 +137,7 @@ async def test_attempts_are_bounded():
 
 async def test_a_request_that_hangs_ends_with_its_turn_and_the_server_is_told():
     """The whole deadline of a turn is the request's: half of it would cut long completions that are under way."""
-    server = mock(faults=Faults(rates={Fault.HANG: 1.0}))
+    server = mock(faults=Faults(rates={ServerFault.HANG: 1.0}))
     async with serving(server) as url, policy_of(CHAT, url) as (policy, _):
         with (
             pytest.raises(PolicyError, match=r"g000178\.03@00: no answer within 1 s"),

@@ -77,7 +77,7 @@ def test_the_examples_run_and_are_verified_and_forked(copied):
     code, said = program(copied, "verify")
     assert code == 0, said
     episodes = [
-        episode for tg in iter_groups(RunDir(copied / "runs" / "library").trajectories) for episode in tg.episodes
+        episode for group in iter_groups(RunDir(copied / "runs" / "library").trajectories) for episode in group.episodes
     ]
     assert {episode.final_state["lent"].get("The Sea Road", "R4417") for episode in episodes} == {"R4417", "R0001"}
     replies = {message["content"] for episode in episodes for message in episode.messages if message["role"] == "user"}

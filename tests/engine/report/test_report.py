@@ -13,12 +13,12 @@ from engine.config.load import load
 from engine.errors import ConfigError
 from engine.preflight.manifest import create, reopen
 from engine.report.gauges import read_gauges
-from engine.report.progress import Progress, progress_line
+from engine.report.progress import ProgressView, progress_line
 from engine.report.summary import bottleneck, summarize
 from engine.report.words import conclude
 from engine.rundir.layout import read_json, write_json
 from engine.serving.models import model_revision, sha256
-from engine.supervise.supervisor import Phase, Status
+from engine.supervise.supervisor import SupervisorPhase, SupervisorStatus
 from engine.telemetry import engine_metrics as keys
 from tests.parts.recorded_runs import STEPS, RecordedRun, small_pack
 
@@ -200,10 +200,10 @@ def test_progress_is_one_line_per_ten_seconds(run):
     """And a note, or another stage, at once."""
     out, told = console()
     config = load(run.config).config
-    progress = Progress(run, config, out)
+    progress = ProgressView(run, config, out)
     for _ in range(3):
-        progress(Status(phase=Phase.STARTING, waiting_for=("server-0",), notes=()))
-    progress(Status(phase=Phase.STARTING, waiting_for=(), notes=("learner ended",)))
+        progress(SupervisorStatus(phase=SupervisorPhase.STARTING, waiting_for=("server-0",), notes=()))
+    progress(SupervisorStatus(phase=SupervisorPhase.STARTING, waiting_for=(), notes=("learner ended",)))
     lines = told.getvalue().splitlines()
     assert lines == [
         "0:00  starting: waiting for server-0",

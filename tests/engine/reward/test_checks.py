@@ -18,8 +18,8 @@ from engine.reward.check_kinds import (
     check_problems,
     check_schema,
 )
-from engine.reward.checks import comparable, evaluate
-from engine.schema.validate import compiled
+from engine.reward.checks import comparable, evaluate_check
+from engine.schema.validate import compiled_schema
 from engine.types import Event, EventKind
 from tests.parts.worlds import shop
 
@@ -105,19 +105,19 @@ def order(**values: Any) -> dict[str, Any]:
 )
 def test_a_check_says_whether_and_where(check: Any, met: bool, evidence: int | None) -> None:
     """Each kind of check, true and false, with the event that decided it."""
-    assert evaluate(check, comparable(TASK, EVENTS)) == (met, evidence)
+    assert evaluate_check(check, comparable(TASK, EVENTS)) == (met, evidence)
 
 
 @given(st.permutations(EVENTS), st.sampled_from([PLACED, ASKED, {"before": [ASKED, PLACED]}, {"not": NEVER}]))
 def test_numbers_decide_the_order(events: list[Event], check: Any) -> None:
     """Events may be recorded in any order: their numbers count."""
-    assert evaluate(check, comparable(TASK, events)) == evaluate(check, comparable(TASK, EVENTS))
+    assert evaluate_check(check, comparable(TASK, events)) == evaluate_check(check, comparable(TASK, EVENTS))
 
 
 def test_a_call_that_the_world_refused_still_counts_as_tried() -> None:
     """Arguments of unknown tools and impossible values are compared as they are."""
     events = comparable(TASK, [called(0, "nope", ok=False, a=1), called(1, "place_order", ok=False, item=float("nan"))])
-    assert evaluate({"called": {"tool": "place_order"}}, events) == (True, 1)
+    assert evaluate_check({"called": {"tool": "place_order"}}, events) == (True, 1)
 
 
 WRONG = (
@@ -171,12 +171,12 @@ def test_a_sound_check_is_not_refused(check: Any) -> None:
 def test_an_unknown_check_is_never_guessed() -> None:
     """Evaluating what is not a check raises, it does not count as false."""
     with pytest.raises(ValueError, match="unknown check 'sayd'"):
-        evaluate({"sayd": {}}, [])
+        evaluate_check({"sayd": {}}, [])
 
 
 # --- the table of kinds ---------------------------------------------------------------------------------------------
 
-SCHEMA = compiled(check_schema())
+SCHEMA = compiled_schema(check_schema())
 LEAVES = (
     ASKED,
     LOOKED,
@@ -206,7 +206,7 @@ def test_every_kind_shows_an_example_of_itself(name: str) -> None:
     assert (
         list(check_problems(check, Names(frozenset(tool.name for tool in TASK.tools), frozenset({"quantity"})))) == []
     )
-    assert evaluate(check, comparable(TASK, EVENTS)).met
+    assert evaluate_check(check, comparable(TASK, EVENTS)).met
     assert CHECKS[name].says.endswith(".")
 
 
@@ -240,8 +240,8 @@ def test_a_kind_is_one_entry(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(CHECKS, "happened", kind)
     rubric = {"subgoals": [{"id": "busy", "text": "", "check": {"not": {"happened": 6}}}]}
     (item,) = shop(rubric=rubric).rubric.subgoals
-    assert evaluate(item.check, comparable(TASK, EVENTS)).met
+    assert evaluate_check(item.check, comparable(TASK, EVENTS)).met
     with pytest.raises(ConfigError, match=r"rubric\.subgoals\[0\]\.check\.not\.happened: takes a number"):
         shop(rubric={"subgoals": [{"id": "busy", "text": "", "check": {"not": {"happened": "x"}}}]})
-    assert compiled(check_schema())({"happened": 2}) is None
+    assert compiled_schema(check_schema())({"happened": 2}) is None
     assert SCHEMA({"happened": 2}) is not None

@@ -16,9 +16,9 @@ from engine.llm.journal import read_journal
 from engine.packs.pack import load_pack
 from engine.reward.judge import LlmJudge
 from engine.reward.judges import JUDGES, identity, judge_of, made_judge
-from engine.reward.rubric import RubricScorer, items, reward
+from engine.reward.rubric import RubricScorer, reward, rubric_items
 from engine.rundir.layout import RunDir
-from engine.scripted.endpoint import Endpoint
+from engine.scripted.endpoint import ScriptedEndpoint
 from engine.stream.reader import iter_groups
 from engine.verify.replay import open_replayer
 from tests.engine.judging.test_rescore import verdicts_wrong
@@ -73,16 +73,16 @@ async def test_answers_of_before_are_found(before):
         assert (made.value, [verdict.evidence for verdict in made.items]) == (1, [None, 1, 2, 0])
         who = identity("llm", EndpointSection(url="http://127.0.0.1:1", model="scripted"))
         again = made_judge("llm", asker, {"repeat": 1, **who})
-        assert reward(await again.decide(list(items(record().task.rubric)), record())).value == 1
+        assert reward(await again.decide(list(rubric_items(record().task.rubric)), record())).value == 1
         for other in ({"repeat": 2, **who}, {"repeat": 1, **who, "temperature": 0.5}):
             with pytest.raises(RewardError, match="not in the journal"):
-                await made_judge("llm", asker, other).decide(list(items(record().task.rubric)), record())
+                await made_judge("llm", asker, other).decide(list(rubric_items(record().task.rubric)), record())
 
 
 @pytest.mark.parametrize("order", [("llm", "strict"), ("strict", "llm")])
 async def test_two_judges_on_one_journal_ask_for_themselves(tmp_path, strict, order):
     """Whoever comes first; and each finds its own answers again."""
-    scripted = Endpoint()
+    scripted = ScriptedEndpoint()
     async with asking(tmp_path, scripted) as asker:
         for asked, kind in enumerate(order, 1):
             config = LLM.model_copy(update={"scorer": LLM.scorer.model_copy(update={"judge_kind": kind})})

@@ -4,10 +4,10 @@ import anyio
 import orjson
 import pytest
 
-from engine.llm.question import Question
+from engine.llm.question import ModelQuestion
 from engine.run.costs import account
-from engine.run.simulators import Models
-from engine.scripted.endpoint import Endpoint as Scripted
+from engine.run.simulators import SimulatorModels
+from engine.scripted.endpoint import ScriptedEndpoint as Scripted
 from engine.telemetry import MetricsFile
 from engine.telemetry import simulator_metrics as keys
 from engine.telemetry.metrics import meant
@@ -22,7 +22,7 @@ COUNTS = MappingCounts(exact=5, seeded=0, equivalent=1, simulated=2)
 def question(number):
     """A question to the user, who knows nothing."""
     document = {"as": "user", "facts": [], "agent": f"{number}?"}
-    return Question(
+    return ModelQuestion(
         role="user",
         task="t",
         owner="t",
@@ -35,13 +35,13 @@ def question(number):
 
 async def test_a_run_without_endpoints_has_none_of_it():
     """Its rows are what they are without."""
-    assert account(Models(), COUNTS) == {}
+    assert account(SimulatorModels(), COUNTS) == {}
 
 
 async def test_rows_have_what_endpoints_and_parts_counted(tmp_path):
     """Each key is declared; parts that are not played have none, and neither has money without prices."""
     async with asking(tmp_path, Scripted(), output_price=2.0) as asker:
-        models = Models(askers={"sim": asker}, endpoints={"sim": asker._reachable.endpoint})
+        models = SimulatorModels(askers={"sim": asker}, endpoints={"sim": asker._reachable.endpoint})
         for number in (1, 2, 1):
             await asker.ask(question(number), lambda reply, _: reply)
         asker._reachable.endpoint.account.faults["busy"] += 3
@@ -58,16 +58,16 @@ async def test_rows_have_what_endpoints_and_parts_counted(tmp_path):
     assert all(meant(key) for key in row)
     await anyio.to_thread.run_sync(written, tmp_path / "metrics.jsonl", row)
     async with asking(tmp_path, Scripted(), api="sglang") as asker:
-        models = Models(askers={"sim": asker}, endpoints={"sim": asker._reachable.endpoint})
+        models = SimulatorModels(askers={"sim": asker}, endpoints={"sim": asker._reachable.endpoint})
         assert not any("cost" in key for key in account(models, None))
 
 
 async def test_every_declared_key_is_filled_by_a_run_that_plays_all_parts(tmp_path):
     """With every fault, a refusal of each part, and prices."""
     async with asking(tmp_path, Scripted(), output_price=2.0) as asker:
-        models = Models(askers={"sim": asker}, endpoints={"sim": asker._reachable.endpoint})
+        models = SimulatorModels(askers={"sim": asker}, endpoints={"sim": asker._reachable.endpoint})
         await asker.ask(question(1), lambda reply, _: reply)
-        asker._reachable.endpoint.account.faults.update(dict.fromkeys(keys.FAULTS, 1))
+        asker._reachable.endpoint.account.faults.update(dict.fromkeys(keys.FAULT_COUNTS, 1))
         for tally in asker.tallies.values():
             tally.asked += 1
             tally.refused["leak"] += 1

@@ -10,7 +10,7 @@ from engine.config.load import load
 from engine.core.versions import Versions
 from engine.errors import RunError
 from engine.packs.pack import load_pack
-from engine.run.counters import Counters
+from engine.run.counters import EngineCounters
 from engine.run.rollout import Rollout
 from engine.stream.reader import iter_groups
 from engine.stream.writer import TrajectoryWriter
@@ -22,8 +22,8 @@ from tests.parts.stream_groups import HEADER, SETTINGS, group
 class Sink:
     """A writer that keeps nothing."""
 
-    async def write(self, tg):
-        return tg
+    async def write(self, group):
+        return group
 
 
 def rollout_of(task, writer, clock):
@@ -40,7 +40,7 @@ def rollout_of(task, writer, clock):
         versions=Versions(slots=2),
         writer=writer,
         flush=nothing,
-        counters=Counters(),
+        counters=EngineCounters(),
         written=set(),
     )
 

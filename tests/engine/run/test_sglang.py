@@ -48,6 +48,6 @@ def test_three_steps_against_sglang(tmp_path):
     # The last step's tokens come from an adapter, if an early one: had the base sampled them, both would be alike.
     assert rows[-1]["learner/base_k3_nats"] > 1e3 * rows[-1]["learner/mismatch_k3_nats"]
     # SGLang is started again for a fork, with the adapter that played the episode.
-    [whole, *_] = [one for tg in iter_groups(run.trajectories) for one in tg.episodes if one.version == 2]
+    [whole, *_] = [one for group in iter_groups(run.trajectories) for one in group.episodes if one.version == 2]
     said = program("fork", str(run.path), f"{whole.id}@{whole.turns - 1}", "-n", "2")
     assert [f"{whole.id}+{whole.turns - 1:02d}.{branch:02d}" in said for branch in range(3)] == [True, True, False]

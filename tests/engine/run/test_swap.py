@@ -5,7 +5,7 @@ import pytest
 from anyio import to_thread
 
 from engine.core.versions import Versions
-from engine.run.swap import Adapters
+from engine.run.swap import AdapterSwap
 from engine.rundir.layout import RunDir, write_json
 from tests.parts.waiting import until
 
@@ -53,7 +53,7 @@ def adapters_of(run, **changes):
         "keep_every": 100,
         "max_staleness": 1,
     }
-    return Adapters(**(settings | changes))
+    return AdapterSwap(**(settings | changes))
 
 
 async def test_groups_are_free_before_an_old_version_is_gone(run):

@@ -10,7 +10,7 @@ import anyio.to_thread
 import pytest
 
 from engine.config.load import load
-from engine.errors import ConfigError, RunError, leaves
+from engine.errors import ConfigError, RunError, leaf_errors
 from engine.preflight.manifest import create
 from engine.run.__main__ import serve_run
 from engine.rundir.event_lines import open_event_lines
@@ -108,7 +108,7 @@ async def test_a_disk_that_takes_nothing_ends_the_block():
     for wait in (True, False):
         with anyio.fail_after(5), pytest.raises((RunError, ExceptionGroup)) as caught:
             await block(wait=wait)
-        errors = list(leaves(caught.value)) if isinstance(caught.value, ExceptionGroup) else [caught.value]
+        errors = list(leaf_errors(caught.value)) if isinstance(caught.value, ExceptionGroup) else [caught.value]
         assert {type(error) for error in errors} == {RunError}
         assert "/dev/full could not be written: No space left on device; free space" in str(errors[0])
 

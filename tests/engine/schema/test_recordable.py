@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.chat.actions import Calls, Malformed, parse
+from engine.chat.actions import AgentCalls, Malformed, parse_action
 from engine.core.seams import returned
 from engine.llm.asking import _object
 from engine.llm.question import RefusedReplyError
@@ -337,7 +337,7 @@ arguments = st.dictionaries(
 def test_a_call_is_what_was_written_or_malformed(wanted):
     """Integers above all: no other number stands in for one that does not fit."""
     body = json.dumps({"name": "get", "arguments": wanted})
-    [call] = parse(f"<tool_call>{body}</tool_call>").calls
+    [call] = parse_action(f"<tool_call>{body}</tool_call>").calls
     if isinstance(call, Malformed):
         assert "64 bits" in call.reason
         with pytest.raises(TypeError):
@@ -366,7 +366,7 @@ def test_an_integer_beyond_64_bits_is_no_other_number(number, call):
     if isinstance(call, str) and "64 bits" in call:
         expected = Malformed(reason=call)
     written = f'<tool_call>{{"name": "get", "arguments": {{"id": {number}}}}}</tool_call>'
-    assert parse(written) == Calls(calls=(expected,))
+    assert parse_action(written) == AgentCalls(calls=(expected,))
 
 
 # --- replies of language models --------------------------------------------------------------------------------------

@@ -12,11 +12,11 @@ import pytest
 from aiohttp import web
 
 from engine.errors import ConfigError
-from engine.schema.validate import compiled
-from engine.scripted.cassette import Cassette, Row, digest
-from engine.scripted.endpoint import Endpoint
+from engine.schema.validate import compiled_schema
+from engine.scripted.cassette import Cassette, CassetteRow, digest
+from engine.scripted.endpoint import ScriptedEndpoint
 from engine.scripted.fault_ledger import FaultLedger
-from engine.scripted.faults import Fault, Faults, Window
+from engine.scripted.faults import Faults, FaultWindow, ServerFault
 from tests.parts.waiting import until
 
 OUTPUTS = {
@@ -102,7 +102,7 @@ class Client:
 
 
 @asynccontextmanager
-async def client_of(endpoint: Endpoint, **session: object):
+async def client_of(endpoint: ScriptedEndpoint, **session: object):
     """A client of an endpoint that listens inside this block."""
     runner = web.AppRunner(endpoint.application(), shutdown_timeout=0.1, handler_cancellation=True)
     await runner.setup()
@@ -114,10 +114,12 @@ async def client_of(endpoint: Endpoint, **session: object):
         await runner.cleanup()
 
 
-def always(fault: Fault, **fields: object) -> Endpoint:
+def always(fault: ServerFault, **fields: object) -> ScriptedEndpoint:
     """An endpoint whose every request, or item, has one fault."""
     faults = Faults(rates={fault: 1.0})
-    return Endpoint(**({"malformed": faults} if fault is Fault.MALFORMED else {"faults": faults}), **fields)
+    return ScriptedEndpoint(
+        **({"malformed": faults} if fault is ServerFault.MALFORMED else {"faults": faults}), **fields
+    )
 
 
 def lines(path: Path) -> list[dict]:
@@ -130,7 +132,7 @@ def lines(path: Path) -> list[dict]:
 
 async def test_each_role_is_played_on_the_openai_route():
     """Content, finish reason and usage are where OpenAI has them; the counts know who was asked."""
-    async with client_of(Endpoint()) as client:
+    async with client_of(ScriptedEndpoint()) as client:
         assert await client.said(chat(USER)) == USER_REPLY
         assert await client.said(chat(JUDGE)) == JUDGE_REPLY
         status, reply = await client.post("/v1/chat/completions", chat(tool({"id": 7})))
@@ -138,7 +140,7 @@ async def test_each_role_is_played_on_the_openai_route():
         assert set(reply["usage"]) == {"prompt_tokens", "completion_tokens", "total_tokens"}
         said = orjson.loads(reply["choices"][0]["message"]["content"])
         answer = said["answer"]
-        assert (said["same_as"], answer["ok"], compiled(OUTPUTS)(answer["outputs"])) == (None, True, None)
+        assert (said["same_as"], answer["ok"], compiled_schema(OUTPUTS)(answer["outputs"])) == (None, True, None)
         counted = await client.counted()
     assert counted["as"] == {"user": 1, "judge": 1, "tool": 1}
     assert (counted["requests"], counted["items"], counted["faults"], counted["largest_batch"]) == (3, 3, {}, 1)
@@ -146,7 +148,7 @@ async def test_each_role_is_played_on_the_openai_route():
 
 async def test_a_batch_is_answered_in_its_order_on_the_native_route():
     """A list for a batch, an object for one text; each with its rid, its finish reason and its tokens."""
-    async with client_of(Endpoint()) as client:
+    async with client_of(ScriptedEndpoint()) as client:
         status, replies = await client.post("/generate", native(JUDGE, USER, rid=["a", "b"]))
         assert status == 200
         assert [orjson.loads(reply["text"]) for reply in replies] == [JUDGE_REPLY, USER_REPLY]
@@ -164,7 +166,7 @@ async def test_a_batch_is_answered_in_its_order_on_the_native_route():
 async def test_the_document_is_found_behind_later_messages():
     """After a refused reply the last document counts, whatever prose follows it or object stands inside it."""
     nested, works = tool({"who": {"as": "user"}}, outputs=None), {"ok": True, "outputs": {"status": "ok"}}
-    async with client_of(Endpoint()) as client:
+    async with client_of(ScriptedEndpoint()) as client:
         body = chat(nested)
         body["messages"] += [{"role": "assistant", "content": "?"}, {"role": "user", "content": 'Say {"ok": ...}.'}]
         assert await client.said(body) == {"same_as": None, "answer": works}
@@ -176,7 +178,7 @@ async def test_the_document_is_found_behind_later_messages():
 
 async def test_an_output_ends_at_its_limit():
     """As a model's would: finish reason `length`, and JSON that is cut."""
-    async with client_of(Endpoint()) as client:
+    async with client_of(ScriptedEndpoint()) as client:
         _, cut = await client.post("/v1/chat/completions", chat(USER, max_tokens=3))
         assert (cut["choices"][0]["finish_reason"], cut["usage"]["completion_tokens"]) == ("length", 3)
         limited = [{"max_new_tokens": 2}, {"max_new_tokens": 300}]
@@ -204,7 +206,7 @@ GRAMMAR = {"json_schema": '{"type":"object"}', "max_new_tokens": 500}
 )
 async def test_a_body_that_a_server_would_refuse_is_refused(route, body, reason):
     """With 400 and the reason, and without a count: a mistake of the client is no injected fault."""
-    async with client_of(always(Fault.ERROR)) as client:
+    async with client_of(always(ServerFault.ERROR)) as client:
         status, reply = await client.post(route, body)
         assert (status, (await client.counted())["requests"]) == (400, 0)
     with pytest.raises(ValueError, match=reason):
@@ -218,9 +220,9 @@ async def test_structured_output_is_taken_or_refused():
         ("/generate", native(USER, sampling_params=GRAMMAR)),
         ("/v1/chat/completions", chat(USER, response_format={"type": "json_object"})),
     )
-    async with client_of(Endpoint()) as client:
+    async with client_of(ScriptedEndpoint()) as client:
         assert [(await client.post(*body))[0] for body in bodies] == [200, 200, 200]
-    async with client_of(Endpoint(structured=False)) as client:
+    async with client_of(ScriptedEndpoint(structured=False)) as client:
         replies = [await client.post(*body) for body in bodies]
     assert [status for status, _ in replies] == [400, 400, 200]
     assert all("not supported" in reply["error"]["message"] for _, reply in replies[:2])
@@ -228,7 +230,7 @@ async def test_structured_output_is_taken_or_refused():
 
 async def test_a_key_is_asked_for():
     """401 without it, except where a load balancer looks."""
-    endpoint = Endpoint(api_key="s3")
+    endpoint = ScriptedEndpoint(api_key="s3")
     async with client_of(endpoint) as client:
         assert (await client.post("/generate", native(USER)))[0] == 401
         async with client.session.get(client.url + "/ready") as reply:
@@ -248,12 +250,12 @@ async def test_a_cassette_wins_over_the_rules(tmp_path):
     path = anyio.Path(tmp_path, "cassette.jsonl")
     await path.write_bytes(b"\n".join(map(orjson.dumps, rows)))
     cassette = await anyio.to_thread.run_sync(Cassette.load, Path(path))
-    async with client_of(Endpoint(cassette=cassette)) as client:
+    async with client_of(ScriptedEndpoint(cassette=cassette)) as client:
         replies = [(await client.post("/generate", {"text": rendered(USER)}))[1]["text"] for _ in range(3)]
         assert replies == ['{"message":"Hm."}', "no JSON", "no JSON"]
         assert await client.said(chat(JUDGE)) == JUDGE_REPLY
     cassette.strict = True
-    async with client_of(Endpoint(cassette=cassette)) as client:
+    async with client_of(ScriptedEndpoint(cassette=cassette)) as client:
         status, reply = await client.post("/v1/chat/completions", chat(JUDGE))
     assert (status, "has no reply to the document" in reply["error"]["message"]) == (400, True)
 
@@ -261,7 +263,9 @@ async def test_a_cassette_wins_over_the_rules(tmp_path):
 # --- faults -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("fault", "status"), [(Fault.ERROR, 500), (Fault.BUSY, 503), (Fault.LIMITED, 429)])
+@pytest.mark.parametrize(
+    ("fault", "status"), [(ServerFault.ERROR, 500), (ServerFault.BUSY, 503), (ServerFault.LIMITED, 429)]
+)
 async def test_a_status_is_injected_once_a_request(fault, status, tmp_path):
     """The ledger has one line for a batch, whoever is asked; a rate limit says when to come back."""
     path = tmp_path / "ledger.jsonl"
@@ -278,20 +282,20 @@ async def test_a_status_is_injected_once_a_request(fault, status, tmp_path):
 
 async def test_connections_break_hang_and_bring_garbage():
     """What is no HTTP status: a reset, silence until the client gives up, and a page that is no JSON."""
-    async with client_of(always(Fault.RESET)) as client:
+    async with client_of(always(ServerFault.RESET)) as client:
         with pytest.raises(aiohttp.ServerDisconnectedError):
             await client.post("/generate", native(USER))
-    endpoint = always(Fault.HANG)
+    endpoint = always(ServerFault.HANG)
     async with client_of(endpoint) as client:
         # The same rid twice: the endpoint has forgotten who went away.
         for asked in (1, 2):
             async with anyio.create_task_group() as leaving:
                 leaving.start_soon(client.post, "/generate", native(USER, rid="a"))
-                await until(lambda asked=asked: endpoint.faults.drawn == {Fault.HANG: asked})
+                await until(lambda asked=asked: endpoint.faults.drawn == {ServerFault.HANG: asked})
                 leaving.cancel_scope.cancel()
             await until(lambda: not endpoint._flying)
         assert (await client.counted())["faults"] == {"hang": 2}
-    async with client_of(always(Fault.GARBAGE)) as client:
+    async with client_of(always(ServerFault.GARBAGE)) as client:
         with pytest.raises(orjson.JSONDecodeError):
             await client.post("/generate", native(USER))
 
@@ -299,7 +303,7 @@ async def test_connections_break_hang_and_bring_garbage():
 async def test_malformed_output_is_drawn_for_each_item(tmp_path):
     """HTTP is fine; what is said is cut in half or breaks its schema, and the ledger counts items."""
     path = tmp_path / "ledger.jsonl"
-    endpoint = Endpoint(malformed=Faults(rates={Fault.MALFORMED: 0.5}, seed=2), ledger=FaultLedger(path))
+    endpoint = ScriptedEndpoint(malformed=Faults(rates={ServerFault.MALFORMED: 0.5}, seed=2), ledger=FaultLedger(path))
     good, cut, misfits = 0, 0, 0
     async with client_of(endpoint) as client:
         for _ in range(4):
@@ -323,7 +327,7 @@ async def test_malformed_output_is_drawn_for_each_item(tmp_path):
 
 async def test_an_outage_refuses_everything_for_a_while():
     """From its start to its end, readiness included; the counts stay in sight."""
-    endpoint = Endpoint(down=Window(0.0, 60.0))
+    endpoint = ScriptedEndpoint(down=FaultWindow(0.0, 60.0))
     async with client_of(endpoint) as client:
         assert (await client.post("/generate", native(USER)))[0] == 503
         async with client.session.get(client.url + "/health") as reply:
@@ -335,7 +339,7 @@ async def test_an_outage_refuses_everything_for_a_while():
 
 async def test_requests_are_served_side_by_side():
     """The latency is a mean; it does not add up, and the peak is what was in flight at once."""
-    async with client_of(Endpoint(latency_s=1.0)) as client:
+    async with client_of(ScriptedEndpoint(latency_s=1.0)) as client:
         started = anyio.current_time()
         async with anyio.create_task_group() as tg:
             for _ in range(20):
@@ -399,6 +403,6 @@ def test_a_wrong_cassette_row_is_named(tmp_path, row, reason):
 
 def test_a_row_may_hold_a_digest():
     """The SHA-256 of compact JSON with sorted keys, however the prompt orders them."""
-    cassette = Cassette([Row(sha256=digest(USER), reply="x")])
+    cassette = Cassette([CassetteRow(sha256=digest(USER), reply="x")])
     assert cassette.reply(dict(reversed(USER.items()))) == "x"
     assert cassette.reply(JUDGE) is None

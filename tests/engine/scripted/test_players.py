@@ -2,7 +2,7 @@
 
 import pytest
 
-from engine.schema.validate import compiled
+from engine.schema.validate import compiled_schema
 from engine.scripted.players import find_document, player
 from engine.world.offline_user import UNSURE
 
@@ -32,7 +32,7 @@ def test_a_tool_answers_equal_calls_alike_and_in_its_schema():
     """Key order and 25 against 25.0 make no difference; other arguments do."""
     first = tool({"id": 25, "who": "Ann"})
     answer = first["answer"]
-    assert (first["same_as"], answer["ok"], compiled(OUTPUTS)(answer["outputs"])) == (None, True, None)
+    assert (first["same_as"], answer["ok"], compiled_schema(OUTPUTS)(answer["outputs"])) == (None, True, None)
     assert tool({"who": "Ann", "id": 25.0}) == first
     assert tool({"who": "Ann", "id": 26}) != first
     assert tool({}, outputs=None)["answer"] == {"ok": True, "outputs": {"status": "ok"}}

@@ -13,13 +13,13 @@ from safetensors.numpy import load_file
 
 from engine.config.load import dump, validate
 from engine.core.episode import run_episode
-from engine.core.seams import Plan, Seams
+from engine.core.seams import EpisodePlan, Seams
 from engine.errors import ConfigError
 from engine.packs.pack import load_pack
 from engine.reward.rubric import RubricScorer
 from engine.rundir.layout import RunDir, read_json, read_lines
 from engine.scripted import GoldPolicy, SlowPolicy
-from engine.scripted.faults import Fault, Faults
+from engine.scripted.faults import Faults, ServerFault
 from engine.scripted.script import Character, continuation
 from engine.scripted.server import MockServer
 from engine.scripted.zero_adapter import zero_adapter
@@ -42,7 +42,7 @@ LIMITS = Limits(turns=40, tokens=30_000, completion_tokens=2000, wall_s=60, turn
 
 async def play(policy, task: Task, index: int = 0) -> Episode:
     """One episode on the offline world."""
-    plan = Plan(
+    plan = EpisodePlan(
         id=f"g000007.{index:02d}",
         group_id="g000007",
         task=task,
@@ -110,12 +110,12 @@ async def test_a_slow_policy_takes_its_time(monkeypatch):
 
 def test_faults_come_at_their_rates_and_repeat():
     """The draw is seeded, and rates are what they say."""
-    first, again = (Faults(rates={Fault.ERROR: 0.2, Fault.HANG: 0.1}, seed=1) for _ in range(2))
+    first, again = (Faults(rates={ServerFault.ERROR: 0.2, ServerFault.HANG: 0.1}, seed=1) for _ in range(2))
     drawn = [first.draw() for _ in range(2000)]
     assert drawn == [again.draw() for _ in range(2000)]
-    assert 300 < drawn.count(Fault.ERROR) < 500
-    assert 130 < drawn.count(Fault.HANG) < 270
-    assert first.drawn == {fault: drawn.count(fault) for fault in (Fault.ERROR, Fault.HANG)}
+    assert 300 < drawn.count(ServerFault.ERROR) < 500
+    assert 130 < drawn.count(ServerFault.HANG) < 270
+    assert first.drawn == {fault: drawn.count(fault) for fault in (ServerFault.ERROR, ServerFault.HANG)}
 
 
 @pytest.mark.parametrize(
@@ -143,7 +143,7 @@ async def test_a_server_that_pauses_on_load_holds_requests_in_flight(tmp_path):
 
 async def test_the_mock_server_tells_which_faults_it_played():
     """By name, in `/server_info`."""
-    faulty = MockServer(chat=CHAT, faults=Faults(rates={Fault.ERROR: 1.0}), latency_s=0.0)
+    faulty = MockServer(chat=CHAT, faults=Faults(rates={ServerFault.ERROR: 1.0}), latency_s=0.0)
     async with serving(faulty) as url, aiohttp.ClientSession() as session:
         async with session.post(f"{url}/generate", json={"rid": "a"}) as failed:
             assert failed.status == 500

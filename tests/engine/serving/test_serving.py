@@ -20,8 +20,8 @@ from engine.serving import install as install_module
 from engine.serving import sglang
 from engine.serving.addresses import addresses
 from engine.serving.commands import server_commands
-from engine.serving.gpus import Gpu, gpus, parse
-from engine.serving.install import installed, look
+from engine.serving.gpus import Gpu, gpus, parse_gpus
+from engine.serving.install import inspect_environment, installed
 from engine.serving.models import find_model
 from engine.serving.placement import without_gpu
 from tests.parts.children import python
@@ -231,15 +231,15 @@ def test_a_machine_without_a_driver_has_no_gpus(monkeypatch, tmp_path):
     """Nor is that an error."""
     monkeypatch.setenv("PATH", str(tmp_path))
     assert gpus() == []
-    assert parse("\nnonsense\n,,,\n") == []
+    assert parse_gpus("\nnonsense\n,,,\n") == []
 
 
 def test_an_environment_without_sglang_is_told(fake_environment):
     """With the last line of what its Python said."""
     with pytest.raises(RunError, match="cannot import SGLang's server: ModuleNotFoundError"):
-        look(fake_environment, cpu=True)
+        inspect_environment(fake_environment, cpu=True)
     with pytest.raises(RunError, match="`synth-engine install-sglang` makes one"):
-        look(fake_environment / "other", cpu=True)
+        inspect_environment(fake_environment / "other", cpu=True)
 
 
 def test_an_installation_that_fails_is_not_taken_for_one(fake_environment, monkeypatch):
@@ -254,8 +254,8 @@ def test_an_installation_that_fails_is_not_taken_for_one(fake_environment, monke
 def test_what_is_installed_is_not_installed_again(fake_environment, monkeypatch):
     """The marker names release, packages and Python: another list of packages is another environment."""
     monkeypatch.setattr(install_module, "_steps", lambda **_: [])
-    facts = install_module.Facts(python="3", sglang="0", torch="2", cuda=False)
-    monkeypatch.setattr(install_module, "look", lambda *_, **__: facts)
+    facts = install_module.EnvironmentFacts(python="3", sglang="0", torch="2", cuda=False)
+    monkeypatch.setattr(install_module, "inspect_environment", lambda *_, **__: facts)
     assert CliRunner().invoke(install_sglang, [str(fake_environment), "--cpu"]).exit_code == 0
     assert installed(fake_environment, cpu=True)
     assert not installed(fake_environment, cpu=False)

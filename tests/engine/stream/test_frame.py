@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from engine.stream import frame
 from engine.stream.frame import ALIGN, MAGIC, PREFIX_BYTES, StreamError, body_bytes, decode, encode, header, wrap
-from engine.types import EventKind, Outcome, Reward, Sampling, Source, Span, StopReason, TaskGroup, Tokens
+from engine.types import EpisodeGroup, EventKind, Outcome, Reward, Sampling, Source, Span, StopReason, Tokens
 from tests.parts.stream_groups import assert_same, episode, group, tokens, without_tokens
 
 json_values = st.recursive(
@@ -58,7 +58,7 @@ def groups(draw):
         )
         for index in range(draw(st.integers(1, 3)))
     )
-    return TaskGroup(
+    return EpisodeGroup(
         id=draw(st.text()),
         position=draw(st.integers(0, 2**40)),
         task_id=draw(st.text()),
@@ -70,15 +70,15 @@ def groups(draw):
 
 @settings(max_examples=150, deadline=None)
 @given(groups(), st.floats(0, 1e6))
-def test_round_trip(tg, written_s):
+def test_round_trip(group, written_s):
     """Every field and every array bit of any group comes back, and the header says the same without the arrays."""
-    content = encode(tg, written_s)
-    assert_same(decode(content), tg)
+    content = encode(group, written_s)
+    assert_same(decode(content), group)
     found = header(content)
-    assert found.tg == without_tokens(tg)
+    assert found.group == without_tokens(group)
     assert found.written_s == written_s
     assert found.counts == tuple(
-        None if each.tokens is None else (len(each.tokens.ids), len(each.tokens.logprobs)) for each in tg.episodes
+        None if each.tokens is None else (len(each.tokens.ids), len(each.tokens.logprobs)) for each in group.episodes
     )
 
 
@@ -123,8 +123,8 @@ def test_wrong_json_behind_right_checksums_is_refused(data):
 
 def test_arrays_are_aligned_views_that_torch_accepts():
     """Wide ids and log-probabilities start on 64 bytes, are writable and share one buffer: nothing was copied."""
-    tg = replace(group(1), episodes=(episode("g000001", 0, tokens(1, n_ids=64, largest_id=2**20)),))
-    ledger = decode(encode(tg)).episodes[0].tokens
+    episode_group = replace(group(1), episodes=(episode("g000001", 0, tokens(1, n_ids=64, largest_id=2**20)),))
+    ledger = decode(encode(episode_group)).episodes[0].tokens
     assert ledger is not None
     for array in (ledger.ids, ledger.logprobs):
         assert array.ctypes.data % ALIGN == 0

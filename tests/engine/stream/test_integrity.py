@@ -15,7 +15,7 @@ from engine.errors import ConfigError, IncompleteError, RunError
 from engine.processes.child import torch_environment
 from engine.rundir.layout import RunDir, read_json, read_lines, write_json
 from engine.stream.frame import decode_payload
-from engine.stream.integrity import Part, gaps, require_complete
+from engine.stream.integrity import RecordsPart, gaps, require_complete
 from engine.stream.segment import CLOSED, Segment, segment_path
 from tests.parts import incomplete_runs as runs
 from tests.parts.recorded_runs import RecordedRun, evaluation, small_pack, write_stream
@@ -86,7 +86,7 @@ def test_verify_refuses_what_is_incomplete(run, damage, told):
     """By name, with a remedy; what steps.jsonl lacks is no matter of it."""
     damage(run)
     if damage in WHOLE_STREAMS:
-        require_complete(run, Part.TRAINING, Part.EVALUATIONS, checksums=True)
+        require_complete(run, RecordsPart.TRAINING, RecordsPart.EVALUATIONS, checksums=True)
         return
     said = refused(run, "verify", run.path)
     assert str(run.path) in said

@@ -25,7 +25,7 @@ from tests.parts.stream_groups import HEADER, assert_same, group, without_tokens
 
 def positions(directory):
     """Positions of the groups that decode, in order."""
-    return [tg.position for tg in iter_groups(directory)]
+    return [group.position for group in iter_groups(directory)]
 
 
 def drain(reader):
@@ -42,9 +42,9 @@ def test_directory_reads_the_same_with_and_without_footer(tmp_path, finish):
     groups = [group(position) for position in (4, 2, 9)]
     write_segment(tmp_path, 0, groups[:2], finish=finish)
     write_segment(tmp_path, 3, groups[2:], finish=finish)
-    for read, tg in zip(iter_groups(tmp_path), groups, strict=True):
-        assert_same(read, tg)
-    assert [found.tg for found in iter_headers(tmp_path)] == [without_tokens(tg) for tg in groups]
+    for read, episode_group in zip(iter_groups(tmp_path), groups, strict=True):
+        assert_same(read, episode_group)
+    assert [found.group for found in iter_headers(tmp_path)] == [without_tokens(group) for group in groups]
     assert read_group_ids(tmp_path) == ["g000004", "g000002", "g000009"]
     assert written_positions(tmp_path) == {2, 4, 9}
     found = read_group(tmp_path, "g000002")

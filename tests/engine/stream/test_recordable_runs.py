@@ -20,7 +20,7 @@ from engine.llm.journal import Journal, read_journal
 from engine.preflight.manifest import create
 from engine.rundir.layout import RunDir
 from engine.rundir.rows import write_rows
-from engine.scripted.endpoint import Endpoint
+from engine.scripted.endpoint import ScriptedEndpoint
 from engine.stream.reader import iter_groups
 from engine.types import Outcome
 from tests.parts.llm_parts import listening
@@ -72,7 +72,7 @@ def cutting(which):
         message["content"] = cut_in_two(message["content"])
         return web.Response(body=orjson.dumps(reply), content_type="application/json")
 
-    application = Endpoint().application()
+    application = ScriptedEndpoint().application()
     application.middlewares.append(cut)
     return application
 
@@ -86,7 +86,7 @@ def refusals(run):
 
 def episodes_of(run):
     """All training episodes."""
-    return [episode for tg in iter_groups(run.trajectories) for episode in tg.episodes]
+    return [episode for group in iter_groups(run.trajectories) for episode in group.episodes]
 
 
 def assert_sound(directory, run):
@@ -124,7 +124,7 @@ async def test_a_run_whose_users_say_half_an_emoji_ends_well(tmp_path, which):
 
 async def test_a_resume_gets_past_a_journal_that_holds_half_an_emoji(tmp_path):
     """As an answer: nothing was written of the run that it ended. It is refused there, and asked for once more."""
-    async with listening(Endpoint().application()) as url:
+    async with listening(ScriptedEndpoint().application()) as url:
         settings = {**SHORT, **USER, "endpoints.sim.url": url}
         arguments = ("run", "--config", "dry", "--plain", "--name", "sim", *words(settings))
         code, said = await to_thread.run_sync(program, tmp_path, *arguments)

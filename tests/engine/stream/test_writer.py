@@ -42,10 +42,10 @@ async def write_all(directory: Path, positions, settings: WriterSettings = SETTI
 def test_written_groups_are_read_back(tmp_path):
     """What many tasks wrote at once is on disk whole; the footer, closed.json and the counters agree with it."""
     writer = anyio.run(write_all, tmp_path, range(40))
-    found = {tg.position: tg for tg in iter_groups(tmp_path)}
+    found = {group.position: group for group in iter_groups(tmp_path)}
     assert sorted(found) == list(range(40))
-    for position, tg in found.items():
-        assert_same(tg, group(position))
+    for position, episode_group in found.items():
+        assert_same(episode_group, group(position))
     assert read_json(tmp_path / CLOSED) == {"format": 1, "segments": 1, "frames": 40}
     with Segment(tmp_path, 0) as segment:
         index = segment.index()
@@ -351,7 +351,7 @@ def test_kills_at_random_points_then_resume(tmp_path):
         [sys.executable, "-c", WRITER, str(tmp_path), str(count)], capture_output=True, text=True, check=True
     )
     acknowledged += map(int, done.stdout.split())
-    found = [tg.position for tg in iter_groups(tmp_path)]
+    found = [group.position for group in iter_groups(tmp_path)]
     assert sorted(found) == list(range(count))
     assert max(Counter(acknowledged).values()) == 1
     with StreamReader(tmp_path) as reader:
@@ -373,12 +373,12 @@ def test_full_disk_acknowledges_nothing_half_written(tmp_path, limit):
     assert "could not be written" in refused.stderr
     assert "then --resume" in refused.stderr
     acknowledged = [int(line) for line in refused.stdout.split()]
-    assert sorted(tg.position for tg in iter_groups(tmp_path)) == sorted(acknowledged)
+    assert sorted(group.position for group in iter_groups(tmp_path)) == sorted(acknowledged)
     with Segment(tmp_path, 0) as segment:
         ends = [raw.end for raw in segment.groups()] or [segment.header()[1]]
     assert segment_path(tmp_path, 0).stat().st_size == ends[-1]
     subprocess.run([*command, "size", "1000000"], check=True, capture_output=True)
-    assert sorted(tg.position for tg in iter_groups(tmp_path)) == list(range(40))
+    assert sorted(group.position for group in iter_groups(tmp_path)) == list(range(40))
 
 
 def test_full_file_system(disk):

@@ -19,7 +19,7 @@ from engine.rundir.layout import RunDir, read_json, write_json
 from engine.serving.addresses import addresses
 from engine.stream.segment import CLOSED
 from engine.supervise import supervisor as supervise
-from engine.supervise.supervisor import Phase, Supervisor
+from engine.supervise.supervisor import Supervisor, SupervisorPhase
 from tests.parts.children import child
 
 PRELUDE = """
@@ -132,7 +132,7 @@ def test_a_run_goes_from_its_start_to_its_end(monkeypatch, run):
     ending = supervisor(monkeypatch, run, on_tick=lambda status: phases.append(status.phase)).run()
     assert (ending.code, ending.message) == (0, "")
     assert told(run)[-2:] == ["start engine", "stop server"]
-    assert list(dict.fromkeys(phases)) == [Phase.STARTING, Phase.RUNNING, Phase.DRAINING]
+    assert list(dict.fromkeys(phases)) == [SupervisorPhase.STARTING, SupervisorPhase.RUNNING, SupervisorPhase.DRAINING]
     assert read_json(run.processes)["processes"] == []
     assert read_json(run.path / "servers.json")["urls"][0].startswith("http://127.0.0.1:")
 
@@ -142,7 +142,7 @@ def test_children_share_a_process_group_of_their_own(monkeypatch, run):
     groups = []
 
     def look(status):
-        if status.phase is Phase.RUNNING and not groups:
+        if status.phase is SupervisorPhase.RUNNING and not groups:
             groups.extend(os.getpgid(row["pid"]) for row in read_json(run.processes)["processes"])
             os.kill(os.getpid(), signal.SIGTERM)
 
@@ -171,7 +171,7 @@ def test_the_server_of_an_endpoint_is_one_of_the_runs(monkeypatch, run):
 
     def look(status):
         notes.extend(status.notes)
-        if status.phase is Phase.RUNNING and not killed:
+        if status.phase is SupervisorPhase.RUNNING and not killed:
             pids = {row["name"]: row["pid"] for row in read_json(run.processes)["processes"]}
             killed.append(os.kill(pids["server-1"], signal.SIGKILL))
 
@@ -229,7 +229,7 @@ def test_one_of_several_servers_is_started_again_alone(monkeypatch, run):
 
     def look(status):
         notes.extend(status.notes)
-        if status.phase is Phase.RUNNING and not killed:
+        if status.phase is SupervisorPhase.RUNNING and not killed:
             pids = {row["name"]: row["pid"] for row in read_json(run.processes)["processes"]}
             killed.append(os.kill(pids["server-1"], signal.SIGKILL))
 
@@ -320,7 +320,7 @@ def test_one_signal_drains_in_order(monkeypatch, run):
     """Engine, then learner, then server are asked to end; the exit code names the signal."""
 
     def interrupt(status):
-        if status.phase is Phase.RUNNING and "start engine" in told(run):
+        if status.phase is SupervisorPhase.RUNNING and "start engine" in told(run):
             os.kill(os.getpid(), signal.SIGINT)
 
     ending = supervisor(monkeypatch, run, learner=WAITING_LEARNER, engine=WAITING_ENGINE, on_tick=interrupt).run()
@@ -334,7 +334,7 @@ def test_a_second_signal_stops_at_once(monkeypatch, run):
     pids = []
 
     def interrupt(status):
-        if status.phase is not Phase.STARTING and "start engine" in told(run):
+        if status.phase is not SupervisorPhase.STARTING and "start engine" in told(run):
             pids.extend(row["pid"] for row in read_json(run.processes)["processes"])
             os.kill(os.getpid(), signal.SIGINT)
 
@@ -353,7 +353,7 @@ def test_a_drain_is_bounded(monkeypatch, run):
 
     def interrupt(status):
         notes.extend(status.notes)
-        if status.phase is Phase.RUNNING and not sent and "start engine" in told(run):
+        if status.phase is SupervisorPhase.RUNNING and not sent and "start engine" in told(run):
             sent.append(os.kill(os.getpid(), signal.SIGTERM))
 
     ending = supervisor(monkeypatch, run, learner=WAITING_LEARNER, engine=stubborn, on_tick=interrupt).run()

@@ -5,7 +5,7 @@ from pathlib import Path
 import engine
 from engine.packs.pack import load_pack, task_json
 from engine.synthesis.errand_words import DETAILS, ERRANDS
-from engine.synthesis.errands import COUNTS, HEADER, SEED, make_task
+from engine.synthesis.errands import COUNTS, ERRANDS_SEED, HEADER, make_errand
 from engine.synthesis.pack import write_family
 from engine.synthesis.tiny_actor import answer_text, call_text
 from engine.task import Split, Task
@@ -14,7 +14,7 @@ from engine.world import offline_user
 from tests.parts.worlds import reward_of
 
 PACK = Path(engine.__file__).parent / "assets/packs/errands.jsonl.zst"
-TASKS = [make_task(SEED, split, index) for split in Split for index in range(40)]
+TASKS = [make_errand(ERRANDS_SEED, split, index) for split in Split for index in range(40)]
 
 
 def asked(task: Task) -> str:
@@ -43,7 +43,7 @@ def test_no_errand_is_in_two_splits() -> None:
 def test_shipped_pack_holds_the_generated_tasks() -> None:
     """The shipped pack is valid and is what the generator makes."""
     tasks = load_pack(PACK).tasks
-    made = [make_task(SEED, split, index) for split, count in COUNTS.items() for index in range(count)]
+    made = [make_errand(ERRANDS_SEED, split, index) for split, count in COUNTS.items() for index in range(count)]
     assert [task_json(task) for task in tasks] == [task_json(task) for task in made]
 
 
@@ -60,7 +60,7 @@ def test_user_understands_a_plain_question_about_each_detail() -> None:
     for task in TASKS:
         assert task.user is not None
         for key, value in task.meta["wanted"].items():
-            reply = offline_user.reply(task.user, f"What is the {key.replace('_', ' ')}?")
+            reply = offline_user.offline_reply(task.user, f"What is the {key.replace('_', ' ')}?")
             assert key in reply.revealed
             assert str(value) in reply.text
 
@@ -93,7 +93,7 @@ async def test_lucky_guess_does_not_pay_like_asking() -> None:
 def test_family_is_written_to_one_path(tmp_path, capsys) -> None:
     """The command line of a family writes its pack, and explains itself without a path."""
     path = tmp_path / "some.jsonl.zst"
-    assert write_family([str(path)], HEADER, {Split.TRAIN: 3}, lambda split, index: make_task(7, split, index)) == 0
-    assert load_pack(path).tasks == tuple(make_task(7, Split.TRAIN, index) for index in range(3))
-    assert write_family([], HEADER, {}, lambda split, index: make_task(7, split, index)) == 2
+    assert write_family([str(path)], HEADER, {Split.TRAIN: 3}, lambda split, index: make_errand(7, split, index)) == 0
+    assert load_pack(path).tasks == tuple(make_errand(7, Split.TRAIN, index) for index in range(3))
+    assert write_family([], HEADER, {}, lambda split, index: make_errand(7, split, index)) == 2
     assert "OUT.jsonl.zst" in capsys.readouterr().err

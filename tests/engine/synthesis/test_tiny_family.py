@@ -10,17 +10,17 @@ import zstandard
 
 import engine
 from engine.packs.pack import load_pack, task_json, write_pack
-from engine.synthesis.tiny_actor import GOLD, Plan, script
-from engine.synthesis.tiny_family import COUNTS, HEADER, SEED, make_task
+from engine.synthesis.tiny_actor import GOLD, ActorPlan, script
+from engine.synthesis.tiny_family import COUNTS, HEADER, TINY_SEED, make_tiny_task
 from engine.synthesis.tiny_words import HELDOUT_NOUNS, KEYS, goals, values
 from engine.task import Split
 from tests.parts.worlds import reward_of
 
 PACK = Path(engine.__file__).parent / "assets/packs/tiny.jsonl.zst"
-TASKS = [make_task(SEED, split, index) for split in Split for index in range(20)]
+TASKS = [make_tiny_task(TINY_SEED, split, index) for split in Split for index in range(20)]
 
 
-async def mean_reward(plan: Plan) -> float:
+async def mean_reward(plan: ActorPlan) -> float:
     """The mean reward of one plan over the sampled tasks."""
     rewards = [await reward_of(task, script(task, plan)) for task in TASKS]
     return sum(reward.value for reward in rewards) / len(rewards)
@@ -54,7 +54,7 @@ def test_shipped_pack_holds_the_generated_tasks() -> None:
     for split, count in COUNTS.items():
         for index in (0, 1, count - 1):
             assert orjson.loads(lines[first + index]) == orjson.loads(
-                orjson.dumps(task_json(make_task(SEED, split, index)))
+                orjson.dumps(task_json(make_tiny_task(TINY_SEED, split, index)))
             )
         first += count
 
@@ -68,14 +68,19 @@ def test_generated_tasks_are_a_valid_pack(tmp_path) -> None:
 
 async def test_gold_earns_one_on_every_task() -> None:
     """Asking, looking up, writing with the allowed tool and reporting the code is reward 1, in either order."""
-    for plan in (GOLD, Plan(ask_each=True), Plan(look_up_before_asking=False), Plan(look_up_again=True, distract=True)):
+    for plan in (
+        GOLD,
+        ActorPlan(ask_each=True),
+        ActorPlan(look_up_before_asking=False),
+        ActorPlan(look_up_again=True, distract=True),
+    ):
         for task in TASKS:
             assert (await reward_of(task, script(task, plan))).value == 1.0
 
 
 async def test_guesser_loses_subgoals_and_interactions() -> None:
     """Never asking earns no interaction and, but for lucky guesses, no write."""
-    plan = Plan(ask=False, recover=False)
+    plan = ActorPlan(ask=False, recover=False)
     rewards = [await reward_of(task, script(task, plan)) for task in TASKS]
     assert all(reward.I == 0 for reward in rewards)
     assert sum(reward.value for reward in rewards) / len(rewards) < 0.25
@@ -83,21 +88,21 @@ async def test_guesser_loses_subgoals_and_interactions() -> None:
 
 async def test_doing_nothing_earns_nothing() -> None:
     """An empty answer at once is reward 0."""
-    assert await mean_reward(Plan(stop_after=0)) == 0.0
+    assert await mean_reward(ActorPlan(stop_after=0)) == 0.0
 
 
 async def test_forbidden_sibling_earns_nothing() -> None:
     """The same right values written with the forbidden tool violate the rule, code or no code."""
-    assert await mean_reward(Plan(allowed=False)) == 0.0
+    assert await mean_reward(ActorPlan(allowed=False)) == 0.0
 
 
 async def test_asking_and_looking_up_alone_earns_two_thirds() -> None:
     """A policy that never writes stays below 0.7."""
-    assert await mean_reward(Plan(write=False)) == pytest.approx(2 / 3)
+    assert await mean_reward(ActorPlan(write=False)) == pytest.approx(2 / 3)
 
 
 @pytest.mark.parametrize(
-    ("plan", "missing"), [(Plan(look_up=False), "look_up_first"), (Plan(report=False), "report_code")]
+    ("plan", "missing"), [(ActorPlan(look_up=False), "look_up_first"), (ActorPlan(report=False), "report_code")]
 )
 async def test_each_omission_flips_its_own_item(plan, missing) -> None:
     """Leaving out one act of gold fails exactly its subgoal."""
@@ -148,6 +153,6 @@ def test_siblings_differ_in_name_only() -> None:
 
 def test_generator_is_deterministic_and_its_tasks_differ() -> None:
     """The same index gives the same task; neighbours differ."""
-    again = [make_task(SEED, Split.TRAIN, index) for index in range(20)]
-    assert again == [make_task(SEED, Split.TRAIN, index) for index in range(20)]
+    again = [make_tiny_task(TINY_SEED, Split.TRAIN, index) for index in range(20)]
+    assert again == [make_tiny_task(TINY_SEED, Split.TRAIN, index) for index in range(20)]
     assert all(a.instruction != b.instruction or a.rules != b.rules for a, b in pairwise(again))

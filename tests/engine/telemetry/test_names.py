@@ -7,7 +7,7 @@ from click.testing import CliRunner
 
 from engine.commands.metrics import command
 from engine.errors import RunError
-from engine.llm.asking import FAULTS
+from engine.llm.asking import ROLE_ERRORS
 from engine.rundir.layout import read_lines
 from engine.telemetry import METRICS, MetricsFile, declare, learner_metrics, simulator_metrics
 from engine.telemetry.metrics import meant
@@ -78,5 +78,5 @@ def test_a_key_is_declared_once():
 
 def test_what_is_repeated_here_is_what_its_owners_have():
     """The data seam cannot import the engine's parts."""
-    assert set(simulator_metrics.PARTS) == set(FAULTS)
+    assert set(simulator_metrics.PARTS) == set(ROLE_ERRORS)
     assert all(metric.unit for metric in METRICS.values())

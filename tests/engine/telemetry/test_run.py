@@ -17,7 +17,7 @@ from engine.errors import ConfigError
 from engine.preflight.manifest import create
 from engine.rundir.layout import RunDir, read_json, read_lines
 from engine.supervise import supervisor as supervise
-from engine.supervise.supervisor import DRAINING, Phase, Supervisor, metrics_command
+from engine.supervise.supervisor import DRAINING, Supervisor, SupervisorPhase, metrics_command
 from engine.telemetry import engine_metrics as keys
 from tests.engine.supervise.test_supervisor import run, supervisor, told
 from tests.engine.telemetry.test_elsewhere import needs, scraped, tensorboard_values
@@ -68,7 +68,7 @@ def supervised(run, config, on_tick):
 
     def tick(status):
         notes.extend(status.notes)
-        if status.phase is Phase.RUNNING:
+        if status.phase is SupervisorPhase.RUNNING:
             on_tick()
 
     return Supervisor(run, config, tick).run().code, notes
@@ -242,7 +242,7 @@ def test_metrics_that_die_are_started_again(monkeypatch, run):
 
     def look(status):
         notes.extend(status.notes)
-        if status.phase is Phase.RUNNING and told(run).count("start metrics") == 2:
+        if status.phase is SupervisorPhase.RUNNING and told(run).count("start metrics") == 2:
             (run.path / "enough").touch()
 
     assert supervisor(monkeypatch, run, metrics=once, engine=UNTIL_TOLD, on_tick=look).run().code == 0

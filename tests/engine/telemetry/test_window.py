@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import pytest
 
 from engine.errors import ConfigError
-from engine.telemetry.window import FIELDS, MOST_ROWS, PHASES, Selection, Window, bin_of, row, select
+from engine.telemetry.window import MOST_ROWS, PHASES, WINDOW_FIELDS, Selection, Window, bin_of, row, select
 
 NOW_S = 100.0
 
@@ -202,7 +202,7 @@ def in_parts(episodes, window, size):
     return selection.rows(), selection.total
 
 
-@pytest.mark.parametrize("sort", FIELDS)
+@pytest.mark.parametrize("sort", WINDOW_FIELDS)
 def test_a_window_is_a_piece_of_the_sorted_whole(sort):
     """The same as a naive filter and sort, for every order and a choice of filters and places."""
     value, dice = VALUES[sort], random.Random(sort)

@@ -15,7 +15,7 @@ from engine.errors import ConfigError
 from engine.preflight.manifest import create, reopen
 from engine.rundir.layout import RunDir, read_json, write_json
 from engine.trust.accepted import accepted, list_path, remember
-from engine.trust.asks import asks
+from engine.trust.asks import demands
 from engine.trust.opening import PLAYED, RESUMED, SCORED, open_run
 from tests.parts.foreign_runs import EVIL, PROGRAM, SECRET, VARIABLE, Received, edit, sent, sink
 from tests.parts.places import ROOT
@@ -446,7 +446,7 @@ def test_every_mode_is_asked_for_what_it_uses():
         ("metrics.writers=['tensorboard', 'trackio']", "metrics.port=1"): ["metrics.writers"],
     }
     for sets, keys in cases.items():
-        found = asks(load("tiny", sets).config, module_file)
+        found = demands(load("tiny", sets).config, module_file)
         assert [ask.keys[0] for ask in found] == keys, sets
 
 

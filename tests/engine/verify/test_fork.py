@@ -87,15 +87,15 @@ def tiny(tmp_path_factory):
 
 def episode_of(run, episode_id):
     """A recorded episode."""
-    tg = read_group(run.trajectories, episode_id.partition(".")[0])
-    return next(episode for episode in tg.episodes if episode.id == episode_id)
+    group = read_group(run.trajectories, episode_id.partition(".")[0])
+    return next(episode for episode in group.episodes if episode.id == episode_id)
 
 
 def played(run, episode_id, turn, *, branches=1, said=None):
     """The branches, as the command plays them."""
-    tg, episode = find_fork(run, episode_id, turn)
+    group, episode = find_fork(run, episode_id, turn)
     tasks = {task.id: task for task in load_pack(run.pack).tasks}
-    fork = Fork(run=run, config=load(run.config).config, tasks=tasks, tg=tg, episode=episode, turn=turn)
+    fork = Fork(run=run, config=load(run.config).config, tasks=tasks, group=group, episode=episode, turn=turn)
     record = anyio.run(begun, fork, said)
     with served_apart("fork", fork.config, None) as live:
         return anyio.run(go_on, fork, record, live, None, branches)
@@ -314,8 +314,8 @@ def test_an_adapter_that_was_removed_is_named_with_those_there_are(tiny):
 def changed(run, tmp_path, change):
     """A copy of the run whose first episode was changed."""
     copy = RunDir(Path(shutil.copytree(run.path, tmp_path / "copy", symlinks=True)))
-    tg = read_group(run.trajectories, "g000000")
-    write_stream(copy, copy.trajectories, [replace(tg, episodes=(change(tg.episodes[0]), *tg.episodes[1:]))])
+    group = read_group(run.trajectories, "g000000")
+    write_stream(copy, copy.trajectories, [replace(group, episodes=(change(group.episodes[0]), *group.episodes[1:]))])
     return copy
 
 

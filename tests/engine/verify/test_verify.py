@@ -83,7 +83,7 @@ def test_what_was_recorded_comes_out_again(request, kind):
     code, output = invoke(run.path)
     assert (code, output.splitlines()[-1]) == (0, f"{EPISODES} episodes verified: {EPISODES} identical")
     assert {path: path.stat().st_mtime_ns for path in sorted(run.path.rglob("*"))} == before
-    stops = {episode.stop for tg in iter_groups(run.trajectories) for episode in tg.episodes}
+    stops = {episode.stop for group in iter_groups(run.trajectories) for episode in group.episodes}
     assert stops == {StopReason.ANSWER, StopReason.TURNS} or kind == "asked"
 
 
@@ -97,11 +97,11 @@ def test_the_journal_answers_for_tools_users_and_judge(asked):
 
 def test_one_episode_alone_with_its_hash(offline):
     """With the run or, where that is the latest, without; the hash is the record's."""
-    [*_, tg] = iter_groups(offline.trajectories)
-    digest = transcript_sha256(tg.episodes[2])
-    told = f"{tg.episodes[2].id}: identical, sha256 {digest}\n1 episode verified: 1 identical\n"
-    assert invoke(offline.path, tg.episodes[2].id) == (0, told)
-    assert invoke(tg.episodes[2].id, "--dir", offline.path.parent) == (0, told)
+    [*_, group] = iter_groups(offline.trajectories)
+    digest = transcript_sha256(group.episodes[2])
+    told = f"{group.episodes[2].id}: identical, sha256 {digest}\n1 episode verified: 1 identical\n"
+    assert invoke(offline.path, group.episodes[2].id) == (0, told)
+    assert invoke(group.episodes[2].id, "--dir", offline.path.parent) == (0, told)
     assert invoke("e00000-0003.00", "--dir", offline.path.parent)[0] == 0
 
 
@@ -130,7 +130,7 @@ def test_seeded_faults_are_executed_without_waiting(tmp_path, monkeypatch):
     """Garbage and refusals come again at the same calls; what hung or failed was masked; delays are left out."""
     faults = "'*: garbage=0.2, flaky=0.2, timeout=0.05, error=0.05, latency_s=0.05'"
     run = recorded(tmp_path, packed(tmp_path / "shops.jsonl"), **{"world.faults": faults, "limits.turn_s": 0.5})
-    texts = [event.text for tg in iter_groups(run.trajectories) for event in _events(tg)]
+    texts = [event.text for group in iter_groups(run.trajectories) for event in _events(group)]
     assert any(text.endswith("502</html>{") for text in texts)
     assert any("temporarily unavailable" in text for text in texts)
     waits: list[float] = []
@@ -145,8 +145,8 @@ def test_seeded_faults_are_executed_without_waiting(tmp_path, monkeypatch):
     assert result.identical == EPISODES - result.not_verified.total() > 0
 
 
-def _events(tg):
-    return [event for episode in tg.episodes for event in episode.events]
+def _events(group):
+    return [event for episode in group.episodes for event in episode.events]
 
 
 # --- something was changed --------------------------------------------------------------------------------------------
@@ -210,8 +210,8 @@ def test_an_altered_completion_is_found(tmp_path, offline):
 
 def test_a_shorter_record_is_found(offline):
     """The replay goes on where the record ends, or ends where the record goes on."""
-    [tg, *_] = iter_groups(offline.trajectories)
-    whole = tg.episodes[0]
+    [group, *_] = iter_groups(offline.trajectories)
+    whole = group.episodes[0]
     shorter = replace(whole, messages=whole.messages[:-1])
     last = len(shorter.messages)
     assert difference(shorter, whole)[1:3] == (f"message {last}", "nothing")

@@ -5,7 +5,7 @@ import pytest
 from engine.errors import UserError
 from engine.types import Reply
 from engine.world.offline import OfflineUser, OfflineWorld
-from engine.world.offline_user import UNSURE, reply
+from engine.world.offline_user import UNSURE, offline_reply
 from tests.parts.worlds import shop
 
 
@@ -26,7 +26,7 @@ def test_a_keyword_as_a_whole_word_reveals_its_fact(message: str, revealed: tupl
     """Whole words, case ignored, at most two, in the order of the facts; anything else earns nothing."""
     user = shop().user
     assert user is not None
-    answer = reply(user, message)
+    answer = offline_reply(user, message)
     assert answer.revealed == revealed
     assert not answer.done
     assert (answer.text == UNSURE) == (not revealed)

@@ -20,20 +20,20 @@ from engine.evals.recorded import Evaluations
 from engine.rundir.layout import RunDir
 from engine.rundir.rows import locks_work
 from engine.scripted import ConstantScorer, ConstantUser
-from engine.types import TaskGroup
+from engine.types import EpisodeGroup
 from engine.world.offline import OfflineWorld
-from engine.world.store import FORMAT, EntryStore, Row, open_store
+from engine.world.store import MAPPING_FORMAT, EntryStore, MappingRow, open_store
 from tests.engine.core.test_episode import DONE, ORDER, Letters, Lines
 from tests.parts.children import python
 from tests.parts.worlds import shop
 
 
-def row(number: int, **changes: Any) -> Row:
+def row(number: int, **changes: Any) -> MappingRow:
     """An entry."""
-    return Row("task-1", "", "tool", f'{{"n":{number}}}', "{}", 1, "simulated", None)._replace(**changes)
+    return MappingRow("task-1", "", "tool", f'{{"n":{number}}}', "{}", 1, "simulated", None)._replace(**changes)
 
 
-async def reopened(path: Path) -> list[Row]:
+async def reopened(path: Path) -> list[MappingRow]:
     """What a new process would find."""
     async with open_store(path) as store:
         return await store.load("task-1")
@@ -80,10 +80,10 @@ def test_the_answers_of_an_evaluation_are_committed_before_its_frames(tmp_path: 
         async with open_store(run.world) as store:
             world = OfflineWorld(store)
 
-            async def write(tg: TaskGroup) -> TaskGroup:
-                pending = [row for row in store._pending if row.task == tg.task_id]
-                written.append((tg.task_id, len(tg.episodes[0].events), pending))
-                return tg
+            async def write(group: EpisodeGroup) -> EpisodeGroup:
+                pending = [row for row in store._pending if row.task == group.task_id]
+                written.append((group.task_id, len(group.episodes[0].events), pending))
+                return group
 
             evaluations = await anyio.to_thread.run_sync(
                 lambda: Evaluations(
@@ -151,7 +151,10 @@ anyio.run(main)
 @pytest.mark.parametrize(
     ("script", "reason"),
     [
-        (f"PRAGMA user_version={FORMAT + 1}", f"format {FORMAT + 1}, this version reads {FORMAT}"),
+        (
+            f"PRAGMA user_version={MAPPING_FORMAT + 1}",
+            f"format {MAPPING_FORMAT + 1}, this version reads {MAPPING_FORMAT}",
+        ),
         ("PRAGMA application_id=7", "not a world database"),
     ],
 )

@@ -15,8 +15,8 @@ from engine.llm.question import exactly
 from engine.schema import plain as plain_schema
 from engine.schema import pointer
 from engine.schema.canonical import canonical, canonical_bytes, same
-from engine.schema.draw import LONGEST, drawn
-from engine.schema.validate import compiled, schema_problems
+from engine.schema.draw import LONGEST, drawn_value
+from engine.schema.validate import compiled_schema, schema_problems
 from engine.types import ToolCall
 from engine.world import effects
 from engine.world.admission import admit
@@ -158,17 +158,17 @@ def test_a_wrong_call_is_an_answer(wrong: Any, error: str) -> None:
 @given(PLAIN, JSON)
 def test_plain_schemas_agree_with_jsonschema(schema: dict[str, Any], value: Any) -> None:
     """The closures give jsonschema's verdict; `pattern` alone runs on RE2."""
-    assert plain_schema.build(schema) is not None
+    assert plain_schema.plain_check(schema) is not None
     expected = jsonschema.Draft202012Validator(schema).is_valid(value)
-    assert (compiled(schema)(value) is None) == expected
+    assert (compiled_schema(schema)(value) is None) == expected
 
 
 def test_general_schemas_name_the_argument() -> None:
     """A schema outside the plain subset gives the same kind of message through jsonschema."""
     either = {"anyOf": [{"type": "string"}, {"type": "integer", "minimum": 3}]}
     schema = {"type": "object", "properties": {"a": either}, "required": ["a"], "additionalProperties": False}
-    check = compiled(schema)
-    assert plain_schema.build(schema) is None
+    check = compiled_schema(schema)
+    assert plain_schema.plain_check(schema) is None
     assert check({"a": "x"}) is None
     assert check({}) == (("a",), "required", "missing")
     assert check({"a": "x", "b": 1}) == (("b",), "additionalProperties", "unexpected")
@@ -193,7 +193,7 @@ def test_a_choice_names_what_the_meant_alternative_lacks(answer: Any, defect: An
     total = exactly({"total": {"type": "integer"}})
     works = exactly({"ok": {"const": True}, "outputs": total})
     fails = exactly({"ok": {"const": False}, "error": {"type": "string"}})
-    assert compiled({"anyOf": [works, fails]})(answer) == defect
+    assert compiled_schema({"anyOf": [works, fails]})(answer) == defect
 
 
 UNSAFE = {"pattern": "(a)\\1"}
@@ -229,7 +229,7 @@ def test_unsafe_schemas_are_refused(schema: dict[str, Any], reason: str) -> None
 
 def test_a_schema_that_refers_to_itself_for_ever_is_a_defect() -> None:
     """`{"$ref": "#"}` at the root never ends in jsonschema; here it is a wrong argument."""
-    assert compiled({"$ref": "#"})({}) is not None
+    assert compiled_schema({"$ref": "#"})({}) is not None
 
 
 def test_references_to_schemas_are_followed() -> None:
@@ -241,7 +241,7 @@ def test_references_to_schemas_are_followed() -> None:
         "additionalProperties": {"$ref": "#"},
     }
     assert schema_problems(schema) == ()
-    check = compiled(schema)
+    check = compiled_schema(schema)
     assert check({"default": "x", "own": "x", "more": {"more": {"own": "x"}}}) is None
     assert check({"more": {"more": {"own": "x\n"}}}).path == ("more", "more", "own")
 
@@ -389,7 +389,7 @@ def test_drawn_outputs_depend_on_the_call_alone() -> None:
 )
 def test_drawn_values_fit_their_schema(schema: dict[str, Any]) -> None:
     """Whatever is drawn is valid, and not always the same."""
-    values = [drawn(str(seed).encode(), "f", schema) for seed in range(200)]
+    values = [drawn_value(str(seed).encode(), "f", schema) for seed in range(200)]
     assert all(jsonschema.Draft202012Validator(schema).is_valid(value) for value in values)
     fixed = "const" in schema or schema.get("type") == "array"
     assert (len({orjson.dumps(value) for value in values}) == 1) == fixed

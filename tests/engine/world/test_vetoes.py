@@ -12,15 +12,15 @@ from engine.llm.asking import JournaledAsker
 from engine.llm.journal import open_journal
 from engine.world.llm_tools import LlmSimulator
 from engine.world.mapped import MappedWorld
-from engine.world.store import FORMAT, open_store, read_store
-from engine.world.vetoes import Recorded, Vetoes, merge_id, veto
+from engine.world.store import MAPPING_FORMAT, open_store, read_store
+from engine.world.vetoes import RecordedGroups, Vetoes, merge_id, veto
 from tests.engine.llm.test_endpoint import answering
 from tests.engine.world.test_llm_tools import asked, call, library, reply
 from tests.parts.llm_parts import listening, reachable
 
 pytestmark = pytest.mark.anyio
 
-NONE = Recorded(0, 0)
+NONE = RecordedGroups(0, 0)
 EMMA, AUSTEN, NOVEL = (call("find_book", title=title) for title in ("Emma", "emma, by Austen", "Emma (novel)"))
 RESERVE = call("reserve_book", title="Emma")
 B2, C7, D1 = ({"title": "Emma", "shelf": shelf} for shelf in ("B2", "C7", "D1"))
@@ -149,5 +149,7 @@ def test_a_database_of_before_vetoes_is_refused(tmp_path):
     made = f"CREATE TABLE entries (task); PRAGMA application_id={0x53594E57}; PRAGMA user_version=1"
     with closing(sqlite3.connect(tmp_path / "w.sqlite")) as connection:
         connection.executescript(made)
-    with pytest.raises(ConfigError, match=f"format 1, this version reads {FORMAT}; continue the run with the version"):
+    with pytest.raises(
+        ConfigError, match=f"format 1, this version reads {MAPPING_FORMAT}; continue the run with the version"
+    ):
         anyio.run(merges, tmp_path)
