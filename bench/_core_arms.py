@@ -21,9 +21,9 @@ from engine.config.load import load
 from engine.core.episode import run_episode
 from engine.core.seams import EpisodePlan, Seams
 from engine.packs.pack import load_pack
+from engine.processes.event_loop import UVLOOP
 from engine.reward.rubric import RubricScorer
 from engine.run.__main__ import serve_run
-from engine.run.compose import UVLOOP
 from engine.rundir.layout import RunDir
 from engine.scripted import SlowPolicy
 from engine.task import Task

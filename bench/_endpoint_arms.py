@@ -29,7 +29,7 @@ from engine.llm.journal import open_journal
 from engine.llm.question import ChatPrompt, ModelQuestion
 from engine.packs.pack import load_pack
 from engine.preflight.manifest import pack_file
-from engine.run.compose import UVLOOP
+from engine.processes.event_loop import UVLOOP
 from engine.scripted.constant import ConstantSession
 from engine.task import Task
 from engine.world.llm_user import LlmUser

@@ -62,7 +62,7 @@ class Size:
     vocabulary: int = 151_936
     groups: int = 4
     group_size: int = 8
-    prompt: int = 600
+    prompt_tokens: int = 600
     turns: int = 6
     """Of an episode: about 100 sampled tokens and 150 observed ones each."""
 
@@ -89,7 +89,7 @@ SIZES = {
     "8b": Size(hidden=4096, layers=36, heads=32, intermediate=12_288, tied=False),
     "smoke": Size(
         hidden=32, layers=2, heads=4, intermediate=64, kv_heads=2, head=8, vocabulary=64, groups=2, group_size=3,
-        prompt=12, turns=2,
+        prompt_tokens=12, turns=2,
     ),
 }  # fmt: skip
 
@@ -101,15 +101,15 @@ def main(arguments: Sequence[str] = ()) -> int:
     parser.add_argument("--steps", type=int, default=4, help="timed steps, after one that is not")
     parser.add_argument("--micro-batch-tokens", type=int, default=8192)
     parser.add_argument("--recompute", action="store_true", help="as learner.recompute")
-    parser.add_argument("--prompt", type=int, help="tokens of the shared prompt, to make episodes longer")
+    parser.add_argument("--prompt-tokens", type=int, help="tokens of the shared prompt, to make episodes longer")
     parser.add_argument("--device", default="cuda")
     options = parser.parse_args(arguments)
     if options.device == "cuda" and not torch.cuda.is_available():
         print("learner_gpu: torch sees no GPU here; nothing was measured")
         return 0
     size, device = SIZES[options.shape], torch.device(options.device)
-    if options.prompt:
-        size = replace(size, prompt=options.prompt)
+    if options.prompt_tokens:
+        size = replace(size, prompt_tokens=options.prompt_tokens)
     torch.manual_seed(0)
     with tempfile.TemporaryDirectory(prefix="learner-gpu-") as folder:
         model, stream = Path(folder) / "model", Path(folder) / "trajectories"
@@ -189,7 +189,7 @@ def _alone(policy: LoraPolicy, episode: TrainedEpisode) -> NDArray[np.float32]:
 
 def _group(position: int, size: Size) -> EpisodeGroup:
     rng = np.random.default_rng(position)
-    group_id, prompt = f"g{position:06d}", rng.integers(0, size.vocabulary, size.prompt)
+    group_id, prompt = f"g{position:06d}", rng.integers(0, size.vocabulary, size.prompt_tokens)
     episodes = tuple(
         _episode(f"{group_id}.{index:02d}", position * size.group_size + index, prompt, size)
         for index in range(size.group_size)

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 Json = Any
 """A JSON value (object, array, string, number, boolean or null)."""
+ChatMessage = Mapping[str, Any]
+"""One message of a chat, as templates and endpoints take it: `role`, `content`, what else the role has."""
 
 
 Phase = Literal["queued", "policy", "tool", "user", "scoring"]
@@ -262,7 +264,7 @@ class Tokens:
     """The ledger of a finished episode (invariant *token-in, token-out*)."""
 
     ids: NDArray[np.uint32]
-    """[T] every id of the episode: opening, completions, observations."""
+    """[T] every id of the episode: prompt, completions, observations."""
     logprobs: NDArray[np.float32]
     """[P] log mu of the policy tokens, in the order of the spans."""
     spans: tuple[Span, ...]

@@ -49,7 +49,7 @@ def attend(
                 q_BT,
                 torch.cat((k_T.expand(rows, -1, -1, -1), k_BT), dim=2),
                 torch.cat((v_T.expand(rows, -1, -1, -1), v_BT), dim=2),
-                attn_mask=_causal(width, each.prompt, query.device),
+                attn_mask=_causal(width, each.prompt_tokens, query.device),
                 scale=scaling,
                 enable_gqa=True,
             )
@@ -57,12 +57,12 @@ def attend(
     return torch.cat(out)[None], None
 
 
-def _causal(width: int, prompt: int, device: torch.device) -> Tensor:
-    """The mask of a row that follows its prompt: [width, prompt + width], true where it may look."""
+def _causal(width: int, prompt_tokens: int, device: torch.device) -> Tensor:
+    """The mask of a row that follows its prompt: [width, prompt_tokens + width], true where it may look."""
     if device.type == "cuda":
         # Known to the fused kernels by name: nothing of that size is ever made.
-        return causal_lower_right(width, prompt + width)
-    return torch.ones(width, prompt + width, dtype=torch.bool).tril(prompt)
+        return causal_lower_right(width, prompt_tokens + width)
+    return torch.ones(width, prompt_tokens + width, dtype=torch.bool).tril(prompt_tokens)
 
 
 def _rows(piece: Tensor, rows: int, width: int) -> Tensor:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from statistics import fmean, median
 
 from engine.telemetry import learner_metrics as m
-from learner.metrics import MetricRow
+from engine.telemetry.metrics import MetricRow
 
 PATIENCE = 3
 """Rows in a row at a stop level."""

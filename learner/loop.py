@@ -26,13 +26,14 @@ from engine.learnerdir.steps import TrainedStep
 from engine.rundir.layout import RunDir, remove_staged, write_json
 from engine.stream.integrity import RecordsPart, require_complete
 from engine.stream.reader import StreamReader
+from engine.telemetry.metrics import MetricRow
 from engine.types import EpisodeGroup
 from learner import health, records
 from learner.advantage import Advantage, find_advantage
 from learner.checkpoint import Checkpoint, config_sha256, latest_checkpoint, rng_state
 from learner.forming import FormingRules, OpenStep
 from learner.lifetime import Lifetime
-from learner.metrics import Clock, MetricRow, metrics_row, staleness_tokens
+from learner.metrics import Clock, metrics_row, staleness_tokens
 from learner.model import LoraPolicy
 from learner.probe import probe_mismatch
 from learner.publish import publish

@@ -14,13 +14,11 @@ from numpy.typing import NDArray
 
 from engine.learnerdir.counters import DropReason
 from engine.telemetry import learner_metrics as keys
-from engine.telemetry.metrics import key_with
+from engine.telemetry.metrics import MetricRow, key_with
 from engine.types import Episode, StopReason
 from learner.forming import OpenStep
 from learner.probe import Mismatch, k3
 from learner.step import PolicyTokens, StepResult
-
-MetricRow = dict[str, float | int]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

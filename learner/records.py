@@ -12,8 +12,8 @@ from engine.learnerdir.steps import TrainedStep
 from engine.rundir.layout import JsonLines, RunDir, read_lines, write_atomic
 from engine.telemetry import MetricsFile
 from engine.telemetry.learner_metrics import STEP
+from engine.telemetry.metrics import MetricRow
 from learner.checkpoint import Checkpoint
-from learner.metrics import MetricRow
 
 
 def append(run: RunDir, trained: TrainedStep, metrics_row: MetricRow) -> None:

@@ -47,7 +47,7 @@ class TrainedEpisode:
     temperature: float
 
     @property
-    def prompt(self) -> int:
+    def prompt_tokens(self) -> int:
         """Ids before the first policy token."""
         return int(self.target_P[0])
 
@@ -56,7 +56,7 @@ class TrainedEpisode:
 class GroupLayout:
     """Where the tokens of one group lie in a pass: the prompt, then its blocks one after the other."""
 
-    prompt: int
+    prompt_tokens: int
     """Tokens of the shared prompt, at least one."""
     blocks: tuple[tuple[int, int], ...]
     """(rows, width) of each block."""
@@ -64,7 +64,7 @@ class GroupLayout:
     @property
     def sizes(self) -> list[int]:
         """Tokens of prompt and blocks, padding included."""
-        return [self.prompt, *(rows * width for rows, width in self.blocks)]
+        return [self.prompt_tokens, *(rows * width for rows, width in self.blocks)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -137,17 +137,17 @@ def micro_batches(episodes: Sequence[TrainedEpisode], budget_tokens: int) -> lis
     passes = [_Pass()]
     for group_id in sorted(groups):
         rows = sorted(groups[group_id], key=lambda episode: (len(episode.ids_T), episode.id))
-        prompt = _shared_prompt(rows)
-        for start, end in _cuts([len(row.ids_T) - prompt for row in rows], budget_tokens - prompt):
-            if passes[-1].size_with(rows[start:end], prompt) > budget_tokens and passes[-1].episodes:
+        prompt_tokens = _shared_prompt(rows)
+        for start, end in _cuts([len(row.ids_T) - prompt_tokens for row in rows], budget_tokens - prompt_tokens):
+            if passes[-1].size_with(rows[start:end], prompt_tokens) > budget_tokens and passes[-1].episodes:
                 passes.append(_Pass())
-            passes[-1].add(rows[start:end], prompt)
+            passes[-1].add(rows[start:end], prompt_tokens)
     return [each.batch() for each in passes if each.episodes]
 
 
 def _shared_prompt(rows: Sequence[TrainedEpisode]) -> int:
     """Length of the longest common start that holds no target of any row."""
-    limit = min(row.prompt for row in rows)
+    limit = min(row.prompt_tokens for row in rows)
     first = rows[0].ids_T[:limit]
     for row in rows[1:]:
         differs = np.flatnonzero(first != row.ids_T[: len(first)])
@@ -188,27 +188,27 @@ class _Pass:
         self._size = 0
         self._prompt_end = 0
 
-    def size_with(self, rows: Sequence[TrainedEpisode], prompt: int) -> int:
+    def size_with(self, rows: Sequence[TrainedEpisode], prompt_tokens: int) -> int:
         """Tokens if the block were added."""
-        shared = 0 if self._continues(rows) else prompt
-        return self._size + shared + len(rows) * (len(rows[-1].ids_T) - prompt)
+        shared = 0 if self._continues(rows) else prompt_tokens
+        return self._size + shared + len(rows) * (len(rows[-1].ids_T) - prompt_tokens)
 
-    def add(self, rows: Sequence[TrainedEpisode], prompt: int) -> None:
+    def add(self, rows: Sequence[TrainedEpisode], prompt_tokens: int) -> None:
         """Append a block of siblings (ascending lengths), after their prompt if that is not there yet."""
-        width = len(rows[-1].ids_T) - prompt
+        width = len(rows[-1].ids_T) - prompt_tokens
         if not self._continues(rows):
-            self._append(rows[0].ids_T[:prompt], np.arange(prompt))
+            self._append(rows[0].ids_T[:prompt_tokens], np.arange(prompt_tokens))
             self._prompt_end = self._size
-            self._layout.append(GroupLayout(prompt=prompt, blocks=()))
+            self._layout.append(GroupLayout(prompt_tokens=prompt_tokens, blocks=()))
         last = self._layout[-1]
-        self._layout[-1] = GroupLayout(prompt=prompt, blocks=(*last.blocks, (len(rows), width)))
+        self._layout[-1] = GroupLayout(prompt_tokens=prompt_tokens, blocks=(*last.blocks, (len(rows), width)))
         for row in rows:
             # The prompt's last state predicts the token after it; every other token, the one before it in its row.
-            after = row.target_P - prompt
+            after = row.target_P - prompt_tokens
             self._before.append(np.where(after > 0, self._size + after - 1, self._prompt_end - 1))
             ids = np.zeros(width, dtype=np.int64)
-            ids[: len(row.ids_T) - prompt] = row.ids_T[prompt:]
-            self._append(ids, np.arange(prompt, prompt + width))
+            ids[: len(row.ids_T) - prompt_tokens] = row.ids_T[prompt_tokens:]
+            self._append(ids, np.arange(prompt_tokens, prompt_tokens + width))
             self.episodes.append(row)
 
     def _continues(self, rows: Sequence[TrainedEpisode]) -> bool:

@@ -105,7 +105,7 @@ def conversation(
 
 
 def _messages(messages: Iterable[Mapping[str, Any]], said: int, *, waiting: bool) -> Iterator[Mapping[str, Any]]:
-    """The opening and `said` completions with what was answered; the agent gets all answers of a turn together."""
+    """The prompt and `said` completions with what was answered; the agent gets all answers of a turn together."""
     seen = 0
     for message in messages:
         if message["role"] == "assistant":

@@ -26,7 +26,7 @@ from engine.telemetry import engine_metrics as keys
 from engine.telemetry.learner_metrics import STEP
 from tui.incomplete import Incomplete
 from tui.snapshot import LogLine, RunFacts
-from tui.tails import FileTail, MetricRow, Newest, Thinned
+from tui.tails import FileTail, JsonRow, Newest, Thinned
 
 _LEARNER_ROWS, _SWAPS, _SWAPS_SHOWN, _LINES, _LINES_SHOWN = 2_000, 4_000, 200, 5_000, 500
 _LOG_BYTES = 16 << 20
@@ -76,9 +76,9 @@ class Told:
     """Of the last engine row."""
     phase: str
     step: int
-    engine: Sequence[MetricRow]
-    learner: Sequence[MetricRow]
-    swaps: Sequence[MetricRow]
+    engine: Sequence[JsonRow]
+    learner: Sequence[JsonRow]
+    swaps: Sequence[JsonRow]
     log: Sequence[LogLine]
     note: str
     """What could not be read, or empty."""
@@ -191,7 +191,7 @@ class _Swaps(Newest):
         self.versions: list[int] = []
         """Ascending."""
 
-    def add(self, row: MetricRow) -> None:
+    def add(self, row: JsonRow) -> None:
         super().add(row)
         if row["event"] == "load" and row["version"] not in self.first_s:
             self.first_s[row["version"]] = float(row["start_s"])
@@ -215,7 +215,7 @@ class _Steps:
     def __init__(self) -> None:
         self.groups: dict[str, _Trained] = {}
 
-    def add(self, row: MetricRow) -> None:
+    def add(self, row: JsonRow) -> None:
         trained = TrainedStep.of(row)
         for group in trained.groups:
             self.groups[group.id] = _Trained(trained.step, group.advantages)
@@ -237,7 +237,7 @@ class _Log:
     lines: deque[_Line] = field(default_factory=lambda: deque(maxlen=_LINES))
     phases: list[tuple[float, str]] = field(default_factory=list)
 
-    def add(self, row: MetricRow) -> None:
+    def add(self, row: JsonRow) -> None:
         when = datetime.fromisoformat(row.pop("timestamp")).astimezone()
         event, level, process = str(row.pop("event")), str(row.pop("level", "")), str(row.pop("process", ""))
         shown = LogLine(time=f"{when:%H:%M:%S}", level=level, process=process, event=event, values=row)

@@ -13,7 +13,8 @@ from typing import Any, BinaryIO, Protocol
 
 import orjson
 
-MetricRow = dict[str, Any]
+JsonRow = dict[str, Any]
+"""One line of a .jsonl file, an object."""
 
 NEWEST = 60
 """Engine rows that are never thinned out."""
@@ -27,7 +28,7 @@ _CHUNK_BYTES = 1 << 20
 class Rows(Protocol):
     """Takes the rows of a file, in order."""
 
-    def add(self, row: MetricRow) -> None:
+    def add(self, row: JsonRow) -> None:
         """The next row; raises KeyError, TypeError or ValueError for one that is not what the file should hold."""
         ...
 
@@ -119,10 +120,10 @@ class Newest:
     """The last rows."""
 
     def __init__(self, most: int, *needs: str) -> None:
-        self.rows: deque[MetricRow] = deque(maxlen=most)
+        self.rows: deque[JsonRow] = deque(maxlen=most)
         self._needs = needs
 
-    def add(self, row: MetricRow) -> None:
+    def add(self, row: JsonRow) -> None:
         """Keep it."""
         for name in self._needs:
             row[name]
@@ -144,12 +145,12 @@ class Thinned:
 
     def clear(self) -> None:
         """Forget all."""
-        self._newest: deque[MetricRow] = deque()
-        self._older: list[MetricRow] = []
+        self._newest: deque[JsonRow] = deque()
+        self._older: list[JsonRow] = []
         self._left = 0
         self._stride = 1
 
-    def add(self, row: MetricRow) -> None:
+    def add(self, row: JsonRow) -> None:
         """Keep it, at least while it is new."""
         row[self._key] + 0.0
         self._newest.append(row)
@@ -164,11 +165,11 @@ class Thinned:
             self._stride *= 2
 
     @property
-    def last(self) -> MetricRow | None:
+    def last(self) -> JsonRow | None:
         """The newest row."""
         return self._newest[-1] if self._newest else None
 
-    def until(self, value: float) -> tuple[MetricRow, ...]:
+    def until(self, value: float) -> tuple[JsonRow, ...]:
         """SHOWN rows at most whose key is `value` or less, the last NEWEST of them whole where they still are."""
         rows = [row for row in (*self._older, *self._newest) if row[self._key] <= value]
         older, newest = rows[:-NEWEST], rows[-NEWEST:]

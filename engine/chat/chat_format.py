@@ -30,10 +30,11 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
-from engine.chat.template import ChatMessage, ChatTemplate
+from engine.chat.template import ChatTemplate
 from engine.errors import ConfigError
 from engine.modeldir.files import read_config, stop_token_ids
 from engine.task import Task
+from engine.types import ChatMessage
 
 _AUTO = "auto"
 _ACTION_TAGS = ("<question>", "<answer>")
@@ -208,7 +209,7 @@ class ChatFormat:
         history: Sequence[ChatMessage],
         messages: Sequence[ChatMessage],
         words: str = _MARK,
-        tools: Sequence[ChatMessage] = (),
+        tools: Sequence[Mapping[str, Any]] = (),
     ) -> tuple[str, str]:
         """(what ends the assistant's turn, what follows) when `messages` come after a completion `words`."""
         conversation = [*history, {"role": "assistant", "content": words}, *messages]

@@ -17,8 +17,8 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from engine.errors import ConfigError
 from engine.modeldir.files import read_object
+from engine.types import ChatMessage
 
-ChatMessage = Mapping[str, Any]
 _TOKENS = ("bos_token", "eos_token", "pad_token", "unk_token")
 
 

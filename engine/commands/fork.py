@@ -17,9 +17,9 @@ from engine.config.tree import Config
 from engine.errors import ConfigError
 from engine.evals.split import mean_ci95
 from engine.packs.pack import load_pack
+from engine.processes.event_loop import UVLOOP
 from engine.report.console import wide_console
 from engine.report.words import print_transcript
-from engine.run.compose import UVLOOP
 from engine.rundir.layout import RunDir, find_run
 from engine.serving.served import fitting_config, served_apart
 from engine.trust.opening import PLAYED, open_run, trust_option

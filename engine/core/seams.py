@@ -15,6 +15,7 @@ from engine.core.live import LiveEpisodes
 from engine.schema.recordable import UnrecordableError, recorded, recorded_text
 from engine.task import Task
 from engine.types import (
+    ChatMessage,
     Completion,
     Event,
     Json,
@@ -87,7 +88,7 @@ class ScoringRecord:
     """What a scorer sees of an episode."""
 
     task: Task
-    messages: Sequence[Mapping[str, Any]]
+    messages: Sequence[ChatMessage]
     events: Sequence[Event]
     final_state: Any
     stop: StopReason
@@ -106,11 +107,11 @@ class Scorer(Protocol):
 class Chat(Protocol):
     """The part of engine.chat.chat_format.ChatFormat that an episode uses."""
 
-    def prompt(self, task: Task) -> tuple[Sequence[Mapping[str, Any]], Sequence[int], Sequence[Mapping[str, Any]]]:
+    def prompt(self, task: Task) -> tuple[Sequence[ChatMessage], Sequence[int], Sequence[Mapping[str, Any]]]:
         """Messages, ids and tools of the first turn."""
         ...
 
-    def observation(self, messages: Sequence[Mapping[str, Any]], stop_sampled: bool) -> Sequence[int]:  # noqa: FBT001
+    def observation(self, messages: Sequence[ChatMessage], stop_sampled: bool) -> Sequence[int]:  # noqa: FBT001
         """The ids that these messages add after a completion."""
         ...
 

@@ -1,7 +1,7 @@
 """The prefix cache: per adapter load, a radix tree of token runs with their keys and values.
 
 A turn's prompt is the previous turn's prompt, output and a short observation, so that all but the observation is found
-here; the episodes of a group find the opening. A reload of an adapter has a new load id, hence never stale values.
+here; the episodes of a group find the prompt. A reload of an adapter has a new load id, hence never stale values.
 """
 
 from __future__ import annotations

@@ -164,7 +164,7 @@ class BatchScheduler:
                 # Running from here on: were it still waiting when its start fails, it would be tried without end.
                 self._running.append(self._waiting.popleft())
                 self._start(sequence, found, parts)
-                # A prompt that is mostly new is an opening: its siblings follow, so it is shared as soon as it is read.
+                # The siblings of a prompt that is mostly new follow: it is shared as soon as it is read.
                 if 2 * found < sequence.prompt_tokens:
                     sequence.shared_start = start
                     reading.add(start)

@@ -12,14 +12,12 @@ from hashlib import sha256
 from typing import Any, Literal, NamedTuple, Protocol, TypeVar
 
 from engine.schema.canonical import canonical_bytes, compact
-from engine.types import Json
+from engine.types import ChatMessage, Json
 
 _T = TypeVar("_T")
 
 Role = Literal["tool", "user", "judge"]
 """Who is played."""
-ChatMessage = Mapping[str, str]
-"""A chat message: role and content."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -179,7 +179,7 @@ def _state(task: Task) -> Iterator[Found]:
             yield Found(field, reason, "a pointer gets there through arguments")
     for where in {where: None for tool in task.tools for where in (tool.effect or {}).get("requires", {})}:
         try:
-            reason = odd(pointer.read(task.world.state, pointer.parse_pointer(where)))
+            reason = odd(pointer.read_pointer(task.world.state, pointer.parse_pointer(where)))
         except pointer.MissingError:
             continue
         if reason:

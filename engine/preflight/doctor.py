@@ -25,7 +25,8 @@ from engine.config.tree import Config
 from engine.errors import ConfigError, RunError
 from engine.preflight.manifest import pack_file
 from engine.preflight.rehearsal import rehearse
-from engine.run.compose import UVLOOP, descriptors_needed, raise_descriptor_limit
+from engine.processes.event_loop import UVLOOP
+from engine.run.compose import descriptors_needed, raise_descriptor_limit
 from engine.serving.gpus import gpus
 from engine.serving.install import inspect_environment
 from engine.serving.models import endpoint_key, find_model

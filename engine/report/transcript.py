@@ -20,7 +20,7 @@ class TranscriptLine(NamedTuple):
 
 
 def transcript(episode: Episode, task: Task | None = None, start: int = 0) -> list[TranscriptLine]:
-    """The episode line by line: opening, every turn, its end, its verdicts; with `start` from that turn on."""
+    """The episode line by line: prompt, every turn, its end, its verdicts; with `start` from that turn on."""
     lines = [] if start else list(_opening(episode))
     completions = [index for index, message in enumerate(episode.messages) if message["role"] == "assistant"]
     for turn, (first, end) in enumerate(zip(completions, [*completions[1:], len(episode.messages)], strict=True)):

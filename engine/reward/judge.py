@@ -53,7 +53,7 @@ class LlmJudge:
 
 def _events(record: ScoringRecord) -> list[dict[str, Any]]:
     """The events as the judge sees them, with what the user replied."""
-    # After the opening, every message of role user is the reply to something that was said.
+    # After the prompt, every message of role user is the reply to something that was said.
     replies = iter([message["content"] for message in record.messages if message["role"] == "user"][1:])
     return [_shown(event, next(replies, "") if event.kind is EventKind.SAID else "") for event in record.events]
 

@@ -18,7 +18,8 @@ import structlog
 from engine.config.load import load
 from engine.errors import ConfigError, SynthError, leaf_errors
 from engine.packs.pack import load_pack
-from engine.run.compose import UVLOOP, build_parts
+from engine.processes.event_loop import UVLOOP
+from engine.run.compose import build_parts
 from engine.run.counters import RunClock
 from engine.run.engine import Engine, compose
 from engine.rundir.event_lines import open_event_lines

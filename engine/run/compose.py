@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import resource
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
@@ -20,18 +19,16 @@ from engine.core.seams import Policy, Seams, World
 from engine.errors import ConfigError, RunError
 from engine.policy.client import HttpPolicy
 from engine.policy.servers import Loads, Servers
-from engine.run.costs import MetricRow, account
+from engine.run.costs import account
 from engine.run.simulators import SimulatorModels, mapped_world, open_models, plugin, scorer_of, user_of
 from engine.run.swap import AdapterServers
 from engine.rundir.event_lines import open_event_lines
 from engine.rundir.layout import RunDir, adapter_name, read_json
+from engine.telemetry.metrics import MetricRow
 from engine.world.fault_lines import FaultLines
 from engine.world.faults import FaultyWorld, profiles_of
 from engine.world.mapping import TaskMapping
 from engine.world.store import open_store
-
-UVLOOP = importlib.util.find_spec("uvloop") is not None
-"""Whether the event loop can be uvloop's."""
 
 OnEvent = Callable[[dict[str, Any]], None]
 """Hears what happens to adapters on the servers, for swaps.jsonl."""

@@ -8,10 +8,8 @@ from engine.llm.asking import ROLE_ERRORS, Tally
 from engine.llm.endpoint import Endpoint
 from engine.run.simulators import SimulatorModels
 from engine.telemetry import simulator_metrics as keys
-from engine.telemetry.metrics import key_with
+from engine.telemetry.metrics import MetricRow, key_with
 from engine.world.mapping import MappingCounts
-
-MetricRow = dict[str, float | int]
 
 
 def account(models: SimulatorModels, mapping: MappingCounts | None) -> MetricRow:

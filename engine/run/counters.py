@@ -11,6 +11,7 @@ import psutil
 
 from engine.rundir.layout import read_lines
 from engine.telemetry import engine_metrics as keys
+from engine.telemetry.metrics import MetricRow
 from engine.types import EpisodeGroup, Outcome, Reward
 
 _RECENT_GROUPS = 64
@@ -58,7 +59,7 @@ class EngineCounters:
         """An evaluation episode started (+1) or ended (-1)."""
         self.eval_live += change
 
-    def row(self) -> dict[str, float | int]:
+    def row(self) -> MetricRow:
         """The part of a metrics row that is known here; reads /proc, so not on the event loop."""
         rewards = [reward for group in self._recent for reward in group]
         count = max(1, len(rewards))

@@ -34,6 +34,7 @@ from engine.stream.segment import SegmentHeader
 from engine.stream.writer import TrajectoryWriter, WriterSettings
 from engine.telemetry import MetricsFile
 from engine.telemetry import engine_metrics as keys
+from engine.telemetry.metrics import MetricRow
 
 log = structlog.get_logger()
 
@@ -175,7 +176,7 @@ class Engine:
         known = {**self._row(loads), **self.parts.account()}
         await anyio.to_thread.run_sync(lambda: metrics.append({**known, **self.counters.row()}))
 
-    def _row(self, loads: Loads) -> dict[str, float | int]:
+    def _row(self, loads: Loads) -> MetricRow:
         scheduler, versions = self.rollout.scheduler, self.adapters.versions
         admission = scheduler.admission
         lag_p50_s, lag_p99_s = self.attach.lag.delays.quantiles_s(0.5, 0.99)

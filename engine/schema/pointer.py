@@ -30,7 +30,7 @@ def parse_pointer(pointer: str) -> tuple[str, ...]:
     return tuple(token.replace("~1", "/").replace("~0", "~") for token in pointer.split("/")[1:])
 
 
-def read(document: Json, tokens: Sequence[str]) -> Json:
+def read_pointer(document: Json, tokens: Sequence[str]) -> Json:
     """The value at a pointer.
 
     Raises MissingError."""
@@ -40,14 +40,14 @@ def read(document: Json, tokens: Sequence[str]) -> Json:
     return value
 
 
-def write(document: Json, tokens: Sequence[str], value: Json) -> Json:
+def write_pointer(document: Json, tokens: Sequence[str], value: Json) -> Json:
     """A document with ``value`` at the pointer; every container on the way is copied, everything else shared.
 
     The last token may be new in an object; in an array it is an index or ``-`` (append). Raises MissingError where the
     parent of the last token is absent, or holds no members."""
     token, rest = tokens[0], tokens[1:]
     if isinstance(document, Mapping):
-        inner = write(_child(document, token), rest, value) if rest else value
+        inner = write_pointer(_child(document, token), rest, value) if rest else value
         return {**document, token: inner}
     if not isinstance(document, list):
         raise MissingError(token)
@@ -55,7 +55,7 @@ def write(document: Json, tokens: Sequence[str], value: Json) -> Json:
         return [*document, value]
     old = _child(document, token)
     copy: list[Any] = list(document)
-    copy[int(token)] = write(old, rest, value) if rest else value
+    copy[int(token)] = write_pointer(old, rest, value) if rest else value
     return copy
 
 

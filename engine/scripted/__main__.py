@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import os
 import signal
 import sys
@@ -15,6 +14,7 @@ from aiohttp import web
 
 from engine.chat.chat_format import ChatFormat
 from engine.errors import ConfigError, SynthError
+from engine.processes.event_loop import UVLOOP
 from engine.rundir.layout import RunDir
 from engine.scripted.cassette import Cassette
 from engine.scripted.endpoint import ScriptedEndpoint
@@ -24,7 +24,6 @@ from engine.scripted.learner import run_scripted_learner
 from engine.scripted.server import MockServer
 
 _BACKLOG = 16_384
-UVLOOP = importlib.util.find_spec("uvloop") is not None
 _PARENT_POLL_S = 0.5
 
 

@@ -10,16 +10,13 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import orjson
 
 from engine.synthesis.tiny_words import values
 from engine.task import Split, Task
-from engine.types import Json, ToolCall
+from engine.types import ChatMessage, Json, ToolCall
 from engine.world import admission, offline_user, tools
-
-ChatMessage = dict[str, Any]
 
 QUESTIONS = ("What is the {facts}", "Tell me the {facts}")
 REPORT = "The code is {code}."
@@ -173,7 +170,7 @@ def script(task: Task, plan: ActorPlan, seed: int = 0) -> list[str]:
 
 
 def play(task: Task, actor: Actor) -> list[ChatMessage]:
-    """The messages of one scripted episode after its opening."""
+    """The messages of one scripted episode after its prompt."""
     messages: list[ChatMessage] = []
     room = ActorEnvironment(task)
     for completion in actor.completions(room):

@@ -20,6 +20,8 @@ from typing import Literal, NamedTuple
 from engine.errors import RunError
 from engine.rundir.layout import JsonLines
 
+MetricRow = dict[str, float | int]
+"""One row of a metrics.jsonl file: metric key to number."""
 MetricKind = Literal["gauge", "counter", "total"]
 """gauge: goes up and down; counter: grows from zero in every process; total: grows over the life of the run."""
 

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from engine.telemetry import engine_metrics as keys
 from engine.telemetry.durations import Durations
+from engine.telemetry.metrics import MetricRow
 from engine.types import Phase
 
 _TOOLS = 256
@@ -72,9 +73,9 @@ class Stages:
         """The answer of the tool that was called just now is an error."""
         self._tools[tool].refused += 1
 
-    def row(self) -> dict[str, float | int]:
+    def row(self) -> MetricRow:
         """The part of a metrics row that is known here."""
-        row: dict[str, float | int] = {
+        row: MetricRow = {
             keys.PROMPT_TOKENS: self.prompt_tokens,
             keys.CACHED_TOKENS: self.cached_tokens,
         }

@@ -38,7 +38,7 @@ def read(tool: Tool, state: Json, arguments: Mapping[str, Any]) -> Json:
     Raises RefusedError where the pointer leads nowhere."""
     assert tool.effect is not None
     try:
-        return pointer.read(state, _tokens(tool.effect["read"], arguments))
+        return pointer.read_pointer(state, _tokens(tool.effect["read"], arguments))
     except pointer.MissingError:
         raise RefusedError(NOT_FOUND) from None
 
@@ -54,14 +54,14 @@ def write(tool: Tool, state: Json, arguments: Mapping[str, Any]) -> Written:
         return Written(state, None)
     for where, template in effect.get("requires", {}).items():
         try:
-            found = pointer.read(state, _tokens(where, arguments))
+            found = pointer.read_pointer(state, _tokens(where, arguments))
         except (pointer.MissingError, RefusedError):
             raise RefusedError(NOT_POSSIBLE) from None
         if not same(found, fill(template, arguments)):
             raise RefusedError(NOT_POSSIBLE)
     value = fill(effect["value"], arguments)
     try:
-        return Written(pointer.write(state, _tokens(target, arguments), value), value)
+        return Written(pointer.write_pointer(state, _tokens(target, arguments), value), value)
     except pointer.MissingError:
         raise RefusedError(NOT_FOUND) from None
 

@@ -11,9 +11,10 @@ import numpy as np
 import torch
 from tokenizers import Tokenizer
 
-from engine.synthesis.tiny_actor import Actor, ChatMessage, draw_actor_plan, play, prompt_messages
+from engine.synthesis.tiny_actor import Actor, draw_actor_plan, play, prompt_messages
 from engine.synthesis.tiny_family import make_tiny_task
 from engine.task import Split, Task, Tool
+from engine.types import ChatMessage
 from learner.pretrain.drills import chain, copy_line, drill
 from learner.pretrain.tokenizer import CHAT_TEMPLATE
 

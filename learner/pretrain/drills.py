@@ -9,9 +9,10 @@ import random
 
 import orjson
 
-from engine.synthesis.tiny_actor import REPORT, ChatMessage, call_text, prompt_messages
+from engine.synthesis.tiny_actor import REPORT, call_text, prompt_messages
 from engine.synthesis.tiny_words import DISTRACTORS, KEYS, LOOKUPS, NOUNS, SIBLINGS, VERBS, values
 from engine.task import Split, Task
+from engine.types import ChatMessage
 
 WORDS = (*KEYS.values(), NOUNS)
 """Pools of values, and nouns."""

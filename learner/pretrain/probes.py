@@ -15,9 +15,10 @@ import orjson
 import torch
 from transformers import Qwen3ForCausalLM
 
-from engine.synthesis.tiny_actor import GOLD, Actor, ChatMessage, play, prompt_messages
+from engine.synthesis.tiny_actor import GOLD, Actor, play, prompt_messages
 from engine.synthesis.tiny_family import TINY_SEED, make_tiny_task
 from engine.task import Split, Task
+from engine.types import ChatMessage
 from learner.pretrain.corpus import Renderer
 
 _SEED = TINY_SEED + 1

@@ -78,6 +78,23 @@ def imports(module: Module) -> Iterator[tuple[str, str]]:
                 yield (inner, "") if inner in modules() else (node.module, alias.name)
 
 
+def taken(module: Module) -> Iterator[str]:
+    """Names that a module takes from others: by import, and functions and classes as attributes of a module of ours.
+
+    A constant read through its module (`keys.STEP`) says whose it is."""
+    yield from (name for _, name in imports(module) if name)
+    ours = {
+        alias.asname or alias.name
+        for node in ast.walk(module.tree)
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+        if f"{node.module}.{alias.name}" in modules()
+    }
+    for node in ast.walk(module.tree):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in ours:
+            yield from () if node.attr.isupper() else (node.attr,)
+
+
 def loose_modules() -> list[str]:
     """Files of engine/ that lie in no room."""
     return sorted(path.name for path in (ROOT / "engine").glob("*.py"))
@@ -96,7 +113,7 @@ def package_cycles() -> list[str]:
 
 
 def definitions(module: Module) -> Iterator[str]:
-    """Public classes, functions and aliases at the top level of a module; constants are not counted."""
+    """Public classes, functions, aliases and constants at the top level of a module."""
     for node in module.tree.body:
         names: list[str] = []
         if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
@@ -105,7 +122,7 @@ def definitions(module: Module) -> Iterator[str]:
             names = [target.id for target in node.targets if isinstance(target, ast.Name)]
         elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
             names = [node.target.id]
-        yield from (name for name in names if not name.startswith("_") and not name.isupper())
+        yield from (name for name in names if not name.startswith("_"))
 
 
 def double_names() -> dict[str, list[str]]:
@@ -114,7 +131,7 @@ def double_names() -> dict[str, list[str]]:
     for module in modules().values():
         for name in definitions(module):
             where[name].append(module.name)
-    crossing = {name for module in modules().values() for _, name in imports(module)}
+    crossing = {name for module in modules().values() for name in taken(module)}
     return {
         name: places
         for name, places in sorted(where.items())

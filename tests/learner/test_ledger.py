@@ -77,6 +77,6 @@ async def test_a_stop_token_is_a_target_only_if_it_was_sampled(stop, first, last
     episode = trained_episode(played, "g000007", advantage=1.0, temperature=1.0)
     assert episode.ids_T[episode.target_P].tolist() == [*first, *last]
     assert (STOP in episode.ids_T[episode.target_P]) is is_target
-    stopped_at = episode.prompt + len(first) - is_target
+    stopped_at = episode.prompt_tokens + len(first) - is_target
     assert episode.ids_T[stopped_at] == STOP
     assert (stopped_at in episode.target_P) is is_target

@@ -416,11 +416,11 @@ async def test_a_request_without_an_answer_is_on_record() -> None:
 async def test_long_rules_are_tokenized_off_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
     """no-block: a whole policy document goes through a worker thread."""
     threads = []
-    opening = Letters.prompt
+    prompt = Letters.prompt
 
     def watched(self: Letters, task: Task) -> Any:
         threads.append(threading.current_thread() is threading.main_thread())
-        return opening(self, task)
+        return prompt(self, task)
 
     monkeypatch.setattr(Letters, "prompt", watched)
     await play(Lines(DONE))

@@ -152,7 +152,7 @@ class Spoiling:
 
 @pytest.mark.parametrize("again", [False, True], ids=["first", "sibling"])
 async def test_a_scorer_changes_nothing_of_what_is_recorded(again):
-    """Not in its episode, nor in those that share its opening and its world's states."""
+    """Not in its episode, nor in those that share its prompt and its world's states."""
     task = posting(DONE, world={"state": {"orders": {"old": 1}}})
     seams = replace(OFFLINE, world=MappedWorld(OfflineSimulator()))
     honest = await play(task, POSTED, seams)

@@ -70,7 +70,7 @@ def test_a_next_turn_reuses_the_previous_one(model):
     assert second.logprobs == pytest.approx(fresh.logprobs, abs=1e-5)
 
 
-def test_siblings_share_the_opening_in_the_same_moment(model):
+def test_siblings_share_the_prompt_in_the_same_moment(model):
     """Of eight that arrive together one reads the prompt; the others compute its last token only."""
     sequences = run(make_scheduler(model), *(Sequence(f"s{i}", prompt(2), 0, GREEDY) for i in range(8)))
     assert sorted(s.cached_tokens for s in sequences) == [0, *[29] * 7]

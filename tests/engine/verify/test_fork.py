@@ -142,7 +142,7 @@ def test_branches_are_played_at_once(offline):
 
 
 def test_the_first_turn_can_be_played_anew(offline):
-    """Then nothing but the opening is the record's."""
+    """Then nothing but the prompt is the record's."""
     [branch] = played(offline, "g000002.03", 0)
     assert branch.messages[:2] == episode_of(offline, "g000002.03").messages[:2]
     assert branch.messages[2]["content"].startswith("<question>What quantity")

@@ -313,12 +313,12 @@ def test_requirements_compare_as_json(held: Any, given_value: Any, met: bool) ->
 
 def test_a_write_needs_its_parent() -> None:
     """Only the last token may be new; `-` appends to an array."""
-    assert pointer.write({"a": [1]}, ("a", "-"), 2) == {"a": [1, 2]}
-    assert pointer.write({"a": [1]}, ("a", "0"), 2) == {"a": [2]}
-    assert pointer.write({}, ("a",), 2) == {"a": 2}
+    assert pointer.write_pointer({"a": [1]}, ("a", "-"), 2) == {"a": [1, 2]}
+    assert pointer.write_pointer({"a": [1]}, ("a", "0"), 2) == {"a": [2]}
+    assert pointer.write_pointer({}, ("a",), 2) == {"a": 2}
     for tokens in (("x", "y"), ("a", "1"), ("a", "-", "b"), ("a", "0", "b"), ("a", "00")):
         with pytest.raises(pointer.MissingError):
-            pointer.write({"a": [1]}, tokens, 2)
+            pointer.write_pointer({"a": [1]}, tokens, 2)
 
 
 def test_placeholders_reach_into_escaped_names() -> None:
