@@ -118,7 +118,7 @@ class Meddling:
 
     def prompt(self, task):
         """As that of the model, and a message beside."""
-        messages, ids, tools = CHAT.opening(task)
+        messages, ids, tools = CHAT.prompt(task)
         return [*messages, *([{"role": "tool", "content": object()}] if task.id == "task-2" else [])], ids, tools
 
     def __getattr__(self, name):
