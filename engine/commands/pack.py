@@ -1,20 +1,29 @@
-"""`synth-engine pack`: check a task pack and say what is in it; import one (engine.commands.pack_import)."""
+"""`synth-engine pack`: check a task pack, print the JSON Schema of its lines, import one (engine.commands.pack_import)."""
 
 from __future__ import annotations
 
 from collections import Counter
 
 import click
+import orjson
 
 from engine.commands import pack_import
+from engine.packs.line_schema import header_schema, task_schema
 from engine.packs.pack import load_pack, pack_problems
 from engine.preflight.manifest import pack_file
 from engine.report.console import wide_console
 
+_SCHEMA_EXAMPLES = """\b
+synth-engine pack schema > task.schema.json               in VS Code: "json.schemas": [{"fileMatch": ["*.task.json"],
+                                                          "url": "./task.schema.json"}]
+jq -c . shop.task.json >> shop.jsonl                      a task as the line that a pack has
+synth-engine pack check shop.jsonl
+"""
+
 
 @click.group()
 def command() -> None:
-    """Check a task pack, or import one from another format."""
+    """Check a task pack, print the schema of its lines, or import one from another format."""
 
 
 command.add_command(pack_import.command)
@@ -47,6 +56,17 @@ def check(file: str) -> None:
     console.print(f"  {pack.header.pack}: {pack.header.description}", markup=False, soft_wrap=True)
     console.print(f"  {len(pack.tasks)} tasks ({_counted(splits)}; {_counted(kinds)}), {checks} executable checks")
     console.print(f"  sha256 {pack.sha256}")
+
+
+@command.command(short_help="The JSON Schema of a pack's lines, for editors.", epilog=_SCHEMA_EXAMPLES)
+@click.option("--header", is_flag=True, help="That of the first line, instead of a task's.")
+def schema(*, header: bool) -> None:
+    """Print the JSON Schema (draft 2020-12) of a task: every field, effect and check, with what it means.
+
+    An editor that has it completes and checks a task while it is written; `pack check` refuses more.
+    """
+    made = header_schema() if header else task_schema()
+    click.echo(orjson.dumps(made, option=orjson.OPT_INDENT_2))
 
 
 def _counted(counts: Counter[str]) -> str:

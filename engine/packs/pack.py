@@ -35,11 +35,13 @@ from engine.world.frozen import frozen
 PACK_FORMAT = 1
 MAX_BYTES = 1 << 30
 """Bound of a decompressed pack."""
-_FUNCTION = frozenset({"name", "description", "parameters"})
+FUNCTION = frozenset({"name", "description", "parameters"})
+"""What of a tool stands in its function object."""
 _SCHEMAS = frozenset({"parameters", "outputs"})
 _CHUNK = 1 << 10  # zstd expands a chunk at most some 30,000 times: 32 MiB at once
 
-_FORBID = pydantic.ConfigDict(extra="forbid")
+STRICT = pydantic.ConfigDict(extra="forbid")
+"""How lines are validated."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,14 +49,18 @@ class PackHeader:
     """The first line of a pack."""
 
     format: Annotated[int, pydantic.Strict()]
+    """Version of the format."""
     pack: str
+    """Name of the pack."""
     description: str = ""
+    """What is in it, for people."""
     license: str = ""
+    """Under what the tasks may be used, such as an SPDX identifier."""
 
 
 # A list, because pydantic passes a configuration on to standard dataclasses, but does not take one for them.
-_HEADERS = pydantic.TypeAdapter(list[PackHeader], config=_FORBID)
-_TASKS = pydantic.TypeAdapter(list[Task], config=_FORBID)
+_HEADERS = pydantic.TypeAdapter(list[PackHeader], config=STRICT)
+_TASKS = pydantic.TypeAdapter(list[Task], config=STRICT)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,7 +155,7 @@ class _Reader:
         try:
             task = _TASKS.validate_python([_unnested(value)])[0]
         except pydantic.ValidationError as error:
-            remedy = "see docs/packs.md for the fields of a task"
+            remedy = "`synth-engine pack schema` has the fields of a task, docs/packs.md#fields explains them"
             yield from (self._problem(number, name, where, why, remedy) for where, why in _located(error))
             return
         task = replace(task, world=replace(task.world, state=frozen(task.world.state)))
@@ -216,11 +222,9 @@ def _unnested_tool(tool: Json) -> Json:
     reported as unknown or missing fields."""
     if not isinstance(tool, Mapping) or tool.get("type") != "function" or not isinstance(tool.get("function"), Mapping):
         return tool
-    inner = {name if name in _FUNCTION else f"function.{name}": value for name, value in tool["function"].items()}
+    inner = {name if name in FUNCTION else f"function.{name}": value for name, value in tool["function"].items()}
     outer = {name: value for name, value in tool.items() if name not in ("type", "function")}
-    flat = inner | {
-        name if name not in _FUNCTION else f"{name} beside function": value for name, value in outer.items()
-    }
+    flat = inner | {name if name not in FUNCTION else f"{name} beside function": value for name, value in outer.items()}
     return {name: _shared(compact(inner)) if name in _SCHEMAS else inner for name, inner in flat.items()}
 
 

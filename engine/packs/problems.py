@@ -20,7 +20,8 @@ from engine.world.admission import admit
 
 DEPTH = 64
 """Levels to which a task may nest, and tokens of a pointer: whatever is made of it can be walked and written."""
-_TOOL_NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+_CHECKS = "`synth-engine pack schema` has the kinds of checks, docs/packs.md#checks explains them"
+TOOL_NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,7 +85,7 @@ def _duplicates(field: str, names: list[str]) -> Iterator[Found]:
 
 
 def _tool(tool: Tool, field: str) -> Iterator[Found]:
-    if not _TOOL_NAME.fullmatch(tool.name):
+    if not TOOL_NAME.fullmatch(tool.name):
         yield Found(f"{field}.name", f"{tool.name!r} is no function name", "at most 64 letters, digits, '_', '-', '.'")
     parts = {"parameters": (tool.parameters, argument_problems), "outputs": (tool.outputs, _output_problems)}
     for part, (schema, problems) in parts.items():
@@ -224,4 +225,4 @@ def _rubric(task: Task) -> Iterator[Found]:
                 continue
             for where, reason in check_problems(item.check, names):
                 field = f"rubric.{part}[{index}].check{where}"
-                yield Found(field, reason, "see docs/packs.md for the checks")
+                yield Found(field, reason, _CHECKS)

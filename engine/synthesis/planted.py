@@ -1,6 +1,6 @@
 """Planted trajectories: what a task's gold script becomes when one thing is left out, done wrong, forbidden or guessed.
 
-They prove a rubric (docs/packs.md): each flips exactly its own item, and doing nothing earns 0. A task
+They prove a rubric (docs/packs.md#scripts): each flips exactly its own item, and doing nothing earns 0. A task
 carries its script in ``meta``, which no agent sees::
 
     gold      the completions of a perfect episode, in order
@@ -84,7 +84,9 @@ def script(task: Task) -> Script:
     except ValidationError as problem:
         first = problem.errors()[0]
         where = ".".join(map(str, first["loc"]))
-        raise ConfigError(f"task {task.id}: meta.{where}: {first['msg']}; see engine.synthesis.planted") from problem
+        raise ConfigError(
+            f"task {task.id}: meta.{where}: {first['msg']}; docs/packs.md#scripts has an example"
+        ) from problem
     _fits(task, found)
     return found
 
