@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 _POINTER = {
     "type": "string",
     "pattern": "^(/|$)",
-    "description": "JSON Pointer (RFC 6901) into the state; `{name}` in it is that argument",
+    "description": "JSON Pointer (RFC 6901) into the state; `{name}` in it is that argument.",
 }
-_TEMPLATE = {"description": "Any JSON; a text that is `{name}` is that argument, one that contains it has it inside"}
+_TEMPLATE = {"description": "Any JSON; a text that is `{name}` is that argument, one that contains it has it inside."}
 
 
 class EffectForm(NamedTuple):
@@ -61,7 +61,7 @@ EFFECTS = (
             "type": "object",
             "propertyNames": _POINTER,
             "additionalProperties": _TEMPLATE,
-            "description": "What the state must have, by pointer",
+            "description": "What the state must have, by pointer.",
         },
     ),
     _form(
@@ -77,6 +77,6 @@ EFFECTS = (
 def effect_schema() -> dict[str, Any]:
     """Returns the JSON Schema of an effect, with the sentence and the example of each form."""
     return {
-        "description": "What a call of the tool does to the state of the world",
+        "description": "What a call of the tool does to the state of the world.",
         "oneOf": [{"description": form.says, "examples": [form.example], **form.schema} for form in EFFECTS],
     }

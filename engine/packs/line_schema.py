@@ -1,8 +1,8 @@
 """The JSON Schemas (draft 2020-12) of a pack's lines, made from what validates them: `synth-engine pack schema`.
 
 The fields and what is said of them are those of engine.task, effects those of engine.packs.effect_forms, checks those of
-engine.reward.check_kinds. `synth-engine pack check` refuses whatever a schema refuses, and more: names, placeholders
-and arguments that nothing in the task has.
+engine.reward.check_kinds. A line that fits its schema has the right shape; `synth-engine pack check` refuses more: names,
+placeholders and arguments that nothing in the task has.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from engine.types import Json
 _EFFECT = {"$ref": "#/$defs/effect"}
 _CALL = {"$ref": "#/$defs/call"}
 _CALL_SCHEMA = {
-    "description": "A call that an agent could make",
+    "description": "A call that an agent could make.",
     "type": "object",
     "properties": {
-        "tool": {"type": "string", "description": "A tool of the task that writes"},
-        "arguments": {"type": "object", "description": "Arguments that its parameters admit"},
+        "tool": {"type": "string", "description": "A tool of the task that writes."},
+        "arguments": {"type": "object", "description": "Arguments that its parameters admit."},
     },
     "required": ["tool", "arguments"],
     "additionalProperties": False,
@@ -78,7 +78,7 @@ def _nested(tool: Mapping[str, Any]) -> dict[str, Any]:
     inner["name"] = inner["name"] | {"pattern": f"^{TOOL_NAME.pattern}$"}
     properties["effect"] = properties["effect"] | {"anyOf": [_EFFECT, {"type": "null"}]}
     function = {
-        "description": "The OpenAI function object, which the agent sees",
+        "description": "The OpenAI function object, which the agent sees.",
         "type": "object",
         "properties": inner,
         "required": [name for name in inner if name in tool["required"]],
@@ -86,7 +86,7 @@ def _nested(tool: Mapping[str, Any]) -> dict[str, Any]:
     }
     return {
         **tool,
-        "properties": {"type": {"const": "function", "description": "As in OpenAI's format"}, "function": function}
+        "properties": {"type": {"const": "function", "description": "As in OpenAI's format."}, "function": function}
         | properties,
         "required": ["type", "function"],
     }

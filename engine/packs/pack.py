@@ -155,7 +155,7 @@ class _Reader:
         try:
             task = _TASKS.validate_python([_unnested(value)])[0]
         except pydantic.ValidationError as error:
-            remedy = "`synth-engine pack schema` has the fields of a task, docs/packs.md#fields explains them"
+            remedy = "`synth-engine pack schema` has the fields, docs/packs.md#fields explains them"
             yield from (self._problem(number, name, where, why, remedy) for where, why in _located(error))
             return
         task = replace(task, world=replace(task.world, state=frozen(task.world.state)))

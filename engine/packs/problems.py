@@ -20,7 +20,7 @@ from engine.world.admission import admit
 
 DEPTH = 64
 """Levels to which a task may nest, and tokens of a pointer: whatever is made of it can be walked and written."""
-_CHECKS = "`synth-engine pack schema` has the kinds of checks, docs/packs.md#checks explains them"
+_CHECKS = "`synth-engine pack schema` has the checks, docs/packs.md#checks explains them"
 TOOL_NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
 
