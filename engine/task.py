@@ -57,7 +57,7 @@ class Fact:
     value: Any
     """What the user says; a list is said with commas."""
     keywords: tuple[str, ...]
-    """Words or phrases, at least one; a question that has one of them, as a whole word in any case, asks for the fact."""
+    """Words or phrases, at least one; a question with one of them, as a whole word in any case, asks for the fact."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

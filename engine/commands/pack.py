@@ -1,4 +1,4 @@
-"""`synth-engine pack`: check a task pack, print the JSON Schema of its lines, import one (engine.commands.pack_import)."""
+"""`synth-engine pack`: check a pack, print the JSON Schema of its lines, import one (engine.commands.pack_import)."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from engine.preflight.manifest import pack_file
 from engine.report.console import wide_console
 
 _SCHEMA_EXAMPLES = """\b
-synth-engine pack schema > task.schema.json               in VS Code: "json.schemas": [{"fileMatch": ["*.task.json"],
-                                                          "url": "./task.schema.json"}]
-jq -c . shop.task.json >> shop.jsonl                      a task as the line that a pack has
+synth-engine pack schema > task.schema.json    and name it in the editor; in VS Code's settings.json:
+  "json.schemas": [{"fileMatch": ["*.task.json"], "url": "./task.schema.json"}]
+jq -c . shop.task.json >> shop.jsonl           a task that was written over many lines, as the line of a pack
 synth-engine pack check shop.jsonl
 """
 

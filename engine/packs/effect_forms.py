@@ -41,14 +41,14 @@ def _form(
 
 EFFECTS = (
     _form(
-        "Reads: the answer is what the state has at the pointer; where it has nothing, the call fails with `not found`.",
+        "Reads: the answer is what the state has at the pointer; where it has nothing, the call fails: `not found`.",
         {"read": "/orders/{id}"},
         read=_POINTER,
     ),
     _form(
-        "Writes: the filled template is put at the pointer, and the answer is taken from it; where a value of `requires` "
-        "is not what the state has there, the call fails with `not possible`, where the parent of the pointer is absent "
-        "with `not found`, and nothing changes.",
+        "Writes: the filled template is put at the pointer, and the answer is taken from it. Where a value of "
+        "`requires` is not what the state has there, the call fails with `not possible`, where the parent of the "
+        "pointer is absent with `not found`, and nothing changes.",
         {
             "write": "/orders/{id}",
             "value": {"id": "{id}", "quantity": "{quantity}", "note": "{quantity} of {item}"},
@@ -65,10 +65,10 @@ EFFECTS = (
         },
     ),
     _form(
-        "Writes something that the state does not hold: the state stays as it is, the answer is a response of the task's "
-        "or made up, and the calls after it are in another state of the world.",
+        "Writes something that the state does not hold: the state stays as it is, the answer is a response of the "
+        "task's or made up, and the calls after it are in another state of the world.",
         {"write": True},
-        write={"const": True},
+        write={"const": True, "description": "Not a pointer: the state stays as it is."},
     ),
 )
 """Every form of an effect."""

@@ -1,8 +1,8 @@
 """The JSON Schemas (draft 2020-12) of a pack's lines, made from what validates them: `synth-engine pack schema`.
 
-The fields and what is said of them are those of engine.task, effects those of engine.packs.effect_forms, checks those of
-engine.reward.check_kinds. A line that fits its schema has the right shape; `synth-engine pack check` refuses more: names,
-placeholders and arguments that nothing in the task has.
+The fields and what is said of them are those of engine.task, effects those of engine.packs.effect_forms, checks those
+of engine.reward.check_kinds. A line that fits its schema has the right shape; `synth-engine pack check` refuses more:
+names, placeholders and arguments that nothing in the task has.
 """
 
 from __future__ import annotations

@@ -101,7 +101,7 @@ def check_schema() -> dict[str, Any]:
             "description": kind.says,
             "examples": [{name: kind.example}],
             "type": "object",
-            "properties": {name: kind.schema},
+            "properties": {name: {"description": kind.says, **kind.schema}},
             "required": [name],
             "additionalProperties": False,
         }

@@ -1,6 +1,6 @@
-"""The generated parts of docs/packs.md: tables of fields, effects and checks, from what `synth-engine pack schema` prints.
+"""The generated parts of docs/packs.md: tables of fields, effects and checks, as `synth-engine pack schema` has them.
 
-``python -m tests.bar.packs_page --write`` writes them anew; `messages` has what the page's table of errors must explain.
+``python -m tests.bar.packs_page --write`` writes them anew; `messages` has what the page's errors must explain.
 """
 
 import argparse
