@@ -81,9 +81,8 @@ def _fields(node: Any, place: str = "") -> Iterator[tuple[str, Any]]:
 def test_it_has_every_effect_and_every_kind_of_check():
     """With the sentences and examples of the tables that packs are held against."""
     definitions = task_schema()["$defs"]
-    effects, checks = (
-        [(one["description"], one["examples"]) for one in definitions[name]["oneOf"]] for name in ("effect", "check")
-    )
+    effects = [(one["description"], one["examples"]) for one in definitions["effect"]["oneOf"]]
+    checks = [(one["description"], one["examples"]) for one in definitions["check"]["oneOf"]]
     assert effects == [(form.says, [form.example]) for form in EFFECTS]
     assert checks == [(kind.says, [{name: kind.example}]) for name, kind in CHECKS.items()]
 
