@@ -11,6 +11,7 @@ from engine.errors import ConfigError
 from engine.packs.pack import load_pack, pack_problems
 from engine.synthesis.planted import Planted, guessed, planted, script
 from engine.task import Task
+from engine.world.effects import fill
 from engine.world.offline_user import OfflineUserSession
 from tests.bar.packs_page import PAGE, messages, renewed
 from tests.engine.packs.test_showcase_pack import play, scored, verdicts
@@ -113,6 +114,17 @@ async def test_its_tools_answer_as_the_page_says(task: Task, calls: list[tuple[s
     said = [orjson.dumps({"name": name, "arguments": arguments}).decode() for name, arguments in calls]
     episode = await play(task, [*(f"<tool_call>{call}</tool_call>" for call in said), "<answer>Done.</answer>"])
     assert [event.text for event in episode.events[:-1]] == answers
+
+
+def test_its_templates_are_filled_as_it_says():
+    """The table of templates, with the arguments that its head has."""
+    section = TEXT.partition("A *template* is")[2].partition("What a call answers")[0]
+    (_, head), *rows = re.findall(r"^\| (.+?) \| (.+?) \| .*\|$", section, re.MULTILINE)
+    arguments = orjson.loads(head.split("`")[1])
+    values = [(template.strip("`"), made.strip("`")) for template, made in rows if "/orders" not in template]
+    assert len(values) == 3
+    for template, made in values:
+        assert fill(orjson.loads(template), arguments) == orjson.loads(made)
 
 
 def test_every_reason_is_explained():
