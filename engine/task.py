@@ -151,7 +151,7 @@ class Task:
     kind: Literal["tool_use", "math", "search"] = "tool_use"
     """What kind of task it is; math and search tasks have no user."""
     split: Split = Split.TRAIN
-    """Which part of the pack the task belongs to."""
+    """What it is for: training; measuring during a run, which chooses the best adapter; measuring before and after."""
     meta: Mapping[str, Any] = field(default_factory=dict)
     """Anything else, kept and never shown; `gold` is the script of a perfect episode (docs/packs.md)."""
 
