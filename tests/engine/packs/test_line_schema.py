@@ -24,8 +24,13 @@ from tests.parts.worlds import task_json as shop_json
 TASKS = jsonschema.Draft202012Validator(task_schema())
 HEADERS = jsonschema.Draft202012Validator(header_schema())
 PACKS = [ASSETS / "packs/showcase.jsonl", ASSETS / "packs/errands.jsonl.zst", ROOT / "docs/examples/library.jsonl"]
-TINY = ASSETS / "packs/tiny.jsonl.zst"
 SLICES = 16
+
+
+@pytest.fixture(scope="module")
+def tiny() -> Sequence[Task]:
+    """The tasks of the tiny family."""
+    return load_pack(ASSETS / "packs/tiny.jsonl.zst").tasks
 
 
 @pytest.mark.parametrize("schema", [task_schema(), header_schema(), effect_schema()])
@@ -52,9 +57,9 @@ def test_every_shipped_task_fits(pack: Path):
 
 
 @pytest.mark.parametrize("part", [0, *(pytest.param(part, marks=pytest.mark.slow) for part in range(1, SLICES))])
-def test_every_task_of_the_tiny_family_fits(part: int):
+def test_every_task_of_the_tiny_family_fits(tiny: Sequence[Task], part: int):
     """Its thousands, a part of them each time."""
-    assert _unfit(load_pack(TINY).tasks[part::SLICES]) == []
+    assert _unfit(tiny[part::SLICES]) == []
 
 
 def _unfit(tasks: Sequence[Task]) -> list[str]:
