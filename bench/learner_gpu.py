@@ -37,7 +37,7 @@ from learner.forward import policy_logprobs
 from learner.head import TILE_BYTES, token_logprobs
 from learner.loss import Clip
 from learner.model import LoraPolicy, LoraSettings, load_policy
-from learner.rows import TrainedEpisode, micro_batches
+from learner.rows import TrainedEpisode, collate
 from learner.step import GrpoStep, StepResult, StepSettings
 
 GOAL = {"k3_bf16_f32": "<= 1e-3", "packed_alone_abs_max_f32": "<= 1e-4", "memory_over_formula": "<= 1.15"}
@@ -167,7 +167,7 @@ def _record(model: Path, stream: Path, size: Size, device: torch.device) -> floa
         group = _group(position, size)
         episodes = usable_group(group, group_std, version=0).episodes
         scored: dict[str, NDArray[np.float32]] = {}
-        for batch in micro_batches(episodes, 4096):
+        for batch in collate(episodes, 4096):
             logprob_P = policy_logprobs(policy, batch.to(device))[0].cpu().numpy()
             starts = np.cumsum([len(each.target_P) for each in batch.episodes])[:-1]
             scored |= {each.id: part for each, part in zip(batch.episodes, np.split(logprob_P, starts), strict=True)}
@@ -308,7 +308,7 @@ def _formula_bytes(
     step: GrpoStep, episodes: Sequence[TrainedEpisode], shape: DecoderShape, *, recompute: bool
 ) -> float:
     """docs/learner.md 4: base, masters and Adam, activations of the largest pass, head."""
-    largest = max(batch.ids_T.numel() for batch in micro_batches(list(episodes), step.settings.micro_batch_tokens))
+    largest = max(batch.ids_T.numel() for batch in collate(list(episodes), step.settings.micro_batch_tokens))
     adapter = 18.0 * shape.lora_parameters(LORA.rank)
     return (
         2.0 * shape.parameters + adapter + 2.0 * shape.activations(recompute=recompute) * largest + _TILES * TILE_BYTES

@@ -18,7 +18,7 @@ from engine.rundir.layout import RunDir
 from learner.forward import policy_logprobs
 from learner.loss import LOG_RATIO_BOUND
 from learner.model import LoraPolicy, read_adapter_tensors
-from learner.rows import TrainedEpisode, micro_batches
+from learner.rows import TrainedEpisode, collate
 
 LONGEST_TOKENS = 4096
 
@@ -67,7 +67,7 @@ def probe_mismatch(run: RunDir, policy: LoraPolicy, episodes: Sequence[TrainedEp
 
 
 def _log_ratio(policy: LoraPolicy, episode: TrainedEpisode) -> NDArray[np.float64]:
-    [batch] = micro_batches([episode], len(episode.ids_T))
+    [batch] = collate([episode], len(episode.ids_T))
     logprob_P, _ = policy_logprobs(policy, batch.to(policy.device))
     # Clamped as in the loss: one wild token must not make the metric infinite.
     return np.clip(logprob_P.double().cpu().numpy() - episode.behaviour_P, -LOG_RATIO_BOUND, LOG_RATIO_BOUND)

@@ -127,7 +127,7 @@ def trained_episode(episode: Episode, group_id: str, *, advantage: float, temper
     )
 
 
-def micro_batches(episodes: Sequence[TrainedEpisode], budget_tokens: int) -> list[MicroBatch]:
+def collate(episodes: Sequence[TrainedEpisode], budget_tokens: int) -> list[MicroBatch]:
     """Partition a step into passes of at most `budget_tokens`; a longer episode gets a pass of its own.
 
     Siblings sorted by length, ties and groups by id: the partition is a function of the episodes alone."""

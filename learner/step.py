@@ -26,7 +26,7 @@ from learner.forward import policy_logprobs
 from learner.loss import Clip, TokenLoss, ppo_token_loss
 from learner.model import LoraPolicy, LoraSettings, load_policy
 from learner.ranks import Ranks, deal, even_budget
-from learner.rows import MicroBatch, TrainedEpisode, micro_batches
+from learner.rows import MicroBatch, TrainedEpisode, collate
 
 BETAS = (0.9, 0.95)
 
@@ -160,10 +160,10 @@ class GrpoStep:
 
     def _cut(self, episodes: Sequence[TrainedEpisode]) -> list[MicroBatch]:
         budget, count = self.settings.micro_batch_tokens, self.ranks.count
-        batches = micro_batches(episodes, budget)
+        batches = collate(episodes, budget)
         if count == 1 or not batches:
             return batches
-        return micro_batches(episodes, even_budget(sum(batch.ids_T.numel() for batch in batches), budget, count))
+        return collate(episodes, even_budget(sum(batch.ids_T.numel() for batch in batches), budget, count))
 
     def gradients(self, batches: Sequence[MicroBatch], abandon: Callable[[], bool] = lambda: False) -> GradientSums:
         """Fill the parameters' gradients from zero, those of all ranks; see `run` for what it raises."""

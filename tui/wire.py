@@ -12,8 +12,8 @@ from anyio.abc import ByteStream
 from anyio.streams.buffered import BufferedByteReceiveStream
 
 from engine.errors import SynthError
+from engine.telemetry.window import PROTOCOL
 
-PROTOCOL = 1
 _LENGTH_BYTES = 4
 _MOST_QUESTION_BYTES, _MOST_ANSWER_BYTES = 4_096, 65_536
 _ANSWER_S = 2.0

@@ -31,11 +31,10 @@ from engine.core.live import LiveEpisodes
 from engine.errors import ConfigError, EpisodeError, boundary
 from engine.rundir.layout import RunDir
 from engine.telemetry.looplag import LAG_EDGES_S, LoopLag
-from engine.telemetry.window import Selected, Selection, Window
+from engine.telemetry.window import PROTOCOL, Selected, Selection, Window
 
 log = structlog.get_logger()
 
-PROTOCOL = 1
 _QUESTION_BYTES, _ANSWER_BYTES, _ROWS_BYTES = 4_096, 65_536, 20_480
 _SIZE = 4
 """Bytes of a length."""

@@ -7,7 +7,7 @@ microsecond; anything else goes to jsonschema. Both give the same verdict, which
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from typing import Any, NamedTuple
 from urllib.parse import unquote
@@ -21,10 +21,8 @@ from referencing import Registry
 from engine.schema import plain
 from engine.schema.canonical import compact, odd
 from engine.schema.patterns import search
-from engine.schema.plain import Defect
+from engine.schema.plain import Defect, SchemaCheck
 from engine.types import Json
-
-SchemaCheck = Callable[[Json], Defect | None]
 
 _REFUSED = frozenset({"$id", "$anchor", "$dynamicRef", "$dynamicAnchor", "$recursiveRef"})
 _NAMED = frozenset({"properties", "$defs", "definitions", "dependentSchemas"})

@@ -14,6 +14,8 @@ from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 from engine.errors import ConfigError
 
+PROTOCOL = 1
+"""Version of what the engine and the dashboard say to each other; both refuse another."""
 PHASES = ("queued", "policy", "tool", "user", "scoring", "done")
 """What an episode waits for, in the order of a turn."""
 BINS = 20

@@ -32,7 +32,7 @@ def list_path() -> Path:
 
 
 def accepted(run_id: str) -> frozenset[str]:
-    """What was accepted for a run, as the texts of its asks.
+    """What was accepted for a run, as the texts of its demands.
 
     Raises ConfigError for a list of another version of this program."""
     path = list_path()

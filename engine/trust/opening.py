@@ -13,7 +13,7 @@ from engine.config.tree import Config
 from engine.errors import ConfigError
 from engine.rundir.layout import RunDir
 from engine.trust.accepted import accepted, list_path, remember
-from engine.trust.asks import Demand, demands, links_out
+from engine.trust.demands import Demand, demands, links_out
 
 Uses = tuple[str, ...]
 """Beginnings of the keys, and of the paths of links, that a command makes use of."""
@@ -50,45 +50,45 @@ def open_run(run: RunDir, overrides: Sequence[str], uses: Uses, *, trust: bool) 
     What the user gave on the command line, what a run made here began with, and what was accepted before is not asked
     about again. Raises ConfigError, with the remedy, if the user does not accept it, or cannot be asked."""
     loaded = load(run.config, overrides)
-    wanted = [ask for ask in (*_foreign(loaded), *links_out(run.path)) if _used(ask, uses)]
+    wanted = [demand for demand in (*_foreign(loaded), *links_out(run.path)) if _used(demand, uses)]
     if wanted:
         known = accepted(run.run_id)
-        wanted = [ask for ask in wanted if not {ask.text, ask.exact} & known]
+        wanted = [demand for demand in wanted if not {demand.text, demand.exact} & known]
     if wanted:
         if not trust:
             _ask(run, wanted)
-        remember(run.run_id, (ask.exact for ask in wanted))
+        remember(run.run_id, (demand.exact for demand in wanted))
     return loaded.config
 
 
 def register(run: RunDir, config: Config) -> None:
     """A run that is made here: what it names is its user's own, and stays so when the files that it names change."""
-    remember(run.run_id, (ask.text for ask in demands(config, module_file)))
+    remember(run.run_id, (demand.text for demand in demands(config, module_file)))
 
 
 def register_given(run: RunDir, loaded: Loaded, config: Config) -> None:
     """A run that goes on as `config`: what the command line gave in `loaded` is its user's own from now on."""
-    remember(run.run_id, (ask.text for ask in demands(config, module_file) if _given(loaded, ask)))
+    remember(run.run_id, (demand.text for demand in demands(config, module_file) if _given(loaded, demand)))
 
 
 def _foreign(loaded: Loaded) -> list[Demand]:
     """What the run names, and not the command line."""
-    return [ask for ask in demands(loaded.config, module_file) if not _given(loaded, ask)]
+    return [demand for demand in demands(loaded.config, module_file) if not _given(loaded, demand)]
 
 
-def _given(loaded: Loaded, ask: Demand) -> bool:
+def _given(loaded: Loaded, demand: Demand) -> bool:
     """Whether no part of it is the run's."""
-    return not any(map(loaded.in_file, ask.keys))
+    return not any(map(loaded.in_file, demand.keys))
 
 
-def _used(ask: Demand, uses: Uses) -> bool:
-    return any(key.startswith(uses) for key in ask.keys)
+def _used(demand: Demand, uses: Uses) -> bool:
+    return any(key.startswith(uses) for key in demand.keys)
 
 
 def _ask(run: RunDir, wanted: Sequence[Demand]) -> None:
     """Raises ConfigError if the user does not accept it, or cannot be asked."""
     width = max(len(about) for about in _ABOUT.values())
-    lines = [f"  {_ABOUT[ask.kind]:<{width}}  {ask.text}" for ask in wanted]
+    lines = [f"  {_ABOUT[demand.kind]:<{width}}  {demand.text}" for demand in wanted]
     told = "\n".join((f"{run.path} was not made here, or was changed since. This command, with it,", *lines))
     looking = "`show`, `audit`, `export` and `attach` need none of this"
     if not (sys.stdin.isatty() and sys.stderr.isatty()):

@@ -22,7 +22,7 @@ from learner.lora import PeftLinear
 from learner.loss import Clip, ppo_token_loss
 from learner.model import LoraSettings, load_policy, read_adapter_tensors
 from learner.publish import publish
-from learner.rows import micro_batches
+from learner.rows import collate
 from learner.step import GrpoStep, NotFiniteError, StepSettings
 from tests.parts.float64_reference import log_softmax, ppo
 from tests.parts.learner_runs import (
@@ -59,14 +59,14 @@ def trained(*groups):
 def gradients(policy, episodes, budget):
     """Summed adapter gradients of a step under a micro-batch budget."""
     step = GrpoStep(policy, SETTINGS)
-    sums = step.gradients(micro_batches(episodes, budget))
+    sums = step.gradients(collate(episodes, budget))
     return sums, {name: parameter.grad.clone() for name, parameter in policy.parameters.items()}
 
 
 def test_batched_log_probabilities_equal_each_episode_alone(policy):
     """Shared prompts and right padding change nothing: 1e-5 against peft on one whole episode (acceptance 5)."""
     episodes = trained(make_group(0, size=6), make_group(1, size=6))
-    batches = micro_batches(episodes, 10_000)
+    batches = collate(episodes, 10_000)
     assert any((batch.ids_T == 0).any() for batch in batches)
     assert len(batches) == 1
     for batch in batches:
@@ -77,7 +77,7 @@ def test_batched_log_probabilities_equal_each_episode_alone(policy):
 
 def test_an_all_ones_mask_over_the_shared_prompt_would_be_found(policy, monkeypatch):
     """The comparison above can fail: without the causal mask rows see their own future."""
-    [batch] = micro_batches(trained(make_group(0, size=6)), 10_000)
+    [batch] = collate(trained(make_group(0, size=6)), 10_000)
     wanted, _ = policy_logprobs(policy, batch)
     monkeypatch.setattr(torch.Tensor, "tril", lambda self, _: self)
     wrong, _ = policy_logprobs(policy, batch)
@@ -108,7 +108,7 @@ def test_any_cut_into_micro_batches_gives_the_same_gradient_in_float64(model):
 
 def test_recomputed_activations_give_the_same_gradient(model):
     """Bit for bit, with every layer run twice; fewer tensors wait for the backward pass."""
-    [batch] = micro_batches(trained(make_group(0, size=6)), 10_000)
+    [batch] = collate(trained(make_group(0, size=6)), 10_000)
     kept, once, again = [], make_policy(model, adapted=True), make_policy(model, adapted=True)
     again.recompute()
     for each in (once, again):
@@ -127,7 +127,7 @@ def test_recomputed_activations_give_the_same_gradient(model):
 def test_micro_batches_keep_the_budget_and_every_episode():
     """Siblings together, at most the budget unless one episode alone is longer, every policy token once."""
     episodes = trained(make_group(0, size=9), make_group(1, size=9))
-    batches = micro_batches(episodes, 90)
+    batches = collate(episodes, 90)
     assert sorted(episode.id for batch in batches for episode in batch.episodes) == sorted(e.id for e in episodes)
     assert all(batch.ids_T.numel() <= 90 or len(batch.episodes) == 1 for batch in batches)
     assert all(sum(each.sizes[0] for each in batch.layout) < batch.ids_T.numel() for batch in batches)
@@ -139,7 +139,7 @@ def test_the_targets_of_a_pass_are_the_sampled_tokens(budget):
     """Traced back to its episode, each target lies in a policy span, and none of a span is left out (acceptance 6)."""
     groups = make_group(0, size=6), make_group(1, size=5)
     ledgers = {episode.id: episode.tokens for group in groups for episode in group.episodes}
-    for batch in micro_batches(trained(*groups), budget):
+    for batch in collate(trained(*groups), budget):
         sizes = [sum(span.length for span in ledgers[episode.id].spans) for episode in batch.episodes]
         for episode, before, target in zip(
             batch.episodes, batch.before_P.split(sizes), batch.target_P.split(sizes), strict=True
@@ -200,7 +200,7 @@ def test_adapter_gradients_equal_the_float64_model(model, policy):
 def test_log_probabilities_equal_the_float64_model(model, policy):
     """A pass in float32 against each episode alone in float64: 1e-5 (docs/learner.md 2.3)."""
     exact = make_float64_policy(model)
-    [batch] = micro_batches(trained(make_group(0, size=6), make_group(1, size=6)), 10_000)
+    [batch] = collate(trained(make_group(0, size=6), make_group(1, size=6)), 10_000)
     logprob_P, _ = policy_logprobs(policy, batch)
     wanted = np.concatenate([whole_logprobs(exact, each.ids_T)[each.target_P - 1] for each in batch.episodes])
     assert (logprob_P.dtype, wanted.dtype) == (torch.float32, np.float64)
@@ -265,7 +265,7 @@ def test_siblings_without_a_common_prompt_are_refused():
     first, second = trained(make_group(0))[0], trained(make_group(0))[1]
     second.ids_T[0] = (first.ids_T[0] + 1) % 64
     with pytest.raises(RunError, match="do not share a prompt"):
-        micro_batches([first, second], 1000)
+        collate([first, second], 1000)
 
 
 def test_tiled_head_equals_plain_loops(monkeypatch):
@@ -334,7 +334,7 @@ def test_the_head_never_holds_tokens_times_vocabulary():
 
 def test_fused_linear_equals_pefts_own_forward(model, policy):
     """One autograd node against peft's separate operations: outputs and gradients within 1e-5."""
-    [batch, *_] = micro_batches(trained(make_group(0, size=6)), 10_000)
+    [batch, *_] = collate(trained(make_group(0, size=6)), 10_000)
     policy.model.zero_grad()
     fused, _ = policy_logprobs(policy, batch)
     fused.sum().backward()

@@ -26,7 +26,7 @@ from learner.lifetime import Lifetime
 from learner.loop import Learner
 from learner.loss import Clip
 from learner.model import load_policy
-from learner.rows import micro_batches
+from learner.rows import collate
 from learner.step import GrpoStep, StepSettings
 from tests.parts.learner_runs import LORA, make_group, make_model, make_policy, make_run, whole_logprobs, write_stream
 
@@ -67,7 +67,7 @@ def rounded(tensors):
 
 def test_the_forward_pass_applies_what_is_published(policy):
     """Masters and rounded masters give the same log-probabilities to the bit; published are the latter, in bfloat16."""
-    [batch] = micro_batches(episodes_of(make_group(0, size=6)), 10_000)
+    [batch] = collate(episodes_of(make_group(0, size=6)), 10_000)
     masters = policy.snapshot()
     before, _ = policy_logprobs(policy, batch)
     published = policy.applied()
@@ -95,7 +95,7 @@ def test_bfloat16_is_close_to_float32(model, policy):
     """Log-probabilities of this spiky model: mean within 0.03 nats, k3 within 5e-4; gradients within 5 %."""
     exact = make_policy(model, adapted=True)
     episodes = episodes_of(make_group(0, size=6), make_group(1, size=5))
-    [batch] = micro_batches(episodes, 10_000)
+    [batch] = collate(episodes, 10_000)
     found, wanted = (policy_logprobs(each, batch)[0].detach().double().numpy() for each in (policy, exact))
     y_P = found - wanted
     assert 0 < np.abs(y_P).mean() <= 0.03
@@ -180,7 +180,7 @@ def test_the_published_adapter_serves_in_peft(tmp_path, model, groups, monkeypat
     monkeypatch.setattr("learner.step.placed", lambda config, rank: HALF)
     learner = Learner(run, load(run.config).config, Lifetime())
     assert serve(learner, flush=False) == EXIT_OK
-    [batch] = micro_batches(episodes_of(groups[0])[:1], 10_000)
+    [batch] = collate(episodes_of(groups[0])[:1], 10_000)
     base = AutoModelForCausalLM.from_pretrained(model, dtype=torch.bfloat16)
     with pytest.warns(FutureWarning):
         served = PeftModel.from_pretrained(base, run.adapter(2))

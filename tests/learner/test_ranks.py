@@ -14,7 +14,7 @@ from learner.__main__ import EXIT_FAILED, EXIT_OK
 from learner.advantage import group_std
 from learner.forming import usable_group
 from learner.ranks import Order, Ranks, deal, even_budget
-from learner.rows import micro_batches
+from learner.rows import collate
 from tests.parts import learner_ranks
 from tests.parts.learner_kills import check_history, finish, make_groups
 from tests.parts.learner_ranks import add_gradients, gradients, learn, learn_the_rest, run_ranks
@@ -77,7 +77,7 @@ def test_shares_are_even_and_every_micro_batch_is_in_one():
     """The largest first, to whoever has least; a rank may get nothing."""
     tgs = [make_group(position, size=6) for position in range(5)]
     episodes = [episode for group in tgs for episode in usable_group(group, group_std, version=0).episodes]
-    batches = micro_batches(episodes, 90)
+    batches = collate(episodes, 90)
     sizes = [batch.ids_T.numel() for batch in batches]
     for count in (1, 2, 3):
         shares = deal(batches, count)

@@ -15,7 +15,7 @@ from engine.errors import ConfigError
 from engine.preflight.manifest import create, reopen
 from engine.rundir.layout import RunDir, read_json, write_json
 from engine.trust.accepted import accepted, list_path, remember
-from engine.trust.asks import demands
+from engine.trust.demands import demands
 from engine.trust.opening import PLAYED, RESUMED, SCORED, open_run
 from tests.parts.foreign_runs import EVIL, PROGRAM, SECRET, VARIABLE, Received, edit, sent, sink
 from tests.parts.places import ROOT
@@ -429,7 +429,7 @@ def test_a_relative_state_directory_is_none(mine, monkeypatch):
 
 
 def test_every_mode_is_asked_for_what_it_uses():
-    """Each key that names code, a command, an address, a secret or a service is in an ask, in its mode alone."""
+    """Each key that names code, a command, an address, a secret or a service is a demand, in its mode alone."""
     endpoint = ["world.kind=llm", "world.endpoint=a", "endpoints.a.url=http://a", "endpoints.a.model=m"]
     both = [*endpoint, "user.kind=llm", "user.endpoint=b", "endpoints.b.launch=sglang", "endpoints.b.model=/m"]
     none = ["policy.launch=none", "policy.urls=['http://p', 'http://q']", "policy.api_key_env=K"]
@@ -447,7 +447,7 @@ def test_every_mode_is_asked_for_what_it_uses():
     }
     for sets, keys in cases.items():
         found = demands(load("tiny", sets).config, module_file)
-        assert [ask.keys[0] for ask in found] == keys, sets
+        assert [demand.keys[0] for demand in found] == keys, sets
 
 
 def test_text_of_a_run_cannot_dress_up_the_question(received):

@@ -1,4 +1,4 @@
-"""What a configuration asks of a machine beyond computing: code, commands, addresses, secrets, services.
+"""What a configuration demands of a machine beyond computing: code, commands, addresses, secrets, services.
 
 Nothing is imported, started or sent here: `find` says which file a `package.module:Object` would be loaded from.
 """
