@@ -107,7 +107,7 @@ class StreamReader:
         with StreamReader(run.trajectories, cursor=checkpoint.cursor) as reader:
             while not reader.closed:
                 if (found := reader.next(timeout=1.0)) is not None:
-                    tg, cursor = found
+                    group, cursor = found
     """
 
     def __init__(self, directory: Path, cursor: Cursor = (0, 0)) -> None:

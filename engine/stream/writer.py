@@ -1,7 +1,7 @@
 """The engine's end of the stream: one task, one worker thread, an acknowledgement per group.
 
 ```
-write(tg) ──▶ bounded memory stream ──▶ run(): encode, one write() ──▶ acknowledged   (fsync every second and at close)
+write(group) ──▶ bounded memory stream ──▶ run(): encode, one write() ──▶ acknowledged (fsync every second and at close)
 ```
 An episode that no frame can hold is masked, and its siblings are written as they are (engine.stream.masking).
 Back-pressure: `write` waits while the memory stream is full, and returns when write() returned. A group that cannot
@@ -77,7 +77,7 @@ class TrajectoryWriter:
         writer = TrajectoryWriter(run.trajectories, header)
         async with anyio.create_task_group() as tasks:
             await tasks.start(writer.run)
-            await writer.write(tg)      # returns when it is acknowledged
+            await writer.write(group)  # returns when it is acknowledged
             await writer.close()
     """
 

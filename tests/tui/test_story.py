@@ -23,7 +23,7 @@ from tui.theme import logprob_style
 from tui.tokens import _MOST_SILENT, _NO_TEXT, Pieces, mask_line, token_blocks
 
 TOKENIZER = ASSETS / "tiny-model" / "tokenizer.json"
-OPENING = ({"role": "system", "content": "Rules."}, {"role": "user", "content": "Task."})
+PROMPT = ({"role": "system", "content": "Rules."}, {"role": "user", "content": "Task."})
 
 
 def said(text: str, *answers: str, role: str = "tool") -> list[dict[str, str]]:
@@ -59,7 +59,7 @@ def test_an_episode_is_told_turn_by_turn() -> None:
     conversation = Conversation(
         row=row(0, phase="done", reward=1.0),
         messages=(
-            *OPENING,
+            *PROMPT,
             *said("two", "{}", "no"),
             *said("ask", "Blue.", role="user"),
             *said("bad", "what?"),
@@ -102,7 +102,7 @@ def test_what_is_long_begins_folded() -> None:
     """The rules, and an observation of pages."""
     conversation = replace(
         talk(0),
-        messages=(*OPENING, *said("x", "long"), *said("y", "short")),
+        messages=(*PROMPT, *said("x", "long"), *said("y", "short")),
         events=(call(0, text="x" * 2_000), call(1)),
     )
     assert [block.who for block in blocks(conversation) if block.folded] == ["rules", "T"]
