@@ -14,8 +14,9 @@ kept.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import orjson
 import torch
@@ -23,14 +24,20 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
+from engine.config.load import marks
 from engine.config.tree import Config
+from engine.errors import RunError
 from engine.learnerdir.checkpoint import STATE_FILE, CheckpointState, read_checkpoint, unreadable_checkpoint
-from engine.rundir.layout import RUN_FORMAT, RunDir, remove_directory, write_directory
+from engine.rundir.layout import RUN_FORMAT, RunDir, read_json, remove_directory, write_directory
 
 KEPT = 2
 _TENSORS = "tensors.safetensors"
 _SCHEDULE_KEYS = {"max_staleness", "group_size", "groups_per_step"}
-_FREE_KEYS = {"micro_batch_tokens", "threads", "ranks", "gpus", "recompute"}
+_FIRST_KEYS = {
+    "kind", "pace_s", "rank", "alpha", "lr", "schedule", "warmup_steps", "advantage", "min_group_size", "clip_low",
+    "clip_high", "ratio_cap", "grad_clip", "warm_start",
+}  # fmt: skip
+"""Keys of [learner] that are always hashed, as in every checkpoint that there is: this list stays as it is."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -75,12 +82,54 @@ def latest_checkpoint(run: RunDir) -> Checkpoint | None:
     )
 
 
-def config_sha256(config: Config) -> str:
-    """Hash of the settings that a checkpoint depends on; what a resume may change is not in it."""
-    learner = config.learner.model_dump(exclude=_FREE_KEYS)
-    schedule = config.schedule.model_dump(include=_SCHEDULE_KEYS)
-    relevant = [learner, schedule, config.model.path, config.run.seed]
+def compared_settings(run: RunDir, config: Config) -> dict[str, Any]:
+    """Returns the settings that a checkpoint depends on, by key; what a resume may change is not among them.
+
+    A key that was added to [learner] after `_FIRST_KEYS` is among them only where it is not at its default, so that
+    checkpoints from before it was added are continued. The model's path is the one that the run began with
+    (manifest.json), because a model may be moved; that it is the same model is checked before a resume starts
+    (engine.preflight.manifest)."""
+    recorded = read_json(run.manifest) or {}
+    return {
+        **{f"learner.{name}": value for name, value in _learner_settings(config)},
+        **{f"schedule.{name}": value for name, value in config.schedule.model_dump(include=_SCHEDULE_KEYS).items()},
+        "model.path": recorded.get("model_path", config.model.path),
+        "run.seed": config.run.seed,
+    }
+
+
+def _learner_settings(config: Config) -> Iterator[tuple[str, Any]]:
+    for name, info in type(config.learner).model_fields.items():
+        value = config.learner.model_dump(mode="json", include={name})[name]
+        added = name not in _FIRST_KEYS
+        if not (added and (marks(info)["resumable"] or value == info.default)):
+            yield name, value
+
+
+def settings_sha256(settings: Mapping[str, Any]) -> str:
+    """Returns the hash of what `compared_settings` returns."""
+    relevant = [_table("learner", settings), _table("schedule", settings), settings["model.path"], settings["run.seed"]]
     return hashlib.sha256(orjson.dumps(relevant, option=orjson.OPT_SORT_KEYS)).hexdigest()
+
+
+def _table(table: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+    prefix = f"{table}."
+    return {key.removeprefix(prefix): value for key, value in settings.items() if key.startswith(prefix)}
+
+
+def require_same_settings(run: RunDir, state: CheckpointState, settings: Mapping[str, Any]) -> None:
+    """Raises RunError, naming the keys where the checkpoint tells them, if it was made with other settings."""
+    if state.config_sha256 == settings_sha256(settings):
+        return
+    before = state.settings
+    changed = sorted(key for key in {*before, *settings} if _shown(before, key) != _shown(settings, key))
+    named = "; ".join(f"{key} was {_shown(before, key)}, is {_shown(settings, key)}" for key in changed)
+    told = f" ({named}); set them back in {run.config}, or" if before else ";"
+    raise RunError(f"{run.learner}: its checkpoint was made with other settings{told} start a new run")
+
+
+def _shown(settings: Mapping[str, Any], key: str) -> str:
+    return repr(settings[key]) if key in settings else "its default"
 
 
 def rng_state() -> Tensor:

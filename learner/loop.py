@@ -30,7 +30,14 @@ from engine.telemetry.metrics import MetricRow
 from engine.types import EpisodeGroup
 from learner import health, records
 from learner.advantage import Advantage, find_advantage
-from learner.checkpoint import Checkpoint, config_sha256, latest_checkpoint, rng_state
+from learner.checkpoint import (
+    Checkpoint,
+    compared_settings,
+    latest_checkpoint,
+    require_same_settings,
+    rng_state,
+    settings_sha256,
+)
 from learner.forming import FormingRules, OpenStep
 from learner.lifetime import Lifetime
 from learner.metrics import Clock, metrics_row, staleness_tokens
@@ -54,7 +61,7 @@ class Learner:
         self.run, self.config, self.lifetime, self.ranks = run, config, lifetime, ranks or Ranks()
         self.rules = FormingRules.of(config)
         self.schedule = Schedule.of(config)
-        self.config_hash = config_sha256(config)
+        self.settings = compared_settings(run, config)
         self.counters = LearnerCounters()
         self.opened = OpenStep(version=0)
         self.rows: list[MetricRow] = []
@@ -99,8 +106,7 @@ class Learner:
         remove_staged(self.run.learner)
         checkpoint = latest_checkpoint(self.run)
         if checkpoint is not None:
-            if checkpoint.state.config_sha256 != self.config_hash:
-                raise RunError(f"{self.run.learner}: its checkpoint was made with other settings; start a new run")
+            require_same_settings(self.run, checkpoint.state, self.settings)
             self.counters = checkpoint.state.counters
             self.opened = OpenStep(version=self.counters.version)
             require_complete(self.run, RecordsPart.TRAINING, RecordsPart.STEPS)
@@ -204,7 +210,8 @@ class Learner:
         state = CheckpointState(
             counters=counters,
             trained=trained,
-            config_sha256=self.config_hash,
+            config_sha256=settings_sha256(self.settings),
+            settings=self.settings,
             published=published,
             metrics_row=row,
         )

@@ -34,7 +34,9 @@ class ModelSection(Section):
     path: str = key(
         "tiny",
         "`tiny` (shipped), a directory in Hugging Face format, or a model of the Hugging Face hub by its id, such as "
-        "Qwen/Qwen3-4B or Qwen/Qwen3-4B@main (a branch, a tag or a commit)",
+        "Qwen/Qwen3-4B or Qwen/Qwen3-4B@main (a branch, a tag or a commit); a resumed run takes the same model from "
+        "another place",
+        resumable=True,
     )
 
 

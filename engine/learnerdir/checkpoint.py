@@ -23,6 +23,9 @@ class CheckpointState:
     trained: TrainedStep | None
     """The step's row of steps.jsonl; None for step 0."""
     config_sha256: str = ""
+    """Hash of the settings that the checkpoint depends on."""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """Those settings by key ("learner.lr"); empty in checkpoints of before they were written."""
     published: Mapping[str, Any] = field(default_factory=dict)
     """What meta.json of this version tells of the step."""
     metrics_row: Mapping[str, float | int] | None = None
@@ -30,9 +33,11 @@ class CheckpointState:
 
     def value(self) -> dict[str, Any]:
         """Returns it as JSON, as the learner writes it."""
+        settings = {"settings": self.settings} if self.settings else {}
         return {
             "counters": self.counters.value(),
             "config_sha256": self.config_sha256,
+            **settings,
             "published": self.published,
             "step_row": None if self.trained is None else self.trained.value(),
             "metrics_row": self.metrics_row,
@@ -58,6 +63,7 @@ class CheckpointState:
             counters=LearnerCounters.of(value["counters"]),
             trained=None if row is None else TrainedStep.of(row),
             config_sha256=str(value["config_sha256"]),
+            settings=dict(value.get("settings", {})),
             published=value["published"],
             metrics_row=value["metrics_row"],
         )

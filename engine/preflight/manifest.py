@@ -38,6 +38,7 @@ from engine.serving.models import (
     model_revision,
     sha256,
 )
+from engine.serving.pinned import changed_text, changed_weights
 from engine.task import Split
 from engine.trust.opening import register, register_given
 from engine.world.store import EntryStore
@@ -99,16 +100,26 @@ def _absolute(path: str) -> str:
 def reopen(run: RunDir, overrides: tuple[str, ...]) -> Config:
     """The configuration of an existing run with `overrides`, which is then its configuration.
 
-    Raises ConfigError if an override changes what a resumed run may not change, or a model is gone."""
+    Raises ConfigError if an override changes what a resumed run may not change, or a model is gone or another one."""
     before = load(run.config).config
     loaded = load(run.config, overrides)
     after = loaded.config
     refuse_changes(before, after)
-    after = ModelPaths(policy=Model(path=base_model(run, after)), endpoints=_endpoint_models(run, after)).into(after)
+    moved = after.model.path != before.model.path
+    base = find_model(after.model.path).path if moved else base_model(run, before)
+    _require_same_model(run, base, after.policy.system)
+    after = ModelPaths(policy=Model(path=base), endpoints=_endpoint_models(run, after)).into(after)
     register_given(run, loaded, after)
     if after != before:
         write_atomic(run.config, dump(after).encode())
     return after
+
+
+def _require_same_model(run: RunDir, model: Path, system: str) -> None:
+    """Raises ConfigError that names what of the model is not as it was when the run was made."""
+    changed = [*changed_weights(run, model), *changed_text(run, model, ChatFormat.load(model, system))]
+    if changed:
+        raise ConfigError(f"model.path: {'; '.join(changed)}; give the model that the run began with")
 
 
 def base_model(run: RunDir, config: Config) -> Path:

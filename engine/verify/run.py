@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
-from typing import Any
+from pathlib import Path
 
 from anyio import to_thread
 
@@ -16,8 +16,8 @@ from engine.config.tree import Config
 from engine.errors import ConfigError
 from engine.llm.journal import Counts
 from engine.packs.pack import load_pack
-from engine.rundir.layout import RunDir, read_json
-from engine.serving.models import sha256
+from engine.rundir.layout import RunDir
+from engine.serving.pinned import changed_pack, changed_text
 from engine.stream.digest import transcript_sha256
 from engine.stream.reader import iter_groups, read_group, read_group_ids
 from engine.types import Episode, EpisodeGroup, Outcome
@@ -116,15 +116,4 @@ def found_episode(run: RunDir, episode_id: str) -> tuple[EpisodeGroup, Episode]:
 
 def _changed(run: RunDir, config: Config, chat: ChatFormat) -> list[str]:
     """What is not what manifest.json says: rules, checks and tokens come from there."""
-    manifest: Mapping[str, Any] = read_json(run.manifest) or {}
-    model = config.model.path
-    facts = [
-        (str(run.pack), sha256(run.pack), "pack_sha256"),
-        (f"the tokenizer of {model}", chat.tokenizer_sha256, "tokenizer_sha256"),
-        (f"the chat template of {model}", chat.template_sha256, "template_sha256"),
-    ]
-    return [
-        f"{what} is not what the run began with: sha256 {found}, manifest.json has {manifest.get(name)}"
-        for what, found, name in facts
-        if found != manifest.get(name)
-    ]
+    return [*changed_pack(run), *changed_text(run, Path(config.model.path), chat)]

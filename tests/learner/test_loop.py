@@ -3,21 +3,28 @@
 import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from engine.config.keys import key
 from engine.config.load import load
+from engine.config.tree import LearnerSection
 from engine.errors import RunError
-from engine.rundir.layout import read_json, read_lines
+from engine.learnerdir.checkpoint import CheckpointState
+from engine.learnerdir.counters import LearnerCounters
+from engine.rundir.layout import read_json, read_lines, write_json
 from engine.stream.segment import segment_path
 from learner.__main__ import EXIT_CONFIG, EXIT_FAILED, EXIT_OK, serve
+from learner.checkpoint import compared_settings, require_same_settings, settings_sha256
 from learner.lifetime import Lifetime
 from learner.loop import Learner
 from tests.parts.children import child
@@ -253,14 +260,56 @@ def test_training_raises_the_probability_of_better_episodes(tmp_path, model, gro
     assert gains[3] > gains[2]
 
 
-def test_a_changed_setting_is_refused_on_resume(tmp_path, model, groups):
-    """A checkpoint of another learning rate is not continued."""
+@pytest.mark.parametrize("told", [True, False])
+def test_a_changed_setting_is_refused_on_resume(tmp_path, model, groups, told):
+    """A checkpoint of another learning rate is not continued; one of before does not tell which setting it is."""
     run = make_run(tmp_path / "demo", model, steps=1)
     write_stream(run, groups)
     train(run)
+    if not told:
+        state = run.checkpoint(1) / "state.json"
+        state.write_text(json.dumps({key: value for key, value in read_json(state).items() if key != "settings"}))
     run.config.write_text(run.config.read_text().replace("lr = 0.001", "lr = 0.002"))
     assert train(run) == EXIT_FAILED
-    assert "other settings" in read_json(run.progress)["error"]
+    named = f" (learner.lr was 0.001, is 0.002); set them back in {run.config}, or" if told else ";"
+    expected = f"{run.learner}: its checkpoint was made with other settings{named} start a new run"
+    assert read_json(run.progress)["error"] == expected
+
+
+def test_a_model_that_was_moved_is_the_same_setting(tmp_path, model, groups):
+    """The path that the run began with is compared, wherever the model lies now."""
+    run = make_run(tmp_path / "demo", model, steps=1)
+    write_json(run.manifest, {"model_path": str(model)})
+    write_stream(run, groups)
+    train(run)
+    moved = shutil.copytree(model, tmp_path / "moved")
+    run.config.write_text(run.config.read_text().replace(str(model), str(moved)).replace("steps = 1", "steps = 2", 1))
+    assert train(run) == EXIT_OK
+    assert run.versions() == [0, 1, 2]
+
+
+class NextLearnerSection(LearnerSection):
+    """The section of a later version, with two keys more."""
+
+    dropout: float = key(0.0, "Nothing that there is")
+    workers: int = key(1, "Nothing that there is either", resumable=True)
+
+
+@pytest.mark.parametrize(
+    ("changed", "named"),
+    [({}, None), ({"workers": 4}, None), ({"dropout": 0.1}, r"\(learner\.dropout was its default, is 0\.1\)")],
+)
+def test_a_new_key_at_its_default_ends_no_run(tmp_path, model, changed, named):
+    """A checkpoint from before the key was added is continued, unless the key is set and a resume may not change it."""
+    run = make_run(tmp_path / "demo", model)
+    config = load(run.config).config
+    before = compared_settings(run, config)
+    state = CheckpointState(
+        counters=LearnerCounters(), trained=None, config_sha256=settings_sha256(before), settings=before
+    )
+    later = config.model_copy(update={"learner": NextLearnerSection(**config.learner.model_dump(), **changed)})
+    with nullcontext() if named is None else pytest.raises(RunError, match=named):
+        require_same_settings(run, state, compared_settings(run, later))
 
 
 def test_more_steps_may_be_asked_for_on_resume(tmp_path, model, groups):

@@ -30,6 +30,7 @@ STATE = (
     b'{"counters":' + COUNTERS + b',"config_sha256":"ab","published":{"version":2,"cursor":[0,640],"loss":null},'
     b'"step_row":' + STEP + b',"metrics_row":{"learner/step_count":2}}'
 )
+SETTINGS = b'"settings":{"learner.lr":0.001,"run.seed":0},'
 POSITION = COUNTERS.replace(b'"version":2,', b"")
 SIMULATED_STATE = b'{"position":' + POSITION + b',"row":' + SIMULATED_STEP + b"}"
 CURSOR = b'{"segment":0,"offset":640}'
@@ -51,6 +52,7 @@ def run(tmp_path):
         (TrainedStep, STEP),
         (TrainedStep, SIMULATED_STEP),
         (CheckpointState, STATE),
+        (CheckpointState, STATE.replace(b'"published"', SETTINGS + b'"published"')),
         (LearnerProgress, PROGRESS),
     ],
 )
