@@ -19,9 +19,9 @@ from engine.errors import EpisodeError, RewardError, ToolError, UserError
 from engine.llm.batching import EndpointError
 from engine.llm.endpoint import Reachable
 from engine.llm.journal import Exchange, Journal
-from engine.llm.json_text import parsed
 from engine.llm.question import Admit, ChatPrompt, Completed, ModelQuestion, RefusedReplyError, Role
 from engine.schema import validate
+from engine.schema.json_text import parsed
 from engine.schema.recordable import UnrecordableError, legible, recorded, recorded_text
 from engine.types import ChatMessage, Json
 

@@ -28,9 +28,9 @@ import zstandard
 from engine.errors import ConfigError
 from engine.packs.problems import Problem, nesting_problems, task_problems
 from engine.schema.canonical import compact
+from engine.schema.frozen import frozen
 from engine.task import RubricItem, SeededResponse, Task, Tool
 from engine.types import Json
-from engine.world.frozen import frozen
 
 PACK_FORMAT = 1
 MAX_BYTES = 1 << 30

@@ -15,11 +15,9 @@ from typing import Any
 import orjson
 
 from engine.reward.check_kinds import Comparable, Decision, Evaluator, build_evaluator
-from engine.schema.canonical import compact
+from engine.schema.canonical import canonical_object, compact
 from engine.task import Task
 from engine.types import Event, EventKind
-from engine.world.admission import canonical_arguments
-from engine.world.effects import RefusedError
 
 
 def evaluate_check(check: Mapping[str, Any], events: Sequence[Comparable]) -> Decision:
@@ -39,8 +37,8 @@ def _arguments(task: Task, event: Event) -> Mapping[str, Any]:
     if tool is None:
         return event.arguments
     try:
-        return canonical_arguments(tool, event.arguments)
-    except RefusedError:
+        return canonical_object(tool.parameters, event.arguments)
+    except ValueError:
         return event.arguments
 
 

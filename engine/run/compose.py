@@ -25,8 +25,7 @@ from engine.run.swap import AdapterServers
 from engine.rundir.event_lines import open_event_lines
 from engine.rundir.layout import RunDir, adapter_name, read_json
 from engine.telemetry.metrics import MetricRow
-from engine.world.fault_lines import FaultLines
-from engine.world.faults import FaultyWorld, profiles_of
+from engine.world.faults import FaultLines, FaultyWorld, profiles_of
 from engine.world.mapping import TaskMapping
 from engine.world.store import open_store
 

@@ -71,6 +71,14 @@ def _number(value: float) -> float | int:
     return int(value) if -_INT64 <= value < _INT64 and value.is_integer() else value
 
 
+def canonical_object(schema: Mapping[str, Any], value: Mapping[str, Any]) -> dict[str, Any]:
+    """The one form that equal objects share: canonical, the schema's defaults of absent properties filled in.
+
+    Raises ValueError as `canonical` does."""
+    # Names first, so that a default is not added beside the same name in another composition.
+    return with_defaults(schema, canonical(value))
+
+
 def with_defaults(schema: Mapping[str, Any], value: Mapping[str, Any]) -> dict[str, Any]:
     """``value`` with the canonical defaults that an object schema declares for absent properties, nested ones too."""
     filled = dict(value)

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from engine.schema import validate as schema
-from engine.schema.canonical import canonical, compact, with_defaults
+from engine.schema.canonical import canonical_object, compact
 from engine.schema.plain import Defect
 from engine.task import Task, Tool
 from engine.types import Json, Observation, ToolCall
@@ -52,8 +52,7 @@ def canonical_arguments(tool: Tool, arguments: Mapping[str, Any]) -> Mapping[str
 
     Raises effects.RefusedError for values that JSON cannot hold."""
     try:
-        # Names first, so that a default is not added beside the same name in another composition.
-        return with_defaults(tool.parameters, canonical(arguments))
+        return canonical_object(tool.parameters, arguments)
     except ValueError as problem:
         raise effects.RefusedError(f"malformed call: {problem}") from None
 

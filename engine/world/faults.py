@@ -2,7 +2,9 @@
 
 Every fault of an episode follows from (seed, task, episode seed, number of the call): the same seed gives the same
 faults. `world.faults` of the configuration says which, as ``get_order: timeout=0.01, flaky=0.2; *: latency_s=0.1``.
-Whoever keeps the account hears of each (engine.world.fault_lines).
+Each is a line of the run's faults.jsonl, to be held against what came of it: the episode by task and seed, as a world
+knows it, and the number of the call. An episode that was played again, by a run that was killed or in a second
+evaluation of its task, has its lines again.
 
 `timeout` and `error` are failures of the simulator: they end the episode, masked. `flaky` and `garbage` belong to the
 world: the agent sees them, as it would those of a real API, and is scored on what it makes of them.
@@ -20,6 +22,7 @@ import anyio
 
 from engine.core.seams import Session, World
 from engine.errors import ConfigError, ToolError
+from engine.rundir.event_lines import EventLines
 from engine.schema.canonical import canonical
 from engine.task import Task
 from engine.types import Json, Observation, ToolCall
@@ -169,6 +172,19 @@ class FaultySession:
     async def close(self) -> Json:
         """End the inner session; returns the final state."""
         return await self.session.close()
+
+
+@dataclass(frozen=True, slots=True)
+class FaultLines:
+    """Takes faults as they happen, for faults.jsonl."""
+
+    lines: EventLines
+    clock: Callable[[], float]
+
+    def add(self, task: Task, seed: int, call: int, tool: str, fault: ToolFault) -> None:
+        """One fault happened now (OnFault)."""
+        row = {"task": task.id, "seed": seed, "call": call, "tool": tool, "fault": fault, "at_s": self.clock()}
+        self.lines.append(row)
 
 
 def _key(call: ToolCall) -> Key | None:

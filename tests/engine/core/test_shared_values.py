@@ -9,10 +9,10 @@ import pytest
 
 from engine.packs.pack import parse_task
 from engine.reward.rubric import RubricScorer
+from engine.schema.frozen import frozen
 from engine.stream.reader import iter_groups
 from engine.types import Event, EventKind, Observation, Outcome, Reply
 from engine.verify.run import verify_run
-from engine.world.frozen import frozen
 from engine.world.mapped import MappedWorld
 from engine.world.tools import OfflineSimulator
 from tests.parts.agenticqwen_plays import OFFLINE, play

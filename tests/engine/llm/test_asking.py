@@ -8,8 +8,8 @@ from anyio import to_thread
 from engine.errors import RewardError, ToolError, UserError
 from engine.llm.asking import JournaledAsker
 from engine.llm.journal import Exchange, open_journal, read_journal
-from engine.llm.json_text import parsed
 from engine.llm.question import ModelQuestion, RefusedReplyError
+from engine.schema.json_text import parsed
 from tests.engine.llm.test_endpoint import answering, completion
 from tests.parts.llm_parts import ECHO, listening, reachable
 
