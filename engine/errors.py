@@ -12,6 +12,7 @@ import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from traceback import TracebackException
 from types import TracebackType
 from typing import Self, TypeVar
 
@@ -178,6 +179,11 @@ class Deadline:
             self._look_in(min(due - now, self._wall_due - now, self.step_s))
 
 
+def text_of(error: Exception) -> str:
+    """Returns `str(error)`; `<exception str() failed>` where the error's class, which may be anyone's, raises there."""
+    return str(TracebackException(type(error), error, None, limit=0, lookup_lines=False))
+
+
 class boundary:  # noqa: N801 - used as a statement: async with boundary(ToolError, "get_order")
     """Classify whatever goes wrong inside as `kind`, naming `what` was being done; it is a step of `deadline`.
 
@@ -205,7 +211,7 @@ class boundary:  # noqa: N801 - used as a statement: async with boundary(ToolErr
         if self._deadline is not None:
             self._deadline.end()
         if isinstance(error, Exception) and not isinstance(error, SynthError):
-            raise self._kind(f"{self._what}: {type(error).__name__}: {error}") from error
+            raise self._kind(f"{self._what}: {type(error).__name__}: {text_of(error)}") from error
 
 
 class owned_tasks:  # noqa: N801 - used as a statement: async with owned_tasks() as tasks

@@ -208,10 +208,10 @@ def chosen_adapter(run: RunDir, version: str | None) -> Path:
 
     Raises ConfigError naming what there is."""
     if version is None:
-        best, versions = run.adapters / "best", run.versions()
-        if not best.exists() and not versions:
+        best, versions = run.best, run.versions()
+        if not versions:
             raise ConfigError(f"{run.path}: it has no adapter yet")
-        return best.resolve() if best.exists() else run.adapter(versions[-1])
+        return run.adapter(versions[-1] if best is None else best)
     number = version.removeprefix("v")
     if not number.isdigit() or not run.adapter(int(number)).is_dir():
         known = ", ".join(str(known) for known in run.versions())

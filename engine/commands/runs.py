@@ -219,10 +219,8 @@ def garbage(run: RunDir) -> Iterator[Path]:
             yield from place.glob(".*.tmp-*")
     if run.adapters.is_symlink():
         return
-    versions, best = run.versions(), run.adapters / "best"
-    kept = {*versions[:1], *versions[-1:], *(version for version in versions if version % every == 0)}
-    if best.is_symlink():
-        kept.update(version for version in versions if run.adapter(version).name == best.readlink().name)
+    versions = run.versions()
+    kept = {*versions[:1], *versions[-1:], run.best, *(version for version in versions if version % every == 0)}
     yield from (run.adapter(version) for version in versions if version not in kept)
 
 

@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import Any
 
 from engine.config.tree import Config
-from engine.errors import ConfigError, SynthError
+from engine.errors import ConfigError, SynthError, text_of
 
 REMEDY = "docs/plugins.md says what is expected of it"
 _OURS = Path(__file__).resolve().parent.parent
@@ -30,7 +30,7 @@ class foreign(AbstractContextManager[None]):  # noqa: N801 - used as a statement
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         if isinstance(error, Exception) and not isinstance(error, SynthError):
-            sentence = f"{self._what} raised {type(error).__name__}: {error}{_place(tb)}; {REMEDY}"
+            sentence = f"{self._what} raised {type(error).__name__}: {text_of(error)}{_place(tb)}; {REMEDY}"
             raise ConfigError(sentence) from error
 
 

@@ -115,14 +115,13 @@ class Evaluations:
 
         A validation that could not score half of its episodes says nothing."""
         means = {
-            self.run.adapter(row["version"]): row["mean"]
+            row["version"]: row["mean"]
             for row in self.rows
             if row["name"] == "validation" and 2 * row["masked"] <= row["episodes"]
         }
-        there = {path: mean for path, mean in means.items() if path.is_dir()}
+        there = {version: mean for version, mean in means.items() if self.run.adapter(version).is_dir()}
         if not there:
             return
-        target, link = max(there, key=there.__getitem__).name, self.run.adapters / "best"
-        if link.is_symlink() and link.readlink().name == target:
-            return
-        point_link(link, target)
+        best = max(there, key=there.__getitem__)
+        if best != self.run.best:
+            point_link(self.run.adapters / "best", self.run.adapter(best).name)

@@ -61,7 +61,7 @@ def summarize(run: RunDir) -> Summary:
         "heldout_after": _measured(after),
         "heldout_gain": {**interval(gain, half), "tasks": tasks} if tasks else None,
         "validation": [_measured(row) for row in evaluations if row["name"] == "validation"],
-        "best_version": _best(run),
+        "best_version": run.best,
         "steps": len(recorded.steps),
         "swaps": len({row["adapter"] for row in recorded.swaps if row["event"] == "flip" and row["version"] > 0}),
         "staleness": _staleness(recorded.steps),
@@ -105,11 +105,6 @@ def _measured(row: Mapping[str, Any] | None) -> dict[str, Any] | None:
 
 def _last_row(rows: Iterable[Mapping[str, Any]], name: str) -> Mapping[str, Any] | None:
     return next((row for row in reversed(list(rows)) if row["name"] == name), None)
-
-
-def _best(run: RunDir) -> int | None:
-    best = run.adapters / "best"
-    return int(best.readlink().name[1:]) if best.is_symlink() else None
 
 
 def _staleness(steps: Iterable[TrainedStep]) -> dict[str, float]:

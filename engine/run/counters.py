@@ -42,7 +42,6 @@ class EngineCounters:
     total_tokens: int = 0
     eval_live: int = 0
     _recent: deque[tuple[Reward, ...]] = field(default_factory=lambda: deque(maxlen=_RECENT_GROUPS))
-    _process: psutil.Process = field(default_factory=psutil.Process)
 
     def add(self, group: EpisodeGroup) -> None:
         """Count one finished training group."""
@@ -60,10 +59,9 @@ class EngineCounters:
         self.eval_live += change
 
     def row(self) -> MetricRow:
-        """The part of a metrics row that is known here; reads /proc, so not on the event loop."""
+        """The part of a metrics row that is counted here."""
         rewards = [reward for group in self._recent for reward in group]
         count = max(1, len(rewards))
-        cpu = self._process.cpu_times()
         return {
             keys.EVAL_LIVE: self.eval_live,
             keys.EPISODES_FINISHED: self.outcomes.total(),
@@ -75,7 +73,12 @@ class EngineCounters:
             keys.F_MEAN: sum(reward.F for reward in rewards) / count,
             keys.N_MEAN: sum(reward.N for reward in rewards) / count,
             keys.I_MEAN: sum(reward.I for reward in rewards) / count,
-            keys.CPU_S: cpu.user + cpu.system,
-            keys.RSS: self._process.memory_info().rss,
             **{key: self.outcomes[outcome] for outcome, key in keys.OUTCOMES.items()},
         }
+
+
+def process_row() -> MetricRow:
+    """CPU seconds and resident bytes of this process; reads /proc, so not on the event loop."""
+    process = psutil.Process()
+    cpu = process.cpu_times()
+    return {keys.CPU_S: cpu.user + cpu.system, keys.RSS: process.memory_info().rss}

@@ -25,7 +25,7 @@ from engine.evals.recorded import Evaluations
 from engine.packs.pack import Pack
 from engine.policy.servers import Loads
 from engine.run.compose import OnEvent, RunParts
-from engine.run.counters import EngineCounters
+from engine.run.counters import EngineCounters, process_row
 from engine.run.rollout import Rollout
 from engine.run.swap import AdapterSwap
 from engine.rundir.layout import RunDir, read_json, write_json
@@ -173,8 +173,9 @@ class Engine:
                     await self._write_row(metrics, loads)
 
     async def _write_row(self, metrics: MetricsFile, loads: Loads) -> None:
-        known = {**self._row(loads), **self.parts.account()}
-        await anyio.to_thread.run_sync(lambda: metrics.append({**known, **self.counters.row()}))
+        # Counted on the loop, where the counters change: the thread gets a copy.
+        known = {**self._row(loads), **self.parts.account(), **self.counters.row()}
+        await anyio.to_thread.run_sync(lambda: metrics.append({**known, **process_row()}))
 
     def _row(self, loads: Loads) -> MetricRow:
         scheduler, versions = self.rollout.scheduler, self.adapters.versions

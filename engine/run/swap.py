@@ -101,10 +101,7 @@ class AdapterSwap:
         return self.run.versions(), read_progress(self.run)
 
     def _collect_garbage(self, published: list[int]) -> None:
-        best = self.run.adapters / "best"
-        kept = {*published[-(self.max_staleness + _KEEP_BEHIND) :], *self.versions.loaded}
-        if best.is_symlink():
-            kept.add(int(best.readlink().name[1:]))
+        kept = {*published[-(self.max_staleness + _KEEP_BEHIND) :], *self.versions.loaded, self.run.best}
         for version in published:
             if version not in kept and version % self.keep_every:
                 remove_directory(self.run.adapter(version))

@@ -332,7 +332,14 @@ class RunDir:
     def versions(self) -> list[int]:
         """Published versions, ascending."""
         names = (path.name for path in self.adapters.glob("v[0-9]*") if path.is_dir())
-        return sorted(int(name[1:]) for name in names if name[1:].isdigit())
+        return sorted(int(name[1:]) for name in names if name[1:].isdecimal())
+
+    @property
+    def best(self) -> int | None:
+        """The version that adapters/best names; None without the link, and for one that names no version."""
+        link = self.adapters / "best"
+        name = str(link.readlink()) if link.is_symlink() else ""
+        return next((version for version in self.versions() if self.adapter(version).name == name), None)
 
     def checkpoint(self, step: int) -> Path:
         """The directory of the checkpoint after one step."""
@@ -341,7 +348,7 @@ class RunDir:
     def checkpoints(self) -> list[int]:
         """Steps that have a checkpoint, ascending."""
         names = (path.name.removeprefix("checkpoint-") for path in self.learner.glob("checkpoint-[0-9]*"))
-        return sorted(int(name) for name in names if name.isdigit())
+        return sorted(int(name) for name in names if name.isdecimal())
 
     def create(self) -> None:
         """Make the directories."""

@@ -6,7 +6,18 @@ import anyio
 import anyio.lowlevel
 import pytest
 
-from engine.errors import Deadline, PolicyError, RunError, ToolError, UserError, WallClockError, boundary, owned_tasks
+from engine.config.plugins import foreign
+from engine.errors import (
+    ConfigError,
+    Deadline,
+    PolicyError,
+    RunError,
+    ToolError,
+    UserError,
+    WallClockError,
+    boundary,
+    owned_tasks,
+)
 
 
 async def test_a_boundary_names_what_went_wrong_and_lets_its_own_errors_pass():
@@ -18,6 +29,25 @@ async def test_a_boundary_names_what_went_wrong_and_lets_its_own_errors_pass():
     with pytest.raises(UserError, match="left"):
         async with boundary(ToolError, "get_order"):
             raise UserError("left")
+
+
+class SilentError(Exception):
+    """An error of somebody's own that cannot say what it is."""
+
+    def __str__(self):
+        raise KeyError("no text")
+
+
+async def test_an_error_without_a_text_is_classified_too():
+    """Its class is named: whatever somebody's code raises ends one episode, and not the run."""
+    with pytest.raises(ToolError, match=r"^get_order: SilentError: <exception str\(\) failed>$"):
+        async with boundary(ToolError, "get_order"):
+            raise SilentError
+    with (
+        pytest.raises(ConfigError, match=r"^world\.kind raised SilentError: <exception str\(\) failed>"),
+        foreign("world.kind"),
+    ):
+        raise SilentError
 
 
 async def test_a_step_has_its_own_limit_however_late_it_begins():

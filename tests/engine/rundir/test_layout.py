@@ -26,6 +26,20 @@ def test_rows_are_appended_behind_the_last_whole_one(tmp_path):
     assert list(read_lines(path)) == [{"n": 4}]
 
 
+@pytest.mark.parametrize(
+    ("target", "version"),
+    [("v00003", 3), ("v00004", None), ("..", None), ("v", None), ("vnext", None), ("../../other/v00003", None)],
+)
+def test_best_is_a_version_of_the_run_or_none(tmp_path, target, version):
+    """A link that somebody turned elsewhere names nothing."""
+    run = RunDir(tmp_path / "run")
+    run.create()
+    run.adapter(3).mkdir()
+    assert run.best is None
+    (run.adapters / "best").symlink_to(target)
+    assert run.best == version
+
+
 def fill(path):
     """Append rows until something stops it."""
     with JsonLines(path) as file:
