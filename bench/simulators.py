@@ -37,7 +37,8 @@ from engine.packs.pack import load_pack
 from engine.preflight.manifest import pack_file
 from engine.reward.judges import judge_of
 from engine.reward.rubric import Judge, RubricScorer, rubric_items
-from engine.run.simulators import SimulatorModels, mapped_world, open_models, user_of
+from engine.run.compose import mapped_world, user_of
+from engine.run.models import SimulatorModels, open_models
 from engine.rundir.layout import RunDir
 from engine.scripted.policy import GoldPolicy
 from engine.serving.models import find_model

@@ -28,6 +28,7 @@ from engine.errors import EpisodeError
 from engine.packs.pack import load_pack
 from engine.policy.client import HttpPolicy
 from engine.policy.servers import Servers
+from engine.run.progress import LearnerFollower
 from engine.run.swap import AdapterSwap
 from engine.rundir.layout import RunDir, adapter_name, write_directory
 from engine.scripted.zero_adapter import zero_adapter
@@ -147,11 +148,12 @@ async def measure(run: RunDir, url: str, swaps: int) -> Trial:
         await servers.ready(60.0)
         adapters = AdapterSwap(
             run=run, run_id=run_id, versions=versions, servers=servers, on_event=trial.events.append,
-            on_change=lambda: None, clock=trial.clock, keep_every=1, max_staleness=1,
+            clock=trial.clock, keep_every=1, max_staleness=1,
         )  # fmt: skip
-        await adapters.step()
+        follower = LearnerFollower(run=run, swap=adapters)
+        await follower.step()
         async with anyio.create_task_group() as tg:
-            tg.start_soon(adapters.watch)
+            tg.start_soon(follower.watch)
             tg.start_soon(_stream, trial, url, versions, run_id, ids)
             for index in range(_CLIENTS):
                 tg.start_soon(_client, trial, policy, versions, run_id, template, index)

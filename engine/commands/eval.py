@@ -22,7 +22,8 @@ from engine.packs.pack import load_pack
 from engine.preflight.manifest import pack_file
 from engine.processes.event_loop import UVLOOP
 from engine.report.console import wide_console
-from engine.run.compose import build_parts, watched
+from engine.run.compose import build_parts
+from engine.run.served_policy import watched
 from engine.rundir.layout import RunDir, find_run
 from engine.rundir.rows import write_rows
 from engine.serving.served import READY_S, fitting_config, served_apart

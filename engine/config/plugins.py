@@ -104,3 +104,12 @@ def _public(members: dict[str, Any], module_name: str) -> Iterator[str]:
     for name, member in members.items():
         if callable(member) and not name.startswith("_") and member.__module__ == module_name:
             yield name
+
+
+def plugin(name: str, key: str) -> Any:
+    """An object of the class that a configuration names.
+
+    Raises ConfigError if it cannot be loaded, or made without arguments."""
+    made = load_object(name, key)
+    with foreign(f"{key} = {name!r}: making one, without arguments,"):
+        return made()

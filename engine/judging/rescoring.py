@@ -24,7 +24,8 @@ from engine.llm.asking import JournaledAsker
 from engine.llm.journal import Journal, open_journal, read_journal
 from engine.reward.judges import judge_of
 from engine.reward.rubric import RubricScorer
-from engine.run.simulators import SimulatorModels, scorer_of
+from engine.run.compose import scorer_of
+from engine.run.models import SimulatorModels
 from engine.rundir.layout import RunDir
 from engine.schema.recordable import legible
 from engine.stream.reader import iter_headers

@@ -26,7 +26,7 @@ from engine.errors import ConfigError, RunError
 from engine.preflight.manifest import pack_file
 from engine.preflight.rehearsal import rehearse
 from engine.processes.event_loop import UVLOOP
-from engine.run.compose import descriptors_needed, raise_descriptor_limit
+from engine.run.served_policy import descriptors_needed, raise_descriptor_limit
 from engine.serving.gpus import gpus
 from engine.serving.install import inspect_environment
 from engine.serving.models import endpoint_key, find_model

@@ -21,14 +21,13 @@ from typing import Any
 import anyio
 
 from engine.config.load import dump, load
-from engine.config.plugins import REMEDY, foreign, load_object, plugins
+from engine.config.plugins import REMEDY, foreign, load_object, plugin, plugins
 from engine.config.tree import Config
 from engine.core.seams import Scorer, ScoringRecord, Session, User, World, returned
 from engine.errors import ConfigError, EpisodeError
 from engine.packs.pack import load_pack
 from engine.processes.child import PYTHON
 from engine.reward.judges import require_judge
-from engine.run.simulators import plugin
 from engine.schema.recordable import UnrecordableError, recorded
 from engine.scripted import ConstantScorer, ConstantUser
 from engine.task import Task

@@ -1,10 +1,9 @@
-"""From a configuration to the seams of an episode: policy and servers, chat format, world, user, scorer."""
+"""From a configuration to the seams of an episode: policy, chat format, world, user and scorer."""
 
 from __future__ import annotations
 
-import resource
-from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,63 +11,27 @@ from typing import Any
 import anyio
 
 from engine.chat.chat_format import ChatFormat
-from engine.config.environment import api_key
-from engine.config.plugins import load_object
+from engine.config.plugins import plugin
 from engine.config.tree import Config
-from engine.core.seams import Policy, Seams, World
-from engine.errors import ConfigError, RunError
-from engine.policy.client import HttpPolicy
-from engine.policy.servers import Loads, Servers
+from engine.core.seams import Scorer, Seams, User, World
+from engine.reward.judges import judge_of
+from engine.reward.rubric import RubricScorer
 from engine.run.costs import account
-from engine.run.simulators import SimulatorModels, mapped_world, open_models, plugin, scorer_of, user_of
-from engine.run.swap import AdapterServers
+from engine.run.models import SimulatorModels, open_models
+from engine.run.served_policy import READY_S, OnEvent, Served, open_policy
 from engine.rundir.event_lines import open_event_lines
-from engine.rundir.layout import RunDir, adapter_name, read_json
+from engine.rundir.layout import RunDir
 from engine.telemetry.metrics import MetricRow
-from engine.world.faults import FaultLines, FaultyWorld, profiles_of
-from engine.world.mapping import TaskMapping
-from engine.world.store import open_store
-
-OnEvent = Callable[[dict[str, Any]], None]
-"""Hears what happens to adapters on the servers, for swaps.jsonl."""
+from engine.world.faults import FaultLines, FaultProfile, FaultyWorld, OnFault, profiles_of, unheard
+from engine.world.llm_tools import FrozenSimulator, LlmSimulator
+from engine.world.llm_user import LlmUser
+from engine.world.mapped import MappedWorld
+from engine.world.mapping import ToolSimulator
+from engine.world.offline import OfflineSimulator, OfflineUser
+from engine.world.store import EntryStore, open_store
+from engine.world.vetoes import AnswersAsOf, Vetoes
 
 Act = Callable[[], Coroutine[Any, Any, None]]
-
-_READY_S = 180.0
-_LEAVE_S = 3.0
-"""How long a process that ends waits for its adapters to be unloaded; less than the supervisor's patience."""
-_SPARE_DESCRIPTORS = 256
-
-
-class NoServers:
-    """The control plane where there is no server: a scripted policy holds every adapter at once."""
-
-    async def load(self, name: str, path: Path) -> None:
-        """Nothing to load."""
-
-    async def unload(self, name: str) -> None:
-        """Nothing to unload."""
-
-    async def watch(self) -> None:
-        """Nothing to watch."""
-
-    async def loads(self) -> Loads:
-        """Nothing waits."""
-        return Loads(running=0, queued=0, kv_used=0.0)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Served:
-    """A policy and the control plane of what serves it."""
-
-    policy: Policy
-    servers: AdapterServers
-    adapter_slots: int
-    """Adapters that every server can hold."""
-    watch: Act
-    """Keeps an eye on the servers until cancelled."""
-    loads: Callable[[], Coroutine[Any, Any, Loads]]
-    """What the servers report."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,7 +49,7 @@ class RunParts:
 
 @asynccontextmanager
 async def build_parts(
-    run: RunDir, config: Config, clock: Callable[[], float], on_event: OnEvent, *, ready_s: float = _READY_S
+    run: RunDir, config: Config, clock: Callable[[], float], on_event: OnEvent, *, ready_s: float = READY_S
 ) -> AsyncIterator[RunParts]:
     """Everything that an episode needs, ready to use (servers within `ready_s`), and closed at the end.
 
@@ -94,7 +57,7 @@ async def build_parts(
     for an episode, RunError for servers that do not get ready."""
     chat = await anyio.to_thread.run_sync(ChatFormat.load, Path(config.model.path), config.policy.system)
     served_by = open_policy(run, config, chat, clock, on_event, ready_s)
-    async with open_models(run, config) as models, _world(run, config, models, clock) as made, served_by as served:
+    async with open_models(run, config) as models, open_world(run, config, models, clock) as made, served_by as served:
         user, scorer = user_of(config, models), scorer_of(config, models)
         seams = Seams(policy=served.policy, world=made.world, user=user, scorer=scorer, chat=chat, clock=clock)
 
@@ -103,130 +66,98 @@ async def build_parts(
             await models.flush()
 
         def counted() -> MetricRow:
-            return account(models, made.mapping.counts if made.mapping is not None else None)
+            return account(models, made.mapped.mapping.counts if made.mapped is not None else None)
 
         yield RunParts(config=config, seams=seams, served=served, flush=flush, account=counted)
 
 
-def open_policy(
-    run: RunDir,
-    config: Config,
-    chat: ChatFormat,
-    clock: Callable[[], float],
-    on_event: OnEvent,
-    ready_s: float = _READY_S,
-) -> AbstractAsyncContextManager[Served]:
-    """The policy of a configuration, on the servers that servers.json of `run` names, until the end of the block.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ComposedWorld:
+    """Who answers tool calls, faults included."""
 
-    Raises as `build_parts` does."""
-    raise_descriptor_limit(descriptors_needed(config))
-    if config.policy.launch == "scripted":
-        return _scripted(config, chat)
-    return _http(run, config, chat, clock, on_event, ready_s)
-
-
-@asynccontextmanager
-async def watched(served: Served, run_id: str, adapter: Path | None) -> AsyncIterator[str | None]:
-    """Keep an eye on the servers, with one adapter loaded, until the end of the block; gives its name there.
-
-    Without an adapter that is the base, which has none. What is loaded here is unloaded when the policy is closed."""
-    async with anyio.create_task_group() as tg:
-        tg.start_soon(served.watch)
-        name = None
-        if adapter is not None:
-            name = adapter_name(run_id, 0)
-            await served.servers.load(name, adapter)
-        yield name
-        tg.cancel_scope.cancel()
-
-
-@asynccontextmanager
-async def _scripted(config: Config, chat: ChatFormat) -> AsyncIterator[Served]:
-    policy: Policy = load_object(config.policy.script, "policy.script")(chat=chat, seed=config.run.seed)
-    none, slots = NoServers(), config.most_adapters
-    yield Served(policy=policy, servers=none, adapter_slots=slots, watch=none.watch, loads=none.loads)
-
-
-@asynccontextmanager
-async def _http(
-    run: RunDir, config: Config, chat: ChatFormat, clock: Callable[[], float], on_event: OnEvent, ready_s: float
-) -> AsyncIterator[Served]:
-    listed = await anyio.to_thread.run_sync(read_json, run.path / "servers.json") or {"urls": []}
-    run_id = await anyio.to_thread.run_sync(lambda: run.run_id)
-    secret = api_key(config.policy.api_key_env, "policy.api_key_env")
-    async with (
-        Servers(listed["urls"], run_id=run_id, clock=clock, on_event=on_event, api_key=secret) as servers,
-        HttpPolicy(servers, chat, connections=_connections(config)) as policy,
-    ):
-        await servers.ready(ready_s)
-        # What an engine that was killed left on a server that outlived it would fill its adapter slots.
-        await servers.resync({})
-
-        slots = min(await servers.slots(config.limits.tokens), config.most_adapters)
-        try:
-            yield Served(policy=policy, servers=servers, adapter_slots=slots, watch=servers.watch, loads=servers.loads)
-        finally:
-            # A server that outlives this process has no use for its adapters; one that is gone has none.
-            with anyio.move_on_after(_LEAVE_S, shield=True), suppress(RunError):
-                await servers.resync({})
-
-
-def _connections(config: Config) -> int:
-    wanted = config.schedule.live_slots
-    live = config.max_live if wanted == "auto" else min(wanted, config.max_live)
-    return live + config.eval.live_slots
+    world: World
+    mapped: MappedWorld | None = None
+    """The world behind the faults, which keeps its answers; None where somebody's own does."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Made:
-    """A world and what keeps its answers."""
+class OpenWorld(ComposedWorld):
+    """The world of a run that keeps its answers and its faults in files."""
 
-    world: World
     flush: Act
-    mapping: TaskMapping | None = None
-
-
-async def _nothing() -> None:
-    """A world of one's own keeps its answers itself."""
+    """Commits both."""
 
 
 @asynccontextmanager
-async def _world(
+async def open_world(
     run: RunDir, config: Config, models: SimulatorModels, clock: Callable[[], float]
-) -> AsyncIterator[_Made]:
-    if config.world.kind not in ("offline", "llm"):
-        yield _Made(world=plugin(config.world.kind, "world.kind"), flush=_nothing)
-        return
-    profiles = profiles_of(config.world.faults)
-    async with open_store(run.world) as store:
-        world = mapped_world(config, models, store)
-        if not profiles:
-            yield _Made(world=world, flush=world.flush, mapping=world.mapping)
-            return
-        async with open_event_lines(run.faults) as lines:
+) -> AsyncIterator[OpenWorld]:
+    """The world of a run, on its world.sqlite and faults.jsonl where they are needed, until the end of the block.
 
-            async def flush() -> None:
-                await world.flush()
+    Raises ConfigError for a plug-in that cannot be loaded, and for faults that are none."""
+    profiles = profiles_of(config.world.faults)
+    async with AsyncExitStack() as opened:
+        store = await opened.enter_async_context(open_store(run.world)) if _is_mapped(config) else None
+        lines = await opened.enter_async_context(open_event_lines(run.faults)) if profiles else None
+        on_fault = unheard if lines is None else FaultLines(lines, clock).add
+        made = world_of(config, models, store, profiles, on_fault)
+
+        async def flush() -> None:
+            if made.mapped is not None:
+                await made.mapped.flush()
+            if lines is not None:
                 await lines.flush()
 
-            faulty = FaultyWorld(world, profiles, config.run.seed, FaultLines(lines, clock).add)
-            yield _Made(world=faulty, flush=flush, mapping=world.mapping)
+        yield OpenWorld(world=made.world, mapped=made.mapped, flush=flush)
 
 
-def descriptors_needed(config: Config) -> int:
-    """Open files that the engine has at most: a connection for every live episode and simulator's call, and some."""
-    simulators = sum(endpoint.concurrency for endpoint in config.endpoints.values())
-    return _connections(config) + simulators + _SPARE_DESCRIPTORS
+def world_of(
+    config: Config,
+    models: SimulatorModels,
+    store: EntryStore | AnswersAsOf | None,
+    profiles: Mapping[str, FaultProfile],
+    on_fault: OnFault = unheard,
+) -> ComposedWorld:
+    """Who answers tool calls, with faults by these profiles; without a store its answers live as long as it does.
+
+    Raises ConfigError for a plug-in that cannot be loaded."""
+    if not _is_mapped(config):
+        return ComposedWorld(world=plugin(config.world.kind, "world.kind"))
+    mapped = mapped_world(config, models, store)
+    faulty = FaultyWorld(mapped, profiles, config.run.seed, on_fault) if profiles else None
+    return ComposedWorld(world=faulty or mapped, mapped=mapped)
 
 
-def raise_descriptor_limit(needed: int) -> None:
-    """Raise the limit of open files to its hard limit.
+def _is_mapped(config: Config) -> bool:
+    return config.world.kind in ("offline", "llm")
 
-    Raises ConfigError with the number needed if that is too low."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    if hard != resource.RLIM_INFINITY and hard < needed:
-        raise ConfigError(
-            f"this run needs {needed} open files, the hard limit is {hard}: raise it (`ulimit -Hn {needed}` as root), "
-            "or lower schedule.groups_per_step, group_size or max_staleness"
-        )
+
+def mapped_world(config: Config, models: SimulatorModels, store: EntryStore | AnswersAsOf | None) -> MappedWorld:
+    """The world of an offline or llm configuration; without a store its answers live as long as it does."""
+    simulator: ToolSimulator = OfflineSimulator()
+    if config.world.mode == "frozen":
+        simulator = FrozenSimulator()
+    elif config.world.kind == "llm":
+        vetoes = Vetoes() if store is None else Vetoes.of(store)
+        simulator = LlmSimulator(models.askers[config.world.endpoint], vetoes)
+    return MappedWorld(simulator, store, mode=config.world.mode)
+
+
+def user_of(config: Config, models: SimulatorModels) -> User:
+    """Who answers the agent's questions.
+
+    Raises ConfigError for a plug-in that cannot be loaded."""
+    if config.user.kind == "llm":
+        return LlmUser(models.askers[config.user.endpoint], config.user.profile)
+    return OfflineUser() if config.user.kind == "offline" else plugin(config.user.kind, "user.kind")
+
+
+def scorer_of(config: Config, models: SimulatorModels, began_with: Config | None = None) -> Scorer:
+    """Who makes rewards; `began_with` is the configuration of the run whose journal is looked up, where it is another.
+
+    Raises ConfigError for a plug-in that cannot be loaded, and a kind of judge that there is not."""
+    if config.scorer.kind != "rubric":
+        scorer: Scorer = plugin(config.scorer.kind, "scorer.kind")
+        return scorer
+    name = config.scorer.judge
+    return RubricScorer(judge_of(config, models.askers[name], began_with) if name else None)

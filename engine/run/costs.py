@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from engine.llm.asking import ROLE_ERRORS, Tally
 from engine.llm.endpoint import Endpoint
-from engine.run.simulators import SimulatorModels
+from engine.run.models import SimulatorModels
 from engine.telemetry import simulator_metrics as keys
 from engine.telemetry.metrics import MetricRow, key_with
 from engine.world.mapping import MappingCounts

@@ -24,9 +24,11 @@ from engine.core.versions import Versions
 from engine.evals.recorded import Evaluations
 from engine.packs.pack import Pack
 from engine.policy.servers import Loads
-from engine.run.compose import OnEvent, RunParts
+from engine.run.compose import RunParts
 from engine.run.counters import EngineCounters, process_row
+from engine.run.progress import LearnerFollower
 from engine.run.rollout import Rollout
+from engine.run.served_policy import OnEvent
 from engine.run.swap import AdapterSwap
 from engine.rundir.layout import RunDir, read_json, write_json
 from engine.stream.reader import written_positions
@@ -48,7 +50,8 @@ class Engine:
 
     run: RunDir
     parts: RunParts
-    adapters: AdapterSwap
+    learner: LearnerFollower
+    versions: Versions
     rollout: Rollout
     evaluations: Evaluations
     writer: TrajectoryWriter
@@ -59,13 +62,13 @@ class Engine:
     _changed: anyio.Event = field(default_factory=anyio.Event)
 
     def __post_init__(self) -> None:
-        self.adapters.on_change = self.changed
+        self.learner.on_change = self.changed
         self._history.extend((read_json(self.run.path / "phase.json") or {"history": []})["history"])
 
     def changed(self) -> None:
         """The learner's counts or the current version changed: look again, everywhere."""
         admission = self.rollout.scheduler.admission
-        admission.freed(self.adapters.trained, self.adapters.progress.counters.dropped_groups)
+        admission.freed(self.learner.trained, self.learner.dropped)
         admission.closed = self._finished()
         self.rollout.scheduler.wake()
         # Everyone who waits hears it; who comes later waits for the next change.
@@ -76,7 +79,7 @@ class Engine:
         """All phases, in order; returns when the run is done or drained."""
         async with anyio.create_task_group() as tg:
             served, attach = self.parts.served, self.attach
-            for background in (self.attach.lag.run, self.adapters.watch, self._rows, served.watch, attach.serve):
+            for background in (self.attach.lag.run, self.learner.watch, self._rows, served.watch, attach.serve):
                 tg.start_soon(background)
             await tg.start(self.writer.run)
             await tg.start(self.eval_writer.run)
@@ -86,7 +89,7 @@ class Engine:
             await self._train()
             await self.writer.close()
             if self._finished():
-                last = self.adapters.progress.counters.version
+                last = self.learner.progress.counters.version
                 await self._until(partial(self._serves, last))
                 await self._validate(last)
                 await self._measure_once("heldout_after", last)
@@ -121,7 +124,7 @@ class Engine:
         every, due = self.parts.config.eval.every, self.parts.config.eval.every
         while every:
             await self._until(partial(self._serves, due))
-            version = self.adapters.versions.current
+            version = self.versions.current
             await self._validate(version)
             due = (version // every + 1) * every
 
@@ -141,10 +144,10 @@ class Engine:
             await self._changed.wait()
 
     def _finished(self) -> bool:
-        return self.adapters.progress.counters.step >= self.parts.config.run.steps
+        return self.learner.progress.counters.step >= self.parts.config.run.steps
 
     def _serves(self, version: int) -> bool:
-        return self.adapters.versions.current >= version
+        return self.versions.current >= version
 
     def _least_version(self) -> int:
         """On resume nothing starts before the adapter of the newest checkpoint is served."""
@@ -178,7 +181,7 @@ class Engine:
         await anyio.to_thread.run_sync(lambda: metrics.append({**known, **process_row()}))
 
     def _row(self, loads: Loads) -> MetricRow:
-        scheduler, versions = self.rollout.scheduler, self.adapters.versions
+        scheduler, versions = self.rollout.scheduler, self.versions
         admission = scheduler.admission
         lag_p50_s, lag_p99_s = self.attach.lag.delays.quantiles_s(0.5, 0.99)
         return {
@@ -216,7 +219,7 @@ def compose(run: RunDir, parts: RunParts, pack: Pack, on_event: OnEvent) -> Engi
     writer = TrajectoryWriter(run.trajectories, header, sizes, clock)
     eval_writer = TrajectoryWriter(run.eval, header, sizes, clock)
     versions = Versions(slots=parts.served.adapter_slots)
-    adapters = AdapterSwap(
+    swap = AdapterSwap(
         run=run,
         run_id=manifest["run_id"],
         versions=versions,
@@ -242,7 +245,7 @@ def compose(run: RunDir, parts: RunParts, pack: Pack, on_event: OnEvent) -> Engi
         config=config,
         tasks=pack.tasks,
         seams=seams,
-        adapters=adapters,
+        adapters=swap,
         writer=eval_writer,
         flush=parts.flush,
         live=counters.evaluating,
@@ -250,7 +253,8 @@ def compose(run: RunDir, parts: RunParts, pack: Pack, on_event: OnEvent) -> Engi
     return Engine(
         run=run,
         parts=parts,
-        adapters=adapters,
+        learner=LearnerFollower(run=run, swap=swap),
+        versions=versions,
         rollout=rollout,
         evaluations=evaluations,
         writer=writer,

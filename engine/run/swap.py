@@ -1,24 +1,21 @@
 """Publishing directory -> servers: announce, load everywhere, flip, unload, delete (docs/architecture.md).
 
-Polls adapters/ and learner/progress.json (<= 100 ms). What to do is decided by engine.core.versions; this is the I/O. A
-trained group frees its place of the group budget only once the adapter of its step is current on every server that
-gets traffic; one that is away is not waited for, and gets it before its traffic.
+What to do is decided by engine.core.versions; this is the I/O. A version is current once every server that gets traffic
+has it; one that is away is not waited for, and gets it before its traffic.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import anyio
 
 from engine.core.versions import Versions
-from engine.learnerdir.progress import LearnerProgress, read_progress
 from engine.rundir.layout import RunDir, adapter_name, remove_directory
 
-_POLL_S = 0.1
 _KEEP_BEHIND = 4
 """Versions never deleted behind the oldest that a step may train on: its probe reads them, and a step takes a while."""
 
@@ -48,39 +45,19 @@ class AdapterSwap:
     clock: Callable[[], float]
     keep_every: int
     max_staleness: int
-    on_change: Callable[[], None] = lambda: None
-    """Called when a version became current, or the learner's counts changed."""
-    progress: LearnerProgress = field(default_factory=LearnerProgress)
-    _trained_at: dict[int, int] = field(default_factory=dict)
 
-    @property
-    def trained(self) -> int:
-        """Groups trained by steps whose adapter is current."""
-        return max(
-            (count for version, count in self._trained_at.items() if version <= self.versions.current), default=0
-        )
-
-    async def watch(self) -> None:
-        """Follow the learner until cancelled."""
-        while True:
-            await self.step()
-            await anyio.sleep(_POLL_S)
-
-    async def step(self) -> None:
-        """Look once, and do what is due."""
-        published, progress = await anyio.to_thread.run_sync(self._look)
+    async def advance(self, published: Sequence[int]) -> bool:
+        """Serve the newest of the published versions, if one is to be; returns whether it was."""
         if published:
             self.versions.announced = max(self.versions.announced, published[-1])
-        counters, changed = progress.counters, _decided(progress) != _decided(self.progress)
-        self.progress = progress
-        self._trained_at[counters.version] = counters.trained_groups
-        if (version := self.versions.next_load()) is not None:
-            await self.serve(version)
-            changed = True
-        # Places of the group budget are free now: not before, or groups would be born a version behind, and not only
-        # once the old version is unloaded.
-        if changed:
-            self.on_change()
+        version = self.versions.next_load()
+        if version is None:
+            return False
+        await self.serve(version)
+        return True
+
+    async def retire(self, published: Sequence[int]) -> None:
+        """Unload what nobody leases any more, and delete what no rule keeps."""
         for version in self.versions.unloadable():
             self.versions.forget(version)
             await self.servers.unload(adapter_name(self.run_id, version))
@@ -97,17 +74,8 @@ class AdapterSwap:
             event = {"event": "flip", "adapter": name, "version": version, "start_s": now, "end_s": now, "ok": True}
             self.on_event({**event, "server": "*"})
 
-    def _look(self) -> tuple[list[int], LearnerProgress]:
-        return self.run.versions(), read_progress(self.run)
-
-    def _collect_garbage(self, published: list[int]) -> None:
+    def _collect_garbage(self, published: Sequence[int]) -> None:
         kept = {*published[-(self.max_staleness + _KEEP_BEHIND) :], *self.versions.loaded, self.run.best}
         for version in published:
             if version not in kept and version % self.keep_every:
                 remove_directory(self.run.adapter(version))
-
-
-def _decided(progress: LearnerProgress) -> tuple[int, ...]:
-    """The part of the learner's word that others wait for."""
-    counters = progress.counters
-    return counters.step, counters.version, counters.trained_groups, counters.dropped_groups

@@ -22,7 +22,7 @@ from anyio import to_thread
 from engine.chat.chat_format import ChatFormat
 from engine.config.tree import Config
 from engine.errors import ConfigError, RunError
-from engine.run.compose import open_policy, watched
+from engine.run.served_policy import open_policy, watched
 from engine.rundir.layout import RunDir
 from engine.serving.served import READY_S
 from engine.task import Task

@@ -23,20 +23,13 @@ from engine.core.episode import run_episode
 from engine.core.seams import EpisodePlan, Policy, Scorer, Seams, User, World
 from engine.errors import ConfigError, PolicyError
 from engine.llm.journal import Journal, read_journal
-from engine.run.simulators import (
-    SimulatorModels,
-    mapped_world,
-    open_models,
-    plugin,
-    recorded_models,
-    scorer_of,
-    user_of,
-)
+from engine.run.compose import scorer_of, user_of, world_of
+from engine.run.models import SimulatorModels, open_models, recorded_models
 from engine.rundir.layout import RunDir
 from engine.stream.reader import read_group_ids
 from engine.task import Task
 from engine.types import Completion, Episode, EpisodeGroup, Turn
-from engine.world.faults import FaultProfile, FaultyWorld, profiles_of
+from engine.world.faults import FaultProfile, profiles_of
 from engine.world.store import EntryStore, read_store
 from engine.world.vetoes import AnswersAsOf, RecordedGroups
 
@@ -104,13 +97,8 @@ class Replayer:
 
     def world(self, group_id: str) -> World:
         """A world that nobody has been in, as it was when the group was played."""
-        world = self.config.world
-        if world.kind not in ("offline", "llm"):
-            made: World = plugin(world.kind, "world.kind")
-            return made
-        mapped = mapped_world(self.config, self.models, self._answers(group_id))
-        profiles = {tool: _at_once(profile) for tool, profile in profiles_of(world.faults).items()}
-        return FaultyWorld(mapped, profiles, self.config.run.seed) if profiles else mapped
+        profiles = {tool: _at_once(profile) for tool, profile in profiles_of(self.config.world.faults).items()}
+        return world_of(self.config, self.models, self._answers(group_id), profiles).world
 
     def _answers(self, group_id: str) -> AnswersAsOf | None:
         if self.answers is None:

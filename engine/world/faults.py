@@ -95,7 +95,7 @@ def _numbers(faults: str) -> dict[str, float]:
     return numbers
 
 
-def _unheard(*_: object) -> None:
+def unheard(*_: object) -> None:
     """Nobody keeps an account."""
 
 
@@ -103,7 +103,7 @@ class FaultyWorld:
     """A world whose tools misbehave by profile; tools without one work, unless there is one for every tool."""
 
     def __init__(
-        self, world: World, profiles: Mapping[str, FaultProfile], seed: int, on_fault: OnFault = _unheard
+        self, world: World, profiles: Mapping[str, FaultProfile], seed: int, on_fault: OnFault = unheard
     ) -> None:
         self._world = world
         self._profiles = profiles

@@ -13,7 +13,8 @@ from engine.config.load import load
 from engine.evals.split import Suite, evaluate
 from engine.packs.pack import load_pack
 from engine.preflight.manifest import create
-from engine.run.compose import build_parts, watched
+from engine.run.compose import build_parts
+from engine.run.served_policy import watched
 from engine.rundir.layout import RunDir, write_json
 from engine.serving.models import find_models
 from engine.serving.served import served

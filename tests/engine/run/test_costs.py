@@ -6,7 +6,7 @@ import pytest
 
 from engine.llm.question import ModelQuestion
 from engine.run.costs import account
-from engine.run.simulators import SimulatorModels
+from engine.run.models import SimulatorModels
 from engine.scripted.endpoint import ScriptedEndpoint as Scripted
 from engine.telemetry import MetricsFile
 from engine.telemetry import simulator_metrics as keys

@@ -1,10 +1,11 @@
-"""engine.run.swap: what is freed, loaded, kept and deleted as the learner publishes."""
+"""engine.run.progress and swap: what is freed, loaded, kept and deleted as the learner publishes."""
 
 import anyio
 import pytest
 from anyio import to_thread
 
 from engine.core.versions import Versions
+from engine.run.progress import LearnerFollower
 from engine.run.swap import AdapterSwap
 from engine.rundir.layout import RunDir, write_json
 from tests.parts.waiting import until
@@ -41,8 +42,8 @@ def publish(run, version):
     write_json(run.progress, told)
 
 
-def adapters_of(run, **changes):
-    """Adapters over recording servers."""
+def follower_of(run, **changes):
+    """A follower of the run's learner over recording servers."""
     settings = {
         "run": run,
         "run_id": "demo-1f0c2a9b",
@@ -53,21 +54,21 @@ def adapters_of(run, **changes):
         "keep_every": 100,
         "max_staleness": 1,
     }
-    return AdapterSwap(**(settings | changes))
+    return LearnerFollower(run=run, swap=AdapterSwap(**(settings | changes)))
 
 
 async def test_groups_are_free_before_an_old_version_is_gone(run):
     """The budget is freed as soon as the new adapter is current, however long a server takes to unload the old one."""
-    adapters = adapters_of(run)
+    follower = follower_of(run)
     heard = []
-    adapters.on_change = lambda: heard.append((adapters.trained, adapters.progress.counters.dropped_groups))
-    await adapters.step()
+    follower.on_change = lambda: heard.append((follower.trained, follower.dropped))
+    await follower.step()
     await to_thread.run_sync(publish, run, 1)
     async with anyio.create_task_group() as tg:
-        tg.start_soon(adapters.step)
-        await until(lambda: ("unload", "demo-1f0c2a9b-v00000") in adapters.servers.calls)
+        tg.start_soon(follower.step)
+        await until(lambda: ("unload", "demo-1f0c2a9b-v00000") in follower.swap.servers.calls)
         assert heard[-1] == (10, 1)
-        adapters.servers.unloading.set()
+        follower.swap.servers.unloading.set()
 
 
 @pytest.mark.parametrize("max_staleness", [1, 7])
@@ -75,12 +76,12 @@ def test_what_a_probe_may_still_read_is_kept(run, max_staleness):
     """Old versions go whole; those that a step may train on, and a few behind them, stay; so do first and best."""
 
     async def follow():
-        adapters = adapters_of(run, max_staleness=max_staleness, keep_every=10)
-        adapters.servers.unloading.set()
+        follower = follower_of(run, max_staleness=max_staleness, keep_every=10)
+        follower.swap.servers.unloading.set()
         for version in range(1, 20):
             await to_thread.run_sync(publish, run, version)
-            await adapters.step()
-            await adapters.step()
+            await follower.step()
+            await follower.step()
 
     (run.adapters / "best").symlink_to("v00003")
     anyio.run(follow)

@@ -11,8 +11,8 @@ import pytest
 from engine.config.load import dump, load
 from engine.errors import ConfigError, ToolError
 from engine.reward.checks import comparable, evaluate_check
-from engine.run.compose import _world
-from engine.run.simulators import SimulatorModels
+from engine.run.compose import open_world
+from engine.run.models import SimulatorModels
 from engine.rundir.layout import RunDir, read_lines
 from engine.types import Event, EventKind, Observation, ToolCall
 from engine.world.faults import GARBAGE, UNAVAILABLE, FaultProfile, FaultyWorld, profiles_of
@@ -146,7 +146,7 @@ async def test_every_fault_has_its_line(tmp_path: Path) -> None:
     async def lines() -> list[dict]:
         return await anyio.to_thread.run_sync(lambda: list(read_lines(run.faults)))
 
-    async with _world(run, config, SimulatorModels(), clock) as made:
+    async with open_world(run, config, SimulatorModels(), clock) as made:
         session = await made.world.open(shop(), 7)
         for asked in (LIST, ORDER, ORDER, LIST):
             await session.call(asked)
@@ -168,7 +168,7 @@ async def test_faults_that_end_an_episode_are_written_when_it_never_becomes_a_fr
     config = load(None, ["world.faults=list_orders: timeout=1; *: error=1"]).config
     run = RunDir(tmp_path)
     with anyio.CancelScope() as scope:
-        async with _world(run, config, SimulatorModels(), clock) as made:
+        async with open_world(run, config, SimulatorModels(), clock) as made:
             session = await made.world.open(shop(), 7)
             with pytest.raises(ToolError):
                 await session.call(ORDER)
@@ -211,7 +211,9 @@ def test_profiles_are_written_by_tool() -> None:
 async def test_a_profile_that_cannot_be_is_refused(tmp_path: Path, text: str, reason: str) -> None:
     """Before anything is played, with the key, the part that is wrong and what to write."""
     with pytest.raises(ConfigError, match=r"^world\.faults: '") as caught:
-        async with _world(RunDir(tmp_path), load(None, [f'world.faults="{text}"']).config, SimulatorModels(), clock):
+        async with open_world(
+            RunDir(tmp_path), load(None, [f'world.faults="{text}"']).config, SimulatorModels(), clock
+        ):
             raise AssertionError("it was opened")
     assert reason in str(caught.value)
 
@@ -236,7 +238,7 @@ async def test_the_configured_world_misbehaves_and_keeps_its_flush(tmp_path: Pat
     """A named tool has its own profile, the others that of `*`; what was answered is committed all the same."""
     config = load(None, ["world.faults=list_orders: garbage=1; *: error=1"]).config
     run = RunDir(tmp_path)
-    async with _world(run, config, SimulatorModels(), clock) as made:
+    async with open_world(run, config, SimulatorModels(), clock) as made:
         session = await made.world.open(shop(), 0)
         assert await session.call(LIST) == Observation(content=GARBAGE, ok=True)
         with pytest.raises(ToolError, match="place_order: injected fault"):
@@ -244,7 +246,7 @@ async def test_the_configured_world_misbehaves_and_keeps_its_flush(tmp_path: Pat
         await session.close()
         await made.flush()
         assert await anyio.to_thread.run_sync(committed, run.world) == 1
-    async with _world(run, load(None).config, SimulatorModels(), clock) as made:
+    async with open_world(run, load(None).config, SimulatorModels(), clock) as made:
         session = await made.world.open(shop(), 0)
         assert '"pear"' in (await session.call(LIST)).content
         assert made.mapping.counts == (1, 0, 0, 0)
@@ -256,7 +258,7 @@ async def test_the_same_run_has_the_same_faults(tmp_path: Path) -> None:
 
     async def heard(*sets: str) -> list[str]:
         config = load(None, ["world.faults=*: garbage=0.5", *sets]).config
-        async with _world(RunDir(tmp_path), config, SimulatorModels(), clock) as made:
+        async with open_world(RunDir(tmp_path), config, SimulatorModels(), clock) as made:
             session = await made.world.open(shop(), 0)
             contents = [(await session.call(LIST)).content for _ in range(32)]
             await session.close()
