@@ -9,7 +9,7 @@ from engine.chat.chat_format import ChatFormat
 from engine.rundir.layout import RunDir, read_json
 from engine.serving.models import model_revision, sha256
 
-Fact = tuple[str, str, str]
+_Fact = tuple[str, str, str]
 """What is compared in words, its sha256 now, and the key of manifest.json that has the sha256 of before."""
 
 
@@ -29,7 +29,7 @@ def changed_weights(run: RunDir, model: Path) -> list[str]:
     return _changed(run, [(f"the model {model} (config.json and weights)", model_revision(model), "model_revision")])
 
 
-def _changed(run: RunDir, facts: Iterable[Fact]) -> list[str]:
+def _changed(run: RunDir, facts: Iterable[_Fact]) -> list[str]:
     manifest = read_json(run.manifest) or {}
     return [
         f"{what} is not what the run began with: sha256 {found}, manifest.json has {manifest.get(name)}"

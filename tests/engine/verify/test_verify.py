@@ -17,6 +17,7 @@ from click.testing import CliRunner
 from engine.cli import cli
 from engine.config.load import load
 from engine.rundir.layout import RunDir, read_json, write_json
+from engine.schema.canonical import with_defaults
 from engine.serving.models import sha256
 from engine.stream.digest import transcript_sha256
 from engine.stream.reader import iter_groups
@@ -193,7 +194,7 @@ def test_a_changed_check_without_effect_is_found(tmp_path, offline):
 def test_a_broken_canonicalization_is_found(request, monkeypatch, kind):
     """Arguments as they were written: a white space too many is another fruit."""
     run = request.getfixturevalue(kind)
-    monkeypatch.setattr("engine.world.admission.canonical", lambda value: value)
+    monkeypatch.setattr("engine.world.admission.canonical_object", with_defaults)
     found = {episode for episode, _ in differences(run)}
     assert {f"g{position:06d}.00" for position in range(3)} <= found
 

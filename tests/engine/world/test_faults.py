@@ -249,7 +249,7 @@ async def test_the_configured_world_misbehaves_and_keeps_its_flush(tmp_path: Pat
     async with open_world(run, load(None).config, SimulatorModels(), clock) as made:
         session = await made.world.open(shop(), 0)
         assert '"pear"' in (await session.call(LIST)).content
-        assert made.mapping.counts == (1, 0, 0, 0)
+        assert made.mapped.mapping.counts == (1, 0, 0, 0)
         await session.close()
 
 
