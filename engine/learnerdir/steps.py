@@ -58,6 +58,11 @@ class TrainedStep:
     flushed: bool = False
     """Whether it is the smaller last step of a closed stream."""
 
+    @property
+    def used(self) -> tuple[str, ...]:
+        """Ids of the groups that it trained or dropped."""
+        return (*(group.id for group in self.groups), *(id_ for ids in self.dropped.values() for id_ in ids))
+
     def value(self) -> dict[str, Any]:
         """Returns it as JSON."""
         tokens = {} if self.staleness_tokens is None else {"staleness_tokens": dict(self.staleness_tokens)}
@@ -73,16 +78,16 @@ class TrainedStep:
 
     @classmethod
     def of(cls, value: Mapping[str, Any]) -> Self:
-        """Reads what `value` returns.
+        """Reads what `value` returns; an older version did not say version, cursor and what it dropped.
 
         Raises KeyError, TypeError or ValueError for another shape."""
-        segment, offset = value["cursor"]
+        segment, offset = value.get("cursor", (0, 0))
         return cls(
             step=int(value["step"]),
-            version=int(value["version"]),
+            version=int(value.get("version", value["step"])),
             cursor=(int(segment), int(offset)),
             groups=tuple(TrainedGroup.of(group) for group in value["groups"]),
-            dropped={str(reason): tuple(map(str, ids)) for reason, ids in value["dropped"].items()},
+            dropped={str(reason): tuple(map(str, ids)) for reason, ids in value.get("dropped", {}).items()},
             staleness_tokens=value.get("staleness_tokens"),
             flushed=bool(value.get("flushed", False)),
         )

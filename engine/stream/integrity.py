@@ -10,22 +10,23 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
-from pathlib import Path
-from typing import Any
 
 from engine.errors import IncompleteError, RunError
+from engine.learnerdir import UNUSABLE
+from engine.learnerdir.checkpoint import CheckpointState, read_checkpoint
+from engine.learnerdir.counters import LearnerCounters
+from engine.learnerdir.progress import read_progress
+from engine.learnerdir.steps import TrainedStep, read_steps
 from engine.rundir.layout import RunDir, read_json, read_lines
+from engine.stream.closed import read_closed
 from engine.stream.listing import Listing, header_id, position_id
-from engine.stream.segment import CLOSED, Cursor
+from engine.stream.segment import CLOSED
 
-_MALFORMED = (KeyError, TypeError, ValueError, AttributeError)
-"""What reading a row raises that is none."""
 _RANGES = 6
 _NUMBER = re.compile(r"(.*?)(\d+)")
-_Row = Mapping[str, Any]
 
 
 class RecordsPart(StrEnum):
@@ -94,100 +95,59 @@ def require_complete(run: RunDir, *parts: RecordsPart, checksums: bool = False) 
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Step:
-    """One step that was made."""
-
-    cursor: Cursor
-    used: tuple[str, ...]
-    """Groups that it trained or dropped."""
-
-    @classmethod
-    def of(cls, row: _Row) -> _Step:
-        """From its row of steps.jsonl."""
-        dropped = (id_ for ids in row.get("dropped", {}).values() for id_ in ids)
-        segment, offset = row.get("cursor", (0, 0))
-        return cls(cursor=(segment, offset), used=(*(group["id"] for group in row["groups"]), *dropped))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Checkpoint:
-    """Where a resume begins."""
-
-    name: str = "no checkpoint"
-    step: int = 0
-    cursor: Cursor = (0, 0)
-    frames_read: int = 0
-    """Groups up to the cursor."""
-    row: _Row | None = None
-    """Its step's row of steps.jsonl, which a kill may have kept from being written there."""
-
-    @classmethod
-    def newest(cls, run: RunDir) -> _Checkpoint:
-        """The newest; of one that cannot be read nothing is known, and the learner refuses it with its own words."""
-        paths = [path for path in run.learner.glob("checkpoint-*") if path.name[11:].isdigit()]
-        newest = max(paths, key=lambda path: int(path.name[11:]), default=None)
-        if newest is None:
-            return cls()
-        try:
-            state = read_json(newest / "state.json") or {}
-            # The simulated learner calls its counters a position.
-            counters = state.get("counters") or state.get("position") or {}
-            segment, offset = counters.get("cursor", (0, 0))
-            return cls(
-                name=newest.name,
-                step=counters.get("step", 0),
-                cursor=(segment, offset),
-                frames_read=counters.get("frames_read", 0),
-                row=state.get("step_row") or state.get("row"),
-            )
-        except (RunError, *_MALFORMED):
-            return cls()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class _Promised:
     """What the files beside the streams say; what an older version did not write is not asked for."""
 
     run_id: str
-    checkpoint: _Checkpoint
-    steps: Mapping[int, _Step]
+    checkpoint: LearnerCounters
+    """Those of the newest checkpoint, where a resume begins."""
+    checkpoint_name: str
+    steps: Mapping[int, TrainedStep]
     frames_read: int
     """Groups that the learner has read, by progress.json."""
     closed: Mapping[RecordsPart, int]
-    """Groups that the writer of a stream counted when it closed that."""
+    """Groups that the writer of a stream counted when it closed that; a stream that is open is not in it."""
     measured: Mapping[int, Mapping[str, int]]
     """Episodes per version and split, each a group of its own."""
 
     @classmethod
     def read(cls, run: RunDir) -> _Promised:
         """In an order in which a learner at work cannot make them disagree: a checkpoint comes before its row."""
-        checkpoint = _Checkpoint.newest(run)
-        rows = [] if checkpoint.row is None else [checkpoint.row]
-        with _understood(run.learner / "steps.jsonl") as path:
-            steps = {int(row["step"]): _Step.of(row) for row in (*rows, *read_lines(path))}
-        measured: dict[int, dict[str, int]] = {}
-        with _understood(run.eval / "evaluations.jsonl") as path:
-            for row in read_lines(path):
-                splits, split = measured.setdefault(max(0, row["version"]), {}), row.get("split", "")
-                # What is measured again with the same version is the same tasks, or more of them.
-                splits[split] = max(splits.get(split, 0), row.get("episodes", 0))
+        checkpoint = _newest_checkpoint(run)
+        # A kill may have kept a step's row from being written to steps.jsonl.
+        rows = [] if checkpoint.trained is None else [checkpoint.trained]
         return cls(
             run_id=(read_json(run.manifest) or {}).get("run_id", ""),
-            checkpoint=checkpoint,
-            steps=steps,
-            frames_read=(read_json(run.progress) or {}).get("frames_read", 0),
-            closed={part: (read_json(run.path / part / CLOSED) or {}).get("frames", 0) for part in _STREAMS},
-            measured=measured,
+            checkpoint=checkpoint.counters,
+            checkpoint_name=run.checkpoint(checkpoint.counters.step).name,
+            steps={row.step: row for row in (*rows, *read_steps(run))},
+            measured=_measurements(run),
+            frames_read=read_progress(run).counters.frames_read,
+            closed={part: closed.frames for part in _STREAMS if (closed := read_closed(run.path / part)) is not None},
         )
 
 
-@contextmanager
-def _understood(path: Path) -> Iterator[Path]:
-    """Reading `path`: what it should not hold is a RunError that says so."""
+def _newest_checkpoint(run: RunDir) -> CheckpointState:
+    """The newest; of one that cannot be read nothing is known, and the learner refuses it with its own words."""
+    steps = run.checkpoints()
+    with suppress(RunError):
+        if steps:
+            return read_checkpoint(run, steps[-1])
+    return CheckpointState(counters=LearnerCounters(), trained=None)
+
+
+def _measurements(run: RunDir) -> Mapping[int, Mapping[str, int]]:
+    """Episodes per version and split, by evaluations.jsonl."""
+    path = run.eval / "evaluations.jsonl"
+    measured: dict[int, dict[str, int]] = {}
     try:
-        yield path
-    except _MALFORMED as error:
+        for row in read_lines(path):
+            splits, split = measured.setdefault(max(0, row["version"]), {}), row.get("split", "")
+            # What is measured again with the same version is the same tasks, or more of them.
+            splits[split] = max(splits.get(split, 0), row.get("episodes", 0))
+    except UNUSABLE as error:
         raise RunError(f"{path}: a row is not what synth-engine writes ({error!r}); restore it from a copy") from error
+    return measured
 
 
 # --- what there is ------------------------------------------------------------------------------------------------
@@ -232,7 +192,8 @@ def _uncounted(promised: _Promised, training: Listing, named: set[str]) -> Itera
     known, checkpoint = len(named), promised.checkpoint
     (segment, offset), there = checkpoint.cursor, training.before(checkpoint.cursor)
     if (short := checkpoint.frames_read - there) > known:
-        counted = f"{checkpoint.name} counts {checkpoint.frames_read} groups up to byte {offset} of {segment:05d}.seg"
+        place = f"byte {offset} of {segment:05d}.seg"
+        counted = f"{promised.checkpoint_name} counts {checkpoint.frames_read} groups up to {place}"
         yield Gap(part=RecordsPart.TRAINING, told=f"{RecordsPart.TRAINING}/: {counted}, {there} are there", count=short)
         known = short
     if (short := promised.frames_read - training.size) > known:
@@ -248,7 +209,7 @@ def _uncounted(promised: _Promised, training: Listing, named: set[str]) -> Itera
 
 def _closed(part: RecordsPart, promised: _Promised, listing: Listing, known: int) -> Iterator[Gap]:
     """Groups that only the writer counted."""
-    count = promised.closed[part]
+    count = promised.closed.get(part, 0)
     if (short := count - listing.size) > known:
         told = f"{part}/: {CLOSED} counts {count} groups, {listing.size} are there"
         yield Gap(part=part, told=told, count=short, unused=True)
@@ -271,7 +232,9 @@ def _unrecorded(promised: _Promised) -> Iterator[Gap]:
     checkpoint = promised.checkpoint
     if missing := sorted(set(range(1, checkpoint.step + 1)) - promised.steps.keys()):
         many, steps = _many(len(missing), "step"), _named([f"{step}" for step in missing])
-        told = f"{RecordsPart.STEPS}/steps.jsonl: no row of {many} that {checkpoint.name} goes on from: {steps}"
+        told = (
+            f"{RecordsPart.STEPS}/steps.jsonl: no row of {many} that {promised.checkpoint_name} goes on from: {steps}"
+        )
         yield Gap(part=RecordsPart.STEPS, told=told)
 
 

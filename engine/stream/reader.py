@@ -12,9 +12,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from engine.rundir.layout import read_json
+from engine.stream.closed import read_closed
 from engine.stream.frame import Header, StreamError, decode_payload, header_payload
-from engine.stream.segment import CLOSED, Cursor, RawFrame, Segment, SegmentHeader, segment_numbers
+from engine.stream.segment import Cursor, RawFrame, Segment, SegmentHeader, segment_numbers
 from engine.types import EpisodeGroup
 
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.001, 0.05
@@ -155,7 +155,7 @@ class StreamReader:
         """The frame at the cursor, over the ends of segments; None if it is not there yet."""
         while (raw := self._here()) is None:
             # What follows is looked up before the last look at this segment: a frame written in between is not lost.
-            closed = read_json(self.directory / CLOSED) is not None
+            closed = read_closed(self.directory) is not None
             later = [number for number in segment_numbers(self.directory) if number > self.cursor[0]]
             if (raw := self._here()) is not None:
                 return raw

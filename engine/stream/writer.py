@@ -21,12 +21,12 @@ import anyio
 import anyio.to_thread
 from anyio.abc import TaskStatus
 
-from engine.rundir.layout import write_json
 from engine.stream import frame
 from engine.stream.append import SegmentFile
+from engine.stream.closed import Closed, reopen, write_closed
 from engine.stream.frame import StreamError
 from engine.stream.masking import masked
-from engine.stream.segment import CLOSED, Segment, SegmentHeader, segment_numbers
+from engine.stream.segment import Segment, SegmentHeader, segment_numbers
 from engine.types import EpisodeGroup
 
 
@@ -202,7 +202,7 @@ class TrajectoryWriter:
 
     def _begin(self) -> None:
         self.directory.mkdir(parents=True, exist_ok=True)
-        (self.directory / CLOSED).unlink(missing_ok=True)
+        reopen(self.directory)
         numbers = segment_numbers(self.directory)
         for number in numbers:
             with Segment(self.directory, number) as segment:
@@ -256,7 +256,7 @@ class TrajectoryWriter:
         self._file.finish()
         self._file = None
         frames = self._earlier_frames + self._frames
-        write_json(self.directory / CLOSED, {"segments": len(segment_numbers(self.directory)), "frames": frames})
+        write_closed(self.directory, Closed(segments=len(segment_numbers(self.directory)), frames=frames))
 
     def _leave(self) -> None:
         """The other ends: whole frames are kept and made durable; readers see a writer that may come back."""

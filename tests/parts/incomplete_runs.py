@@ -7,6 +7,9 @@ from dataclasses import replace
 import anyio
 import orjson
 
+from engine.learnerdir.checkpoint import STATE_FILE, CheckpointState
+from engine.learnerdir.counters import LearnerCounters
+from engine.learnerdir.steps import TrainedStep
 from engine.rundir.layout import RunDir, read_json, read_lines, write_json
 from engine.stream.append import SegmentFile
 from engine.stream.frame import decode_payload, encode
@@ -31,9 +34,10 @@ def in_segments(made: RecordedRun) -> RunDir:
         anyio.run(write_life, run, header[0], made.groups[first : first + GROUPS_PER_STEP])
         rows[number]["cursor"] = [number, ends(run, number)[-1]]
     write_rows(run, rows)
-    counters = {"step": STEPS, "version": STEPS, "cursor": rows[-1]["cursor"], "frames_read": len(made.groups)}
-    state = {"counters": counters, "step_row": rows[-1]}
-    write_json(run.learner / f"checkpoint-{STEPS:05d}" / "state.json", state)
+    cursor = (STEPS - 1, ends(run, STEPS - 1)[-1])
+    counters = LearnerCounters(step=STEPS, version=STEPS, cursor=cursor, frames_read=len(made.groups))
+    state = CheckpointState(counters=counters, trained=TrainedStep.of(rows[-1]))
+    write_json(run.checkpoint(STEPS) / STATE_FILE, state.value())
     return run
 
 

@@ -317,7 +317,7 @@ async def test_records_that_cannot_be_compared(run):
     await looked(source)
     seen = await looked(source)
     assert "whether the records are complete is unknown" in seen.note
-    assert "a row is not what synth-engine writes" in seen.note
+    assert "line 1 is no step of a learner" in seen.note
     await source.close()
 
 

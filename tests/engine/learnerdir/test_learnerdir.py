@@ -121,6 +121,13 @@ def test_a_row_that_is_no_step_is_refused_by_its_line(run, line, reason):
         next(rows)
 
 
+def test_a_row_of_before_says_less(run):
+    """Its version is its step, it names no place, and nothing was dropped; what it used are its groups."""
+    run.steps.write_bytes(b'{"step":2,"groups":[{"id":"g000003","advantages":[0.0],"staleness":1}]}\n')
+    [step] = read_steps(run)
+    assert (step.version, step.cursor, step.dropped, step.used) == (2, (0, 0), {}, ("g000003",))
+
+
 @pytest.mark.parametrize("lost", ["counters", "cursor", "frames_read", "step_row"])
 def test_a_checkpoint_that_lacks_something_is_not_completed_by_zeros(run, lost):
     """From a cursor of zero every group would be trained again."""

@@ -272,12 +272,25 @@ def test_what_nobody_used_can_be_given_up(run):
     require_complete(run)
 
 
-@pytest.mark.parametrize("name", ["learner/steps.jsonl", "eval/evaluations.jsonl"])
-def test_a_record_that_cannot_be_understood_is_named(run, name):
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("learner/steps.jsonl", "line 1 is no step of a learner"),
+        ("eval/evaluations.jsonl", "a row is not what synth-engine writes"),
+    ],
+)
+def test_a_record_that_cannot_be_understood_is_named(run, name, told):
     """By who refuses as by who looks."""
     (run.path / name).write_bytes(b'{"step": [], "version": []}\n')
-    with pytest.raises(RunError, match=rf"{name}: a row is not what synth-engine writes"):
+    with pytest.raises(RunError, match=rf"{name}: {told}"):
         require_complete(run)
+
+
+def test_a_count_that_is_none_is_named(run):
+    """The file that a writer leaves behind is a record too."""
+    write_json(run.trajectories / CLOSED, {"segments": 3, "frames": "six"})
+    with pytest.raises(RunError, match=r"trajectories/closed\.json: not the end of a stream .*restore it from a copy"):
+        gaps(run)
 
 
 def test_an_adapter_of_an_incomplete_run_can_be_exported(run, tmp_path):
