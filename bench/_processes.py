@@ -13,6 +13,7 @@ from typing import Any
 import orjson
 
 from engine.config.load import validate
+from engine.learnerdir.adapter import is_published
 from engine.preflight.manifest import create
 from engine.processes.child import leash
 from engine.rundir.layout import RunDir, write_json
@@ -47,7 +48,7 @@ def serving(*arguments: str) -> Iterator[str]:
 def simulated_learner(run: RunDir) -> Iterator[None]:
     """The simulated learner's process; version 0 is published when the block begins."""
     with process("engine.scripted", "learner", str(run.path)) as child:
-        while not (run.adapter(0) / "meta.json").exists():
+        while not is_published(run, 0):
             if child.poll() is not None:
                 raise SystemExit("the simulated learner ended early")
             time.sleep(0.05)

@@ -17,7 +17,6 @@ from typing import Any
 
 import aiohttp
 import anyio
-import orjson
 
 from bench._processes import prepared, serving
 from bench.report import report
@@ -25,12 +24,13 @@ from engine.chat.chat_format import ChatFormat
 from engine.config.load import load
 from engine.core.versions import Versions
 from engine.errors import EpisodeError
+from engine.learnerdir.adapter import write_adapter
 from engine.packs.pack import load_pack
 from engine.policy.client import HttpPolicy
 from engine.policy.servers import Servers
 from engine.run.progress import LearnerFollower
 from engine.run.swap import AdapterSwap
-from engine.rundir.layout import RunDir, adapter_name, write_directory
+from engine.rundir.layout import RunDir, adapter_name
 from engine.scripted.zero_adapter import zero_adapter
 from engine.serving.models import find_model
 from engine.types import Limits, Sampling, Turn
@@ -118,8 +118,7 @@ async def _swaps(trial: Trial, run: RunDir, files: dict[str, bytes], adapters: A
     """Publish one version a second, and let the engine's parts notice."""
     for version in range(1, swaps + 1):
         await anyio.sleep(1.0)
-        meta = {"meta.json": orjson.dumps({"format": 1, "version": version})}
-        await anyio.to_thread.run_sync(write_directory, run.adapter(version), {**files, **meta})
+        await anyio.to_thread.run_sync(write_adapter, run, version, files, {"version": version})
         trial.published_at[version] = trial.clock()
         with anyio.fail_after(60):
             while version not in trial.live_at:  # noqa: ASYNC110 - a stopwatch, not a wait for one event
@@ -134,7 +133,7 @@ async def measure(run: RunDir, url: str, swaps: int) -> Trial:
     chat = ChatFormat.load(model)
     task = load_pack(run.pack).tasks[0]
     files = zero_adapter(model, _RANK, _ALPHA)
-    write_directory(run.adapter(0), {**files, "meta.json": orjson.dumps({"format": 1, "version": 0})})
+    write_adapter(run, 0, files, {"version": 0})
     ids = list(chat.prompt(task)[1])
     template = Turn(
         ids=ids, messages=(), tools=(), adapter=None, sampling=Sampling(), limits=LIMITS,

@@ -4,7 +4,7 @@
 
     adapters/v00012/adapter_model.safetensors   the base's dtype, peft's names, sorted: equal weights, equal bytes
                     adapter_config.json         what peft and the servers read
-                    meta.json                   version, step, hashes, norms
+                    meta.json                   engine.learnerdir.adapter: version, step, hashes, norms
 
 Publishing comes after the checkpoint of the same step and is idempotent: the same version with the same hash is done
 already; with another hash it is refused, because a server may hold the old one under that name.
@@ -13,7 +13,6 @@ already; with another hash it is refused, because a server may hold the old one 
 from __future__ import annotations
 
 import hashlib
-import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -22,8 +21,8 @@ from safetensors.torch import save
 from torch import Tensor
 
 from engine.errors import RunError
-from engine.modeldir.shape import TARGET_MODULES
-from engine.rundir.layout import RUN_FORMAT, RunDir, read_json, write_directory
+from engine.learnerdir.adapter import AdapterMeta, read_adapter, write_adapter
+from engine.rundir.layout import RunDir
 from learner.model import ADAPTER_CONFIG, WEIGHTS, LoraPolicy
 
 
@@ -36,31 +35,24 @@ def publish(run: RunDir, policy: LoraPolicy, tensors: Mapping[str, Tensor], step
     weights = save({name: tensor.contiguous() for name, tensor in sorted(tensors.items())}, metadata={"format": "pt"})
     digest = hashlib.sha256(weights).hexdigest()
     target = run.adapter(version)
-    existing = read_json(target / "meta.json")
+    existing = read_adapter(run, version)
     if existing is not None:
-        if existing["adapter_sha256"] != digest:
+        if existing.sha256 != digest:
             raise RunError(
-                f"{target}: version {version} is published with other content ({existing['adapter_sha256'][:12]}, "
+                f"{target}: version {version} is published with other content ({str(existing.sha256)[:12]}, "
                 f"not {digest[:12]}); an adapter is never rewritten: start a new run from the last checkpoint"
             )
         return False
-    meta = {
-        "format": RUN_FORMAT,
-        **step,
-        "base_model": str(policy.base_path),
-        "base_config_sha256": policy.base_config_sha256(),
-        "adapter_sha256": digest,
-        "bytes": len(weights),
-        "dtype": str(next(iter(tensors.values())).dtype).removeprefix("torch."),
-        "r": policy.lora.rank,
-        "alpha": policy.lora.alpha,
-        "target_modules": TARGET_MODULES,
-        "created_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-    }
+    meta = AdapterMeta(
+        step=step,
+        base={"base_model": str(policy.base_path), "base_config_sha256": policy.base_config_sha256()},
+        dtype=str(next(iter(tensors.values())).dtype).removeprefix("torch."),
+        rank=policy.lora.rank,
+        alpha=policy.lora.alpha,
+    )
     files = {
         WEIGHTS: weights,
         ADAPTER_CONFIG: orjson.dumps(policy.lora.config(str(policy.base_path)), option=orjson.OPT_INDENT_2),
-        "meta.json": orjson.dumps(meta, option=orjson.OPT_INDENT_2),
     }
-    write_directory(target, files)
+    write_adapter(run, version, files, meta.value(weights))
     return True

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.audit.check import AuditFinding, RunRecords, named
-from engine.rundir.layout import read_json
+from engine.learnerdir.adapter import read_adapter
 from engine.serving.models import sha256
 from engine.types import Episode, EpisodeGroup
 
@@ -162,10 +162,10 @@ class Published:
         run = self._recorded.run
         wrong = []
         for version in run.versions():
-            meta = read_json(run.adapter(version) / "meta.json") or {}
+            said = read_adapter(run, version)
             weights = run.adapter(version) / "adapter_model.safetensors"
             digest = sha256(weights) if weights.exists() else None
-            if meta.get("version") != version or digest is None or digest != meta.get("adapter_sha256"):
+            if said is None or digest is None or (said.version, said.sha256) != (version, digest):
                 wrong.append(run.adapter(version).name)
         return AuditFinding(
             name="adapters_changed",

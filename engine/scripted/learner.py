@@ -7,7 +7,6 @@ are too stale or have no scored episode.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
 import signal
@@ -20,11 +19,11 @@ import orjson
 
 from engine.config.load import load
 from engine.config.tree import Config
+from engine.learnerdir.adapter import AdapterMeta, write_adapter
 from engine.learnerdir.checkpoint import STATE_FILE, CheckpointState, read_checkpoint
 from engine.learnerdir.counters import DropReason, LearnerCounters
 from engine.learnerdir.progress import LearnerProgress, LearnerState, write_progress
 from engine.learnerdir.steps import TrainedGroup, TrainedStep, read_steps
-from engine.modeldir.shape import TARGET_MODULES
 from engine.rundir.layout import RUN_FORMAT, JsonLines, RunDir, write_directory
 from engine.scripted.zero_adapter import zero_adapter
 from engine.stream.integrity import RecordsPart, require_complete
@@ -131,27 +130,23 @@ class SimulatedLearner:
 
     def _publish(self) -> None:
         """Publish the version of the last step, unless it is there."""
-        version, target = self._at.step, self._run.adapter(self._at.step)
-        if target.exists():
+        version = self._at.step
+        if self._run.adapter(version).exists():
             return
         weights = self._files["adapter_model.safetensors"]
-        meta = {
-            "format": RUN_FORMAT,
-            "version": version,
-            "step": version,
-            "parent_version": version - 1,
-            "base_model": self._config.model.path,
-            "adapter_sha256": hashlib.sha256(weights).hexdigest(),
-            "bytes": len(weights),
-            "dtype": "float32",
-            "r": self._config.learner.rank,
-            "alpha": self._config.learner.alpha,
-            "target_modules": TARGET_MODULES,
-            "cursor": list(self._at.cursor),
-            "created_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-            "simulated": True,
-        }
-        write_directory(target, {**self._files, "meta.json": orjson.dumps(meta, option=orjson.OPT_INDENT_2)})
+        meta = AdapterMeta(
+            step={
+                "version": version,
+                "step": version,
+                "parent_version": version - 1,
+                "cursor": list(self._at.cursor),
+            },
+            base={"base_model": self._config.model.path},
+            dtype="float32",
+            rank=self._config.learner.rank,
+            alpha=self._config.learner.alpha,
+        )
+        write_adapter(self._run, version, self._files, meta.simulated_value(weights))
 
     def _record(self, trained: TrainedStep) -> None:
         """Append a step's row; one that a killed process wrote already is not repeated."""

@@ -26,6 +26,7 @@ from types import FrameType
 from engine.config.environment import child_environment
 from engine.config.tree import Config
 from engine.errors import RunError
+from engine.learnerdir.adapter import is_published
 from engine.learnerdir.progress import LearnerProgress, LearnerState, read_progress
 from engine.processes.child import PYTHON, Child, Command, end_orphans, likely_cause, record, torch_environment
 from engine.rundir.layout import RunDir, read_json
@@ -233,7 +234,7 @@ class Supervisor:
             if child.name not in self._ready and child.pid is not None and server_is_ready(address.url):
                 self._ready.add(child.name)
         missing = [child.name for child in self.servers if child.name not in self._ready]
-        if not (self.run_directory.adapter(0) / "meta.json").exists():
+        if not is_published(self.run_directory, 0):
             missing.append("the learner's first adapter")
         return tuple(missing)
 

@@ -1,5 +1,6 @@
 """engine.learnerdir: the files of a learner keep their form, and of another form are refused by name."""
 
+import hashlib
 import subprocess
 import sys
 
@@ -7,6 +8,7 @@ import orjson
 import pytest
 
 from engine.errors import RunError
+from engine.learnerdir.adapter import AdapterMeta, PublishedAdapter, is_published, read_adapter, write_adapter
 from engine.learnerdir.checkpoint import CheckpointState, read_checkpoint
 from engine.learnerdir.counters import DropReason, LearnerCounters
 from engine.learnerdir.progress import LearnerProgress, LearnerState, read_progress, write_progress
@@ -66,6 +68,48 @@ def test_a_simulated_checkpoint_keeps_its_form_and_its_version_is_its_step():
     state = CheckpointState.of(orjson.loads(SIMULATED_STATE))
     assert (state.counters.version, state.counters.cursor, state.trained.groups[0].id) == (2, (0, 640), "g000003")
     assert orjson.dumps(state.simulated_value()) == SIMULATED_STATE
+
+
+META = {
+    "version": 2,
+    "step": 2,
+    "parent_version": 1,
+    "cursor": [0, 640],
+    "loss": None,
+    "base_model": "models/tiny",
+    "base_config_sha256": "ab",
+    "adapter_sha256": hashlib.sha256(b"weights").hexdigest(),
+    "bytes": 7,
+    "dtype": "bfloat16",
+    "r": 4,
+    "alpha": 8,
+    "target_modules": ["down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", "up_proj", "v_proj"],
+}
+"""In the order of the file, whose last key is the time."""
+
+
+def test_meta_of_an_adapter_keeps_its_form(run):
+    """Byte for byte but for the time; what a simulated learner says less or elsewhere stays so."""
+    step, base = dict(list(META.items())[:5]), {"base_model": "models/tiny", "base_config_sha256": "ab"}
+    meta = AdapterMeta(step=step, base=base, dtype="bfloat16", rank=4, alpha=8)
+    value = meta.value(b"weights")
+    assert not is_published(run, 2)
+    write_adapter(run, 2, {"adapter_model.safetensors": b"weights"}, value)
+    told = {"format": 1, **META, "created_at": value["created_at"]}
+    assert (run.adapter(2) / "meta.json").read_bytes() == orjson.dumps(told, option=orjson.OPT_INDENT_2)
+    assert is_published(run, 2)
+    assert read_adapter(run, 2) == PublishedAdapter(version=2, sha256=META["adapter_sha256"])
+    del told["format"], told["cursor"], told["created_at"]
+    simulated = {**told, "cursor": [0, 640], "created_at": value["created_at"], "simulated": True}
+    found = {**meta.simulated_value(b"weights"), "created_at": value["created_at"]}
+    assert orjson.dumps(found) == orjson.dumps(simulated)
+
+
+def test_an_adapter_that_says_nothing_is_published(run):
+    """None is what it did not say; one that is not there is no adapter."""
+    assert read_adapter(run, 1) is None
+    write_adapter(run, 1, {}, {})
+    assert read_adapter(run, 1) == PublishedAdapter(version=None, sha256=None)
 
 
 def test_counters_follow_the_open_step():
