@@ -166,13 +166,7 @@ async def judge(judge: Judge, task: Task, episode: Episode, found: Found) -> Non
     """Let the model decide what checks decided."""
     assert episode.reward is not None
     checked = [entry for entry in rubric_items(task.rubric) if entry.item.check is not None]
-    record = ScoringRecord(
-        task=task,
-        messages=episode.messages,
-        events=episode.events,
-        final_state=episode.final_state,
-        stop=episode.stop,
-    )
+    record = ScoringRecord.of(task, episode)
     try:
         verdicts = await judge.decide(checked, record)
     except RewardError:

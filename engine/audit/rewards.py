@@ -26,17 +26,6 @@ def tasks_of(recorded: RunRecords) -> dict[str, Task]:
     return {task.id: task for task in load_pack(recorded.run.pack).tasks}
 
 
-def scoring_record(task: Task, episode: Episode) -> ScoringRecord:
-    """What a scorer saw of a recorded episode."""
-    return ScoringRecord(
-        task=task,
-        messages=episode.messages,
-        events=episode.events,
-        final_state=episode.final_state,
-        stop=episode.stop,
-    )
-
-
 def _scored(tasks: Mapping[str, Task], episodes: Sequence[Episode]) -> list[Reward | None]:
     """Rewards of recorded episodes by what was recorded; None where the task is gone or an item stays undecided."""
 
@@ -45,7 +34,7 @@ def _scored(tasks: Mapping[str, Task], episodes: Sequence[Episode]) -> list[Rewa
         if task is None:
             return None
         try:
-            return await _as_recorded(episode).score(scoring_record(task, episode))
+            return await _as_recorded(episode).score(ScoringRecord.of(task, episode))
         except RewardError:
             return None
 

@@ -8,7 +8,8 @@ from contextlib import ExitStack
 from anyio.from_thread import start_blocking_portal
 
 from engine.audit.check import AuditFinding, RunRecords, named
-from engine.audit.rewards import scoring_record, tasks_of
+from engine.audit.rewards import tasks_of
+from engine.core.seams import ScoringRecord
 from engine.errors import RewardError
 from engine.llm.asking import JournaledAsker
 from engine.llm.journal import read_journal
@@ -60,7 +61,7 @@ class Verdicts:
         if task is None or self._judge is None:
             return None
         try:
-            return list(await self._judge.decide(open_items(task.rubric), scoring_record(task, episode)))
+            return list(await self._judge.decide(open_items(task.rubric), ScoringRecord.of(task, episode)))
         except RewardError:
             return None
 

@@ -17,6 +17,7 @@ from engine.task import Task
 from engine.types import (
     ChatMessage,
     Completion,
+    Episode,
     Event,
     Json,
     Limits,
@@ -92,6 +93,17 @@ class ScoringRecord:
     events: Sequence[Event]
     final_state: Any
     stop: StopReason
+
+    @classmethod
+    def of(cls, task: Task, episode: Episode) -> ScoringRecord:
+        """Returns what a scorer saw of a recorded episode."""
+        return cls(
+            task=task,
+            messages=episode.messages,
+            events=episode.events,
+            final_state=episode.final_state,
+            stop=episode.stop,
+        )
 
 
 class Scorer(Protocol):

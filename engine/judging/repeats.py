@@ -16,7 +16,6 @@ from typing import NamedTuple
 
 from anyio import CapacityLimiter, create_task_group
 
-from engine.audit.rewards import scoring_record
 from engine.core.seams import ScoringRecord
 from engine.errors import RewardError
 from engine.judging.asked_judge import AskedJudge, Once
@@ -44,7 +43,7 @@ class Judged:
     @property
     def record(self) -> ScoringRecord:
         """What a judge sees."""
-        return scoring_record(self.task, self.episode)
+        return ScoringRecord.of(self.task, self.episode)
 
 
 class Cost(NamedTuple):

@@ -14,10 +14,9 @@ from typing import NamedTuple
 
 from anyio import create_task_group, to_thread
 
-from engine.audit.rewards import scoring_record
 from engine.config.load import load
 from engine.config.tree import Config
-from engine.core.seams import Scorer, returned
+from engine.core.seams import Scorer, ScoringRecord, returned
 from engine.errors import RewardError, boundary
 from engine.judging.asked_judge import AskedJudge, Once
 from engine.llm.asking import JournaledAsker
@@ -97,6 +96,6 @@ async def _again(scorer: Scorer, tasks: Mapping[str, Task], episode: Episode) ->
         return Again(episode, None, "")
     try:
         async with boundary(RewardError, "scorer"):
-            return Again(episode, returned(await scorer.score(scoring_record(task, episode)), Reward), "")
+            return Again(episode, returned(await scorer.score(ScoringRecord.of(task, episode)), Reward), "")
     except RewardError as error:
         return Again(episode, None, legible(str(error)))

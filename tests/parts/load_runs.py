@@ -160,12 +160,5 @@ async def _trusted_rewards(episodes: list[tuple[Episode, Task]]) -> None:
         if not episode.scored:
             assert episode.error
             continue
-        record = ScoringRecord(
-            task=task,
-            messages=episode.messages,
-            events=episode.events,
-            final_state=episode.final_state,
-            stop=episode.stop,
-        )
-        assert await RubricScorer().score(record) == episode.reward
+        assert await RubricScorer().score(ScoringRecord.of(task, episode)) == episode.reward
         assert (episode.outcome is Outcome.AGENT_OK) == (episode.reward.value >= 1)

@@ -11,9 +11,9 @@ import numpy as np
 import orjson
 from safetensors.numpy import save
 
-from engine.audit.rewards import scoring_record
 from engine.audit.steps import recomputed
 from engine.config.load import ASSETS, load
+from engine.core.seams import ScoringRecord
 from engine.learnerdir.checkpoint import CheckpointState
 from engine.learnerdir.counters import LearnerCounters
 from engine.packs.pack import load_pack
@@ -216,7 +216,7 @@ def episode(id_: str, task, version: int, *, asks: bool, at_s: float) -> Episode
         timings=(TurnTiming(turn=0, phase="policy", start_s=at_s, end_s=at_s + REQUEST_S),),
         turns=1 + asks,
     )
-    return replace(played, reward=anyio.run(RubricScorer().score, scoring_record(task, played)))
+    return replace(played, reward=anyio.run(RubricScorer().score, ScoringRecord.of(task, played)))
 
 
 def group(id_: str, position: int, source: Source, episodes: list[Episode]) -> EpisodeGroup:

@@ -6,9 +6,9 @@ from pathlib import Path
 import anyio
 import pytest
 
-from engine.audit.rewards import scoring_record
 from engine.config.endpoints import EndpointSection
 from engine.config.load import load
+from engine.core.seams import ScoringRecord
 from engine.errors import ConfigError, RewardError
 from engine.judging.rescoring import rescorer
 from engine.llm.asking import JournaledAsker
@@ -97,7 +97,7 @@ async def decided(run, config, tasks, episode):
     async with rescorer(run, config, None) as scorer, open_replayer(run, config, tasks) as replayer:
         for one in (scorer, replayer.scorer):
             try:
-                found.append((await one.score(scoring_record(tasks[episode.task_id], episode))).value)
+                found.append((await one.score(ScoringRecord.of(tasks[episode.task_id], episode))).value)
             except RewardError as error:
                 found.append(str(error).rpartition(": ")[2])
     return found

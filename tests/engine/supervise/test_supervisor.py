@@ -137,6 +137,19 @@ def test_a_run_goes_from_its_start_to_its_end(monkeypatch, run):
     assert read_json(run.path / "servers.json")["urls"][0].startswith("http://127.0.0.1:")
 
 
+def kills_a_server(run):
+    """What is said meanwhile, and a look at every tick that kills server-1 as soon as the run is at work."""
+    notes, killed = [], []
+
+    def look(status):
+        notes.extend(status.notes)
+        if status.phase is SupervisorPhase.RUNNING and not killed:
+            pids = {row["name"]: row["pid"] for row in read_json(run.processes)["processes"]}
+            killed.append(os.kill(pids["server-1"], signal.SIGKILL))
+
+    return notes, look
+
+
 def test_children_share_a_process_group_of_their_own(monkeypatch, run):
     """Ctrl-C on the terminal reaches the supervisor alone; one signal reaches all children."""
     groups = []
@@ -167,14 +180,7 @@ JUDGE = ["scorer.judge=j", "endpoints.j.launch=sglang", "endpoints.j.model=tiny"
 
 def test_the_server_of_an_endpoint_is_one_of_the_runs(monkeypatch, run):
     """It is waited for, named in servers.json beside the policy's, started again when it dies, and stopped last."""
-    notes, killed = [], []
-
-    def look(status):
-        notes.extend(status.notes)
-        if status.phase is SupervisorPhase.RUNNING and not killed:
-            pids = {row["name"]: row["pid"] for row in read_json(run.processes)["processes"]}
-            killed.append(os.kill(pids["server-1"], signal.SIGKILL))
-
+    notes, look = kills_a_server(run)
     engine = """
     tell("start engine")
     while (run / "told").read_text().count("start server") < 3:
@@ -225,14 +231,7 @@ def test_one_of_several_servers_is_started_again_alone(monkeypatch, run):
         time.sleep(0.02)
     put(run / "phase.json", phase="done")
     """
-    notes, killed = [], []
-
-    def look(status):
-        notes.extend(status.notes)
-        if status.phase is SupervisorPhase.RUNNING and not killed:
-            pids = {row["name"]: row["pid"] for row in read_json(run.processes)["processes"]}
-            killed.append(os.kill(pids["server-1"], signal.SIGKILL))
-
+    notes, look = kills_a_server(run)
     ending = supervisor(monkeypatch, run, engine=engine, on_tick=look, sets=["policy.servers=3"]).run()
     assert ending.code == 0
     assert notes == ["server-1 ended (killed by SIGKILL); starting it again in 1 s"]
