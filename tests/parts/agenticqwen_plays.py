@@ -61,6 +61,7 @@ async def play(task: Task, lines: Sequence[str], seams: Seams = OFFLINE) -> Epis
         sampling=Sampling(),
         queued_s=0.0,
     )
+    assert isinstance(seams.chat, ChatFormat)
     policy = GoldPolicy(seams.chat, tasks=[scripted])
     return await run_episode(plan, replace(seams, policy=policy), lambda _: False)
 

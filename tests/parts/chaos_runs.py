@@ -111,6 +111,7 @@ def assert_outcomes(run: RunDir) -> Counter[Outcome]:
     """Every episode ended in one of four ways, and only the agent's doing made a reward; returns how many each."""
     training, evaluated = episodes_of(run)
     summary, outcomes = read_json(run.summary), Counter(episode.outcome for episode in training)
+    assert summary is not None
     assert summary["broken_promises"] == {}
     assert summary["outcomes"] == dict(outcomes)
     assert len(training) == outcomes.total() == summary["episodes"]
@@ -129,8 +130,10 @@ def assert_accounts(run: RunDir, ledger: Path, batch: int = 1) -> dict[str, Any]
 
     Whose caller was cancelled (at the end of training, or at its deadline) never hears of its request: that is counted
     as abandoned, on our side alone. So the ledger may have more, by the number of those at most, and never less."""
-    simulators = read_json(run.summary)["simulators"]
-    client, parts = simulators["endpoints"]["sim"], simulators["parts"]
+    summary = read_json(run.summary)
+    assert summary is not None
+    client: dict[str, Any] = summary["simulators"]["endpoints"]["sim"]
+    parts = summary["simulators"]["parts"]
     injected = Counter(row["fault"] for row in read_lines(ledger))
     answered = client["requests"] - sum(client["faults"].values()) - client["abandoned"]
     assert answered <= client["calls"] <= batch * answered

@@ -117,4 +117,4 @@ def reference_logprobs(model: Path, ids: list[int], adapter: Path | None = None,
         decoder = PeftModel.from_pretrained(decoder, adapter)
     with torch.inference_mode():
         logits = decoder(torch.tensor([ids])).logits[0, :-1] / temperature
-    return logits.log_softmax(-1).gather(1, torch.tensor(ids[1:])[:, None])[:, 0].tolist()
+    return list(logits.log_softmax(-1).gather(1, torch.tensor(ids[1:])[:, None])[:, 0].tolist())

@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import anyio
 import orjson
@@ -57,7 +58,7 @@ def ends(run: RunDir, number: int) -> list[int]:
         return [raw.end for raw in segment.groups()]
 
 
-def write_rows(run: RunDir, rows: list[dict]) -> None:
+def write_rows(run: RunDir, rows: list[dict[str, Any]]) -> None:
     """steps.jsonl with these rows."""
     content = b"".join(orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE) for row in rows)
     (run.learner / "steps.jsonl").write_bytes(content)

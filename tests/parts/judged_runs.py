@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from anyio.from_thread import start_blocking_portal
 from click.testing import CliRunner
@@ -25,9 +26,9 @@ TEXTS = {
 """What the scripted judge reads of an item: the tools that it names."""
 
 
-def rubric(*judged: str) -> dict:
+def rubric(*judged: str) -> dict[str, Any]:
     """The shop's rubric in words; those named have no check."""
-    made = task_json()["rubric"]
+    made: dict[str, Any] = task_json()["rubric"]
     for items in made.values():
         for item in items:
             item["text"] = TEXTS[item["id"]]

@@ -125,4 +125,4 @@ def die(grpo: GrpoStep, rank: int) -> None:
 def abandon(grpo: GrpoStep, rank: int) -> None:
     """Rank 0 has to end before its first micro-batch; the others do not know."""
     if rank == 0:
-        Lifetime.must_abandon = lambda _: True  # type: ignore[method-assign]
+        Lifetime.must_abandon = lambda self: True  # type: ignore[method-assign]

@@ -1,7 +1,7 @@
 """What the tests of looking at a run share: episodes that wait for the test at every turn."""
 
 from array import array
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -11,6 +11,7 @@ from typing import Any
 import anyio
 import orjson
 import pytest
+from anyio.abc import SocketStream
 from anyio.streams.buffered import BufferedByteReceiveStream
 
 from engine.attach.server import Attach
@@ -130,25 +131,25 @@ LISTS = ("messages", "events", "timings", "ids", "logprobs", "spans")
 class Client:
     """Somebody who looks."""
 
-    def __init__(self, stream):
+    def __init__(self, stream: SocketStream) -> None:
         self.stream, self.received = stream, BufferedByteReceiveStream(stream)
 
-    async def send(self, content):
+    async def send(self, content: bytes) -> None:
         """One message."""
         await self.stream.send(len(content).to_bytes(4, "big") + content)
 
-    async def answer(self):
+    async def answer(self) -> Any:
         """The next answer."""
         size = int.from_bytes(await self.received.receive_exactly(4), "big")
         assert size <= 65_536
         return orjson.loads(await self.received.receive_exactly(size))
 
-    async def ask(self, **question):
+    async def ask(self, **question: Any) -> Any:
         """An answer to a question of protocol 1."""
         await self.send(orjson.dumps({"v": 1, **question}))
         return await self.answer()
 
-    async def hung_up(self):
+    async def hung_up(self) -> bool:
         """Whether the engine closed the connection."""
         with pytest.raises((anyio.IncompleteRead, anyio.EndOfStream, anyio.BrokenResourceError)):
             await self.received.receive_exactly(1)
@@ -161,7 +162,7 @@ async def looked_at(tmp_path: Path, live: LiveEpisodes[Any]) -> AsyncIterator[An
     run = RunDir(tmp_path)
     server = Attach(run, live, anyio.current_time)
 
-    async def connect():
+    async def connect() -> Client:
         with anyio.fail_after(LIMIT_S):
             while True:
                 try:
@@ -171,7 +172,7 @@ async def looked_at(tmp_path: Path, live: LiveEpisodes[Any]) -> AsyncIterator[An
                 else:
                     return clients[-1]
 
-    clients = []
+    clients: list[Client] = []
     try:
         async with anyio.create_task_group() as tg:
             tg.start_soon(server.serve)
@@ -182,7 +183,7 @@ async def looked_at(tmp_path: Path, live: LiveEpisodes[Any]) -> AsyncIterator[An
             await client.stream.aclose()
 
 
-def followed(*ids, have=None):
+def followed(*ids: str, have: Mapping[str, Mapping[str, int]] | None = None) -> list[dict[str, Any]]:
     """What follows these from the beginning."""
     return [{"id": one, "have": dict.fromkeys(LISTS, 0) if have is None else have[one]} for one in ids]
 
@@ -190,22 +191,25 @@ def followed(*ids, have=None):
 class Whole:
     """What a client has of an episode."""
 
-    def __init__(self):
-        self.lists, self.last = {name: [] for name in LISTS}, {}
+    def __init__(self) -> None:
+        self.lists: dict[str, list[Any]] = {name: [] for name in LISTS}
+        self.last: dict[str, Any] = {}
 
     @property
-    def have(self):
+    def have(self) -> dict[str, int]:
         """The counts that it asks with."""
         return {name: len(values) for name, values in self.lists.items()}
 
-    def add(self, delta):
+    def add(self, delta: Mapping[str, Any]) -> None:
         """One answer."""
         for name in LISTS:
             self.lists[name] += delta[name]
         self.last = {**self.last, **delta}
 
 
-def huge(episode_id, text, *, ids=0, messages=3, arguments=None):
+def huge(
+    episode_id: str, text: str, *, ids: int = 0, messages: int = 3, arguments: dict[str, Any] | None = None
+) -> SimpleNamespace:
     """An episode with as much of everything as one likes."""
     item = RubricItem(id="s1", text=text)
     task = SimpleNamespace(id="t" * 500, instruction=text, rubric=Rubric(subgoals=(item,) * 50, forbidden=(item,)))

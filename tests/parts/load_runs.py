@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import anyio
 import orjson
@@ -31,7 +32,7 @@ LIVE = 4_000
 GROUP = 16
 
 
-def many_live(base: Path, policy: dict) -> Config:
+def many_live(base: Path, policy: dict[str, Any]) -> Config:
     """1,024 groups of 16 may be outstanding, 4,800 episodes live, 16 steps of 16 groups: 4,096 episodes trained."""
     write_model(base / "model")
     (base / "model" / "model.safetensors").write_bytes(b"")
@@ -49,7 +50,7 @@ def many_live(base: Path, policy: dict) -> Config:
 
 
 @contextmanager
-def mock_process(model: Path, *arguments: str) -> Iterator[tuple[str, subprocess.Popen]]:
+def mock_process(model: Path, *arguments: str) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
     """The mock policy server's process, and its URL."""
     command = ("engine.scripted", "server", "--model", str(model), *arguments)
     with python("-m", *command, stdout=subprocess.PIPE) as child:
@@ -107,7 +108,9 @@ def _emit_once(run: RunDir, config: Config, groups: list[EpisodeGroup]) -> None:
     """Each group once, whole, and trained at most once; the budget was kept at every moment that was recorded."""
     ids = read_group_ids(run.trajectories)
     assert len(ids) == len(set(ids)) == len(groups)
-    assert read_json(run.trajectories / CLOSED)["frames"] == len(ids)
+    closed = read_json(run.trajectories / CLOSED)
+    assert closed is not None
+    assert closed["frames"] == len(ids)
     for episode_group in groups:
         assert episode_group.id == f"g{episode_group.position:06d}"
         assert [episode.id for episode in episode_group.episodes] == [
@@ -123,12 +126,14 @@ def _emit_once(run: RunDir, config: Config, groups: list[EpisodeGroup]) -> None:
 
 def _pinned_version(episode: Episode, run_id: str) -> None:
     assert episode.adapter == adapter_name(run_id, episode.version)
+    assert episode.tokens is not None
     assert {span.version for span in episode.tokens.spans} <= {episode.version}
 
 
 def _token_in_token_out(episode: Episode, task: Task, chat: ChatFormat) -> None:
     """The ledger is the prompt, then completion and observation in turn; completions decode to what was said."""
     tokens, at = episode.tokens, 0
+    assert tokens is not None
     prompt = chat.prompt(task)[1] if tokens.spans else []
     said = [message["content"] for message in episode.messages if message["role"] == "assistant"]
     assert tokens.ids[: len(prompt)].tolist() == list(prompt)

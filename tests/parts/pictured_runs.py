@@ -6,8 +6,10 @@
 import math
 import sys
 import tempfile
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 from unittest.mock import patch
 
 import anyio
@@ -15,13 +17,13 @@ import orjson
 
 import tests.parts.pilots  # noqa: F401 - for what it does
 from engine.learnerdir.steps import TrainedGroup, TrainedStep
-from engine.rundir.layout import read_json, write_json
+from engine.rundir.layout import RunDir, read_json, write_json
 from engine.stream.reader import iter_groups
 from engine.telemetry import engine_metrics as keys
 from engine.telemetry import learner_metrics as learner
 from engine.telemetry.metrics import key_with
 from engine.telemetry.window import Window
-from engine.types import TurnTiming
+from engine.types import Episode, EpisodeGroup, TurnTiming
 from tests.parts.looking import closed_at_the_end
 from tests.parts.places import TESTS
 from tests.parts.played_runs import packed, recorded
@@ -52,7 +54,7 @@ _MOST = 20
 """Looks until a screen is as it stays."""
 
 
-def pictured(base):
+def pictured(base: Path) -> RunDir:
     """The run, recorded."""
     rubric = task_json()["rubric"]
     for items in rubric.values():
@@ -60,7 +62,7 @@ def pictured(base):
             item["text"] = _TEXTS[item["id"]]
     pack = packed(base / "shops.jsonl", rubric=rubric)
     run = recorded(base, pack, **{"run.steps": _STEPS, "run.name": "pictured"})
-    write_json(run.manifest, read_json(run.manifest) | {"run_id": "pictured-0a1b2c3d"})
+    write_json(run.manifest, {**(read_json(run.manifest) or {}), "run_id": "pictured-0a1b2c3d"})
     groups = [
         replace(group, episodes=tuple(_timed(episode, place, number) for number, episode in enumerate(group.episodes)))
         for place, group in enumerate(iter_groups(run.trajectories))
@@ -76,7 +78,7 @@ def pictured(base):
     return run
 
 
-def _timed(episode, place, number):
+def _timed(episode: Episode, place: int, number: int) -> Episode:
     """As long as every machine takes."""
     now_s, timings = _GROUP_S * place + 0.9 * number, []
     for timing in episode.timings:
@@ -86,7 +88,7 @@ def _timed(episode, place, number):
     return replace(episode, timings=tuple(timings))
 
 
-def _engine_row(number):
+def _engine_row(number: int) -> dict[str, float]:
     """Two a second."""
     run_s = number / 2
     return {
@@ -109,13 +111,13 @@ def _engine_row(number):
     }
 
 
-def _step(step, group):
+def _step(step: int, group: EpisodeGroup) -> TrainedStep:
     """The row of a step that trained one group."""
     trained = TrainedGroup(id=group.id, advantages=tuple(advantages(group)), staleness=0)
     return TrainedStep(step=step, version=step, cursor=(0, 0), groups=(trained,), dropped={})
 
 
-def _learner_row(step):
+def _learner_row(step: int) -> dict[str, float]:
     return {
         learner.STEP: step,
         learner.REWARD: 0.2 + 0.02 * step + 0.05 * (step % 3),
@@ -141,23 +143,23 @@ def _learner_row(step):
     }
 
 
-def _swaps(version):
+def _swaps(version: int) -> Iterator[dict[str, Any]]:
     start_s = _SWAP_S * version
     at = {"version": version, "server": "http://127.0.0.1:4711", "ok": True}
     yield {"event": "load", **at, "start_s": start_s, "end_s": start_s + 0.24}
     yield {"event": "flip", **at, "start_s": start_s + 0.24, "end_s": start_s + 0.24}
 
 
-def _rows(path, rows):
+def _rows(path: Path, rows: Iterable[Any]) -> None:
     path.write_bytes(b"".join(orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE) for row in rows))
 
 
-async def drawn(run, name, size):
+async def drawn(run: RunDir, name: str, size: tuple[int, int]) -> list[str]:
     """A screen at the moment, line by line, without the space at their ends."""
     # On a busy machine it would say that drawing takes its time.
     with patch.object(dashboard, "_BUSY_SHARE", math.inf):
         async with closed_at_the_end(RecordedSource(run, at=MOMENT_S)) as source:
-            app, lines, before = Dashboard(source), [], None
+            app, lines = Dashboard(source), list[str]()
             async with app.run_test(size=size) as pilot:
                 if name in VIEWS:
                     await app.action_view(name)
@@ -172,18 +174,18 @@ async def drawn(run, name, size):
     return lines
 
 
-def _lines(app):
+def _lines(app: Dashboard) -> list[str]:
     strips = app.screen._compositor.render_strips()
     return ["".join(part.text for part in strip).rstrip() for strip in strips]
 
 
-async def _renew(run):
+async def _renew(run: RunDir) -> None:
     for file, (name, size) in PICTURES.items():
         text = "\n".join(await drawn(run, name, size)) + "\n"
         await anyio.Path(DIRECTORY / f"{file}.txt").write_text(text, encoding="utf-8")
 
 
-def main():
+def main() -> None:
     """Write all pictures."""
     with tempfile.TemporaryDirectory() as scratch:
         anyio.run(_renew, pictured(Path(scratch)))

@@ -1,20 +1,27 @@
 """Small runs that a scripted policy played, by the engine's own parts, alone or with the scripted language model."""
 
 import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import anyio
 import orjson
 
+from engine.chat.chat_format import ChatFormat
 from engine.config.load import load
+from engine.config.tree import Config
 from engine.core.episode import run_episode
 from engine.core.seams import EpisodePlan
 from engine.evals.split import Suite, evaluate
 from engine.packs.pack import load_pack
 from engine.preflight.manifest import create
 from engine.run.compose import build_parts
+from engine.rundir.layout import RunDir
 from engine.scripted.endpoint import ScriptedEndpoint
 from engine.scripted.policy import made_up_logprobs
-from engine.types import Completion, Source
+from engine.task import Task
+from engine.types import Completion, EpisodeGroup, Source, Turn
 from tests.parts.llm_parts import listening
 from tests.parts.recorded_runs import GROUP_SIZE, group, write_stream
 from tests.parts.worlds import TEXT, outputs, task_json, tool
@@ -40,7 +47,7 @@ LLM = {
 }
 
 
-def called(name, **arguments):
+def called(name: str, **arguments: Any) -> str:
     """A call as the policy writes it."""
     return f"<tool_call>{orjson.dumps({'name': name, 'arguments': arguments}).decode()}</tool_call>"
 
@@ -67,10 +74,10 @@ LINES = (
 class Script:
     """A policy that plays LINES by the episode's place in its group, the last line for ever."""
 
-    def __init__(self, chat, seed):
+    def __init__(self, chat: ChatFormat, seed: int) -> None:
         self._chat = chat
 
-    async def complete(self, turn):
+    async def complete(self, turn: Turn) -> Completion:
         lines = LINES[int(turn.episode_id.rpartition(".")[2])]
         ids = self._chat.encode(lines[min(turn.index, len(lines) - 1)])
         ids.append(self._chat.stop_token_ids[0])
@@ -80,7 +87,7 @@ class Script:
         )
 
 
-def packed(path, **changes):
+def packed(path: Path, **changes: Any) -> Path:
     """A pack of three training tasks and a held-out one."""
     tools = [*task_json()["tools"], tool("find_shop", {"street": TEXT}, outputs=outputs(street=TEXT, name=TEXT))]
     tasks = [
@@ -91,7 +98,7 @@ def packed(path, **changes):
     return path
 
 
-def recorded(base, pack, **settings):
+def recorded(base: Path, pack: Path, **settings: Any) -> RunDir:
     """A run of the scripted policy, recorded by the engine's own parts and written by its own writer."""
     chosen = {**SETTINGS, "run.dir": base, "tasks.pack": pack, **settings}
     run = create(load("dry", [f"{key}={value}" for key, value in chosen.items()]).config)
@@ -101,8 +108,9 @@ def recorded(base, pack, **settings):
     return run
 
 
-async def _record(run, tasks, config):
-    groups, evaluations = [], []
+async def _record(run: RunDir, tasks: Sequence[Task], config: Config) -> tuple[list[EpisodeGroup], list[EpisodeGroup]]:
+    groups: list[EpisodeGroup] = []
+    evaluations: list[EpisodeGroup] = []
     async with listening(ScriptedEndpoint().application()) as url:
         if config.endpoints:
             there = {name: at.model_copy(update={"url": url}) for name, at in config.endpoints.items()}
@@ -126,7 +134,7 @@ async def _record(run, tasks, config):
                 groups.append(group(f"g{position:06d}", position, Source.POLICY, episodes))
             suite = Suite.of(config, "heldout_before", [(3, tasks[3])])
 
-            async def emit(group):
+            async def emit(group: EpisodeGroup) -> EpisodeGroup:
                 evaluations.append(group)
                 return group
 
@@ -135,12 +143,12 @@ async def _record(run, tasks, config):
     return groups, evaluations
 
 
-def offline_run(base):
+def offline_run(base: Path) -> RunDir:
     """A run without language models."""
     return recorded(base, packed(base / "shops.jsonl"))
 
 
-def asked_run(base):
+def asked_run(base: Path) -> RunDir:
     """A run whose tools, users and judge were played by a language model, which is gone."""
     rubric = task_json()["rubric"]
     del rubric["subgoals"][1]["check"]

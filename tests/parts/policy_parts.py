@@ -5,6 +5,7 @@ from contextlib import asynccontextmanager
 from functools import cache
 from pathlib import Path
 from tempfile import mkdtemp
+from typing import Any
 
 import orjson
 from aiohttp import web
@@ -58,7 +59,7 @@ def tiny_chat() -> ChatFormat:
 def turn(chat: ChatFormat, episode_id: str = "g000178.03", index: int = 0, **changes: object) -> Turn:
     """A turn with a short prompt."""
     messages = ({"role": "system", "content": "Be good."}, {"role": "user", "content": "Please pack a flute."})
-    fields = {
+    fields: dict[str, Any] = {
         "ids": chat.encode("Please pack a flute."),
         "messages": messages,
         "tools": (),

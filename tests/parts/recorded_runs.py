@@ -22,6 +22,7 @@ from engine.reward.rubric import RubricScorer
 from engine.rundir.layout import RunDir, adapter_name, read_json, write_json
 from engine.stream.segment import SegmentHeader
 from engine.stream.writer import TrajectoryWriter
+from engine.task import Task
 from engine.telemetry import engine_metrics as keys
 from engine.types import (
     Episode,
@@ -69,9 +70,9 @@ class RecordedRun:
     run: RunDir
     groups: list[EpisodeGroup] = field(default_factory=list)
     evaluations: list[EpisodeGroup] = field(default_factory=list)
-    steps: list[dict] = field(default_factory=list)
-    swaps: list[dict] = field(default_factory=list)
-    rows: list[dict] = field(default_factory=list)
+    steps: list[dict[str, Any]] = field(default_factory=list)
+    swaps: list[dict[str, Any]] = field(default_factory=list)
+    rows: list[dict[str, Any]] = field(default_factory=list)
 
     @classmethod
     def make(cls, base: Path, pack: Path) -> "RecordedRun":
@@ -176,15 +177,16 @@ def adapter_tensors(version: int) -> dict[str, np.ndarray]:
     return {"layers.0.lora_A.weight": np.full((2, 2), version, np.float32)}
 
 
-def evaluation(name: str, version: int) -> dict:
+def evaluation(name: str, version: int) -> dict[str, Any]:
     """A row of evaluations.jsonl."""
     parts = {"mean": 0.5 if version else 0.0, "ci95": 0.1, "F": 1.0, "N": 0.0, "I": 1.0 if version else 0.0}
     counts = {"tasks": 2, "episodes": 2, "masked": 0, "start_s": 0.0, "end_s": 0.4}
     return {"name": name, "version": version, "split": "heldout", **parts, **counts}
 
 
-def episode(id_: str, task, version: int, *, asks: bool, at_s: float) -> Episode:
+def episode(id_: str, task: Task, version: int, *, asks: bool, at_s: float) -> Episode:
     """An episode that asks for everything (reward 0.5) or does nothing (reward 0), in one request."""
+    assert task.user is not None
     facts = tuple(task.user.facts)
     said = Event(number=0, turn=0, kind=EventKind.SAID, text="What is it?", revealed=facts)
     left = Event(number=int(asks), turn=int(asks), kind=EventKind.ANSWERED, text="Done.")
@@ -242,6 +244,7 @@ def write_stream(run: RunDir, directory: Path, groups: list[EpisodeGroup]) -> No
     for path in directory.iterdir():
         path.unlink()
     manifest = read_json(run.manifest)
+    assert manifest is not None
     header = SegmentHeader(
         run_id=manifest["run_id"],
         model_revision=manifest["model_revision"],
@@ -262,5 +265,5 @@ async def _write(directory: Path, header: SegmentHeader, groups: list[EpisodeGro
         await writer.close()
 
 
-def _lines(path: Path, rows: list[dict]) -> None:
+def _lines(path: Path, rows: list[dict[str, Any]]) -> None:
     path.write_bytes(b"".join(orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE) for row in rows))

@@ -59,7 +59,7 @@ def talk(number: int, *, ended: bool = False, text: str = "Your order is #17.") 
     )
     reward = Reward(value=1.0 - number % 2, F=1.0, N=1.0 - number % 2, I=1.0, items=items) if ended else None
     return Conversation(
-        row=row(number, phase="done" if ended else "tool", reward=reward and reward.value),
+        row=row(number, phase="done" if ended else "tool", reward=reward.value if reward else None),
         messages=(
             {"role": "system", "content": "Follow the rules."},
             {"role": "user", "content": "Look up my order."},
