@@ -102,16 +102,20 @@ async def _stream(trial: Trial, url: str, versions: Versions, run_id: str, ids: 
                 "lora_path": adapter_name(run_id, version),
                 "stream": True,
             }
-            last = None
             async with session.post(f"{url}/generate", json=body) as response:
-                async for line in response.content:
-                    if not line.startswith(b"data: {"):
-                        continue
-                    now = trial.clock()
-                    if last is not None:
-                        trial.gaps.append((last, now))
-                    last = now
+                await _note_gaps(trial, response)
             versions.release(version)
+
+
+async def _note_gaps(trial: Trial, response: aiohttp.ClientResponse) -> None:
+    last = None
+    async for line in response.content:
+        if not line.startswith(b"data: {"):
+            continue
+        now = trial.clock()
+        if last is not None:
+            trial.gaps.append((last, now))
+        last = now
 
 
 async def _swaps(trial: Trial, run: RunDir, files: dict[str, bytes], adapters: AdapterSwap, swaps: int) -> None:

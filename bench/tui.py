@@ -31,6 +31,7 @@ import psutil
 
 from bench._processes import interpreter, prepared, process, serving, simulated_learner
 from bench.report import report
+from engine.config.environment import child_environment
 from engine.rundir.layout import RunDir, read_lines
 from engine.serving.models import find_model
 from engine.telemetry import engine_metrics as keys
@@ -72,10 +73,11 @@ class Viewer:
         self._began_s = time.monotonic()
         self.pid, self._terminal = pty.fork()
         if self.pid == 0:
-            os.environ["TERM"] = "xterm-256color"
-            os.execv(sys.executable, [sys.executable, "-m", "tui", str(run.path)])
+            environment = child_environment(TERM="xterm-256color")
+            os.execve(sys.executable, [sys.executable, "-m", "tui", str(run.path)], environment)
         fcntl.ioctl(self._terminal, termios.TIOCSWINSZ, struct.pack("HHHH", _LINES, _COLUMNS, 0, 0))
-        threading.Thread(target=self._read, daemon=True).start()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
 
     def _read(self) -> None:
         head = b""
@@ -94,6 +96,8 @@ class Viewer:
         """End it."""
         os.kill(self.pid, 9)
         os.waitpid(self.pid, 0)
+        # Nobody has the other end now, so the reader meets the end of file.
+        self._reader.join()
         os.close(self._terminal)
 
 
@@ -123,6 +127,15 @@ def on_cores(cores: list[int]) -> Iterator[None]:
     finally:
         if cores:
             psutil.Process().cpu_affinity(before)
+
+
+@contextmanager
+def engine_on(cores: list[int], run: RunDir) -> Iterator[psutil.Process]:
+    """The engine of a run, on cores of its own."""
+    with ExitStack() as stack:
+        with on_cores(cores):
+            engine = stack.enter_context(process("engine.run", str(run.path)))
+        yield psutil.Process(engine.pid)
 
 
 @contextmanager
@@ -181,7 +194,7 @@ def quiet_arm(run: RunDir, engine: psutil.Process, count: int, burners: int, sec
 
 def _stolen_s() -> float:
     """Core seconds that the host of this virtual machine gave to others, since it started."""
-    return float(getattr(psutil.cpu_times(), "steal", 0.0))
+    return float(psutil.cpu_times()._asdict().get("steal", 0.0))
 
 
 def _cpu_s(process: psutil.Process) -> float:
@@ -196,23 +209,18 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--seconds", type=float, default=_ARM_S, help="of one arm")
     options = parser.parse_args(arguments)
-    rows: list[dict[str, float]] = []
     model = str(find_model("tiny").path)
     server = ("engine.scripted", "server", "--model", model, "--slots", "64", *_ANSWERS)
     cores = usable_cores()
     with tempfile.TemporaryDirectory() as folder:
         with on_cores(cores[1:]), serving(*server) as url:
             run = prepared(Path(folder), url, options.live, limits=_LIMITS)
-            with simulated_learner(run), ExitStack() as stack:
-                with on_cores(cores[:1]):
-                    engine = stack.enter_context(process("engine.run", str(run.path)))
-                watched = psutil.Process(engine.pid)
+            with simulated_learner(run), engine_on(cores[:1], run) as engine:
                 _wait_until_live(run, options.live)
                 # A dashboard meanwhile, so that the files it is made of have been read once.
-                arm(run, watched, 1, 0, _SETTLE_S)
-                for _ in range(options.rounds):
-                    for count, burners in _ARMS:
-                        rows.append(quiet_arm(run, watched, count, burners, options.seconds))
+                arm(run, engine, 1, 0, _SETTLE_S)
+                turns = [one for _ in range(options.rounds) for one in _ARMS]
+                rows = [quiet_arm(run, engine, count, burners, options.seconds) for count, burners in turns]
         frames_s = first_frames_s(run)
     arms = [[row for row in rows if (row["viewers"], row["burners"]) == one] for one in _ARMS]
     table = [{key: median(row[key] for row in same) for key in rows[0]} for same in arms]
