@@ -8,7 +8,7 @@ THEIRS := $(if $(AGENTICQWEN),--agenticqwen="$(AGENTICQWEN)")
 # is shared out by files; JOBS=0 runs it in one process.
 JOBS   ?= 2
 
-.PHONY: run run-sglang test test-slow sglang lint bench pages clean
+.PHONY: run run-sglang test coverage test-slow sglang lint bench pages clean
 
 run: $(STAMP)            ## the main job on the embedded CPU default
 	$(BIN)/synth-engine run --config tiny
@@ -17,7 +17,11 @@ run-sglang: $(STAMP) sglang ## the same against the real SGLang without a GPU; i
 	$(BIN)/synth-engine run --config tiny --name tiny-sglang --set policy.launch=sglang --set policy.device=cpu
 
 test: $(STAMP) lint      ## linters, types, import contracts, fast suite; AGENTICQWEN=FILE imports and plays its tasks too
-	$(BIN)/pytest -n $(JOBS) --dist loadfile $(THEIRS)
+	$(BIN)/pytest -n $(JOBS) --dist loadfile $(THEIRS) $(MEASURED)
+
+coverage: MEASURED := --cov --cov-report=
+coverage: test           ## `make test`, and how much of the branches it ran: in all, and the ten modules with the least
+	$(BIN)/coverage report --sort=cover | sed -n '1,12p;/^TOTAL/p'
 
 test-slow: $(STAMP)      ## kills, load, real servers; without SGLang its tests are skipped, and say so; takes AGENTICQWEN=FILE too
 	-$(MAKE) sglang
