@@ -21,7 +21,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from engine.errors import RunError
-from engine.learnerdir.adapter import AdapterMeta, read_adapter, write_adapter
+from engine.learnerdir.adapter import AdapterMeta, read_published, write_adapter
 from engine.rundir.layout import RunDir
 from learner.model import ADAPTER_CONFIG, WEIGHTS, LoraPolicy
 
@@ -35,7 +35,7 @@ def publish(run: RunDir, policy: LoraPolicy, tensors: Mapping[str, Tensor], step
     weights = save({name: tensor.contiguous() for name, tensor in sorted(tensors.items())}, metadata={"format": "pt"})
     digest = hashlib.sha256(weights).hexdigest()
     target = run.adapter(version)
-    existing = read_adapter(run, version)
+    existing = read_published(run, version)
     if existing is not None:
         if existing.sha256 != digest:
             raise RunError(

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.audit.check import AuditFinding, RunRecords, named
-from engine.learnerdir.adapter import read_adapter
+from engine.learnerdir.adapter import read_published
 from engine.serving.models import sha256
 from engine.types import Episode, EpisodeGroup
 
@@ -162,7 +162,7 @@ class Published:
         run = self._recorded.run
         wrong = []
         for version in run.versions():
-            said = read_adapter(run, version)
+            said = read_published(run, version)
             weights = run.adapter(version) / "adapter_model.safetensors"
             digest = sha256(weights) if weights.exists() else None
             if said is None or digest is None or (said.version, said.sha256) != (version, digest):

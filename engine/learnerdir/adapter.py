@@ -58,7 +58,7 @@ class AdapterMeta:
         return {**value, "cursor": cursor, "created_at": created_at, "simulated": True}
 
 
-def read_adapter(run: RunDir, version: int) -> PublishedAdapter | None:
+def read_published(run: RunDir, version: int) -> PublishedAdapter | None:
     """Returns what is said of a published version, or None for one that is not published.
 
     Raises RunError for a meta.json that is not JSON or has another format."""

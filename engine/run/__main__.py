@@ -24,7 +24,7 @@ from engine.run.counters import RunClock
 from engine.run.engine import Engine, compose
 from engine.rundir.event_lines import open_event_lines
 from engine.rundir.layout import RunDir
-from engine.stream.closed import reopen
+from engine.stream.closed import reopen_stream
 from engine.stream.integrity import require_complete
 from engine.telemetry.log import configure_logging
 
@@ -42,7 +42,7 @@ async def serve_run(run: RunDir, parent: int | None = None) -> None:
     # Before a position is admitted: what a step used and the stream lacks would be played, and trained on, again.
     await anyio.to_thread.run_sync(require_complete, run)
     for directory in (run.trajectories, run.eval):
-        reopen(directory)
+        reopen_stream(directory)
     pack, clock = await anyio.to_thread.run_sync(load_pack, run.pack), RunClock(run.metrics)
     # Closed last: servers that are left still tell what is unloaded there.
     async with open_event_lines(run.swaps) as swaps, build_parts(run, config, clock, swaps.append) as parts:

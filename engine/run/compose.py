@@ -18,7 +18,7 @@ from engine.reward.judges import judge_of
 from engine.reward.rubric import RubricScorer
 from engine.run.costs import account
 from engine.run.models import SimulatorModels, open_models
-from engine.run.served_policy import READY_S, OnEvent, Served, open_policy
+from engine.run.served_policy import STARTED_READY_S, OnEvent, Served, open_policy
 from engine.rundir.event_lines import open_event_lines
 from engine.rundir.layout import RunDir
 from engine.telemetry.metrics import MetricRow
@@ -49,7 +49,7 @@ class RunParts:
 
 @asynccontextmanager
 async def build_parts(
-    run: RunDir, config: Config, clock: Callable[[], float], on_event: OnEvent, *, ready_s: float = READY_S
+    run: RunDir, config: Config, clock: Callable[[], float], on_event: OnEvent, *, ready_s: float = STARTED_READY_S
 ) -> AsyncIterator[RunParts]:
     """Everything that an episode needs, ready to use (servers within `ready_s`), and closed at the end.
 

@@ -25,7 +25,7 @@ from engine.rundir.layout import RunDir, adapter_name, read_json
 OnEvent = Callable[[dict[str, Any]], None]
 """Hears what happens to adapters on the servers, for swaps.jsonl."""
 
-READY_S = 180.0
+STARTED_READY_S = 180.0
 _LEAVE_S = 3.0
 """How long a process that ends waits for its adapters to be unloaded; less than the supervisor's patience."""
 _SPARE_DESCRIPTORS = 256
@@ -68,7 +68,7 @@ def open_policy(
     chat: ChatFormat,
     clock: Callable[[], float],
     on_event: OnEvent,
-    ready_s: float = READY_S,
+    ready_s: float = STARTED_READY_S,
 ) -> AbstractAsyncContextManager[Served]:
     """The policy of a configuration, on the servers that servers.json of `run` names, until the end of the block.
 

@@ -41,6 +41,6 @@ def write_closed(directory: Path, closed: Closed) -> None:
     write_json(directory / CLOSED, {"segments": closed.segments, "frames": closed.frames})
 
 
-def reopen(directory: Path) -> None:
+def reopen_stream(directory: Path) -> None:
     """Tells readers that more will come, before the first of it does."""
     (directory / CLOSED).unlink(missing_ok=True)

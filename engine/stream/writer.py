@@ -23,7 +23,7 @@ from anyio.abc import TaskStatus
 
 from engine.stream import frame
 from engine.stream.append import SegmentFile
-from engine.stream.closed import Closed, reopen, write_closed
+from engine.stream.closed import Closed, reopen_stream, write_closed
 from engine.stream.frame import StreamError
 from engine.stream.masking import masked
 from engine.stream.segment import Segment, SegmentHeader, segment_numbers
@@ -202,7 +202,7 @@ class TrajectoryWriter:
 
     def _begin(self) -> None:
         self.directory.mkdir(parents=True, exist_ok=True)
-        reopen(self.directory)
+        reopen_stream(self.directory)
         numbers = segment_numbers(self.directory)
         for number in numbers:
             with Segment(self.directory, number) as segment:

@@ -33,7 +33,7 @@ from engine.rundir.layout import RunDir, read_json
 from engine.serving.addresses import Address, free_addresses, write_addresses
 from engine.serving.commands import server_commands
 from engine.serving.probe import server_is_ready
-from engine.stream.closed import reopen
+from engine.stream.closed import reopen_stream
 
 EXIT_OK, EXIT_FAILED, EXIT_CONFIG = 0, 1, 2
 SIGNALLED = 128
@@ -150,7 +150,7 @@ class Supervisor:
         with self.run_directory.locked(), self._catching_signals():
             self._notes += [f"ended {name}, left over by an earlier run" for name in end_orphans(self.run_directory)]
             # The learner is up before the engine, and would take the stream of a stopped life as all there is.
-            reopen(self.run_directory.trajectories)
+            reopen_stream(self.run_directory.trajectories)
             write_addresses(self.run_directory, self.config, self.addresses)
             ending: Ending | None = None
             try:

@@ -173,11 +173,10 @@ def test_no_string_getattr_no_eval_no_pickle() -> None:
 
 
 def test_environment_variables_are_read_in_the_configuration_only() -> None:
-    """No side channel."""
+    """No side channel; the one other place sets a variable, so that the runs of a bench are not in the user's list."""
     readers = {"environ", "environb", "getenv", "getenvb"}
-    assert [module.place for module in sources() if readers & set(names(module.tree))] == [
-        "engine/config/environment.py"
-    ]
+    found = {module.place for module in sources() if readers & set(names(module.tree))}
+    assert found == {"engine/config/environment.py", "bench/__main__.py"}
 
 
 @pytest.mark.parametrize("module", ["engine.cli", "engine.run"])

@@ -12,7 +12,7 @@ _EVERYTHING = frozenset({"Exception", "BaseException", "ExceptionGroup", "BaseEx
 _ALLOWED = {
     ("engine/config/plugins.py", "foreign.__exit__"): "a plug-in may raise anything: it is told as the plug-in's fault",
     ("engine/errors.py", "boundary.leave"): "the one place that makes errors of the outside one kind of ours",
-    ("engine/errors.py", "leaves"): "opens groups to list what is in them; it handles nothing",
+    ("engine/errors.py", "leaf_errors"): "opens groups to list what is in them; it handles nothing",
     ("engine/errors.py", "owned_tasks.__aexit__"): "takes the group off what its block raised; the error goes on",
 }
 """File and function of every broad handler, and why it has to be one."""

@@ -8,7 +8,7 @@ import orjson
 import pytest
 
 from engine.errors import RunError
-from engine.learnerdir.adapter import AdapterMeta, PublishedAdapter, is_published, read_adapter, write_adapter
+from engine.learnerdir.adapter import AdapterMeta, PublishedAdapter, is_published, read_published, write_adapter
 from engine.learnerdir.checkpoint import CheckpointState, read_checkpoint
 from engine.learnerdir.counters import DropReason, LearnerCounters
 from engine.learnerdir.progress import LearnerProgress, LearnerState, read_progress, write_progress
@@ -98,7 +98,7 @@ def test_meta_of_an_adapter_keeps_its_form(run):
     told = {"format": 1, **META, "created_at": value["created_at"]}
     assert (run.adapter(2) / "meta.json").read_bytes() == orjson.dumps(told, option=orjson.OPT_INDENT_2)
     assert is_published(run, 2)
-    assert read_adapter(run, 2) == PublishedAdapter(version=2, sha256=META["adapter_sha256"])
+    assert read_published(run, 2) == PublishedAdapter(version=2, sha256=META["adapter_sha256"])
     del told["format"], told["cursor"], told["created_at"]
     simulated = {**told, "cursor": [0, 640], "created_at": value["created_at"], "simulated": True}
     found = {**meta.simulated_value(b"weights"), "created_at": value["created_at"]}
@@ -107,9 +107,9 @@ def test_meta_of_an_adapter_keeps_its_form(run):
 
 def test_an_adapter_that_says_nothing_is_published(run):
     """None is what it did not say; one that is not there is no adapter."""
-    assert read_adapter(run, 1) is None
+    assert read_published(run, 1) is None
     write_adapter(run, 1, {}, {})
-    assert read_adapter(run, 1) == PublishedAdapter(version=None, sha256=None)
+    assert read_published(run, 1) == PublishedAdapter(version=None, sha256=None)
 
 
 def test_counters_follow_the_open_step():
