@@ -17,6 +17,7 @@ import numpy as np
 
 from engine.core.seams import EpisodePlan, ScoringRecord, Seams
 from engine.errors import CancelError, Deadline, EpisodeError, PolicyError, boundary
+from engine.schema.frozen import is_frozen
 from engine.schema.recordable import legible, recorded, recorded_text
 from engine.types import (
     Completion,
@@ -150,7 +151,7 @@ class Ledger:
         """Keep the world's final state, as whoever reads the record gets it.
 
         Raises UnrecordableError for what no record can hold."""
-        self.final_state = recorded(state)
+        self.final_state = state if is_frozen(state) else recorded(state)
 
     def asked(self, limits: Limits) -> Turn:
         """What the policy is asked to continue now."""

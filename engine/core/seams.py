@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from sys import intern
 from typing import Any, Protocol, TypeVar
 
 from engine.core.live import LiveEpisodes
@@ -197,7 +198,13 @@ def _reward(given: Reward) -> Reward:
         {"id": item.id, "part": item.part, "met": item.met, "evidence": item.evidence, "by": item.by}
         for item in given.items
     ]
-    return Reward(**numbers, items=tuple(Verdict(**item) for item in recorded({"items": fields})["items"]))
+    held = recorded({"items": fields})["items"]
+    # Equal texts of many verdicts are one: a run holds thousands of them until their groups are whole.
+    return Reward(**numbers, items=tuple(Verdict(**{**item, **_one_text(item)}) for item in held))
+
+
+def _one_text(item: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: intern(value) for name, value in item.items() if isinstance(value, str)}
 
 
 _PLAIN: Mapping[type, Callable[[Any], Any]] = {Observation: _observation, Reply: _reply, Reward: _reward}

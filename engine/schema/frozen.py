@@ -8,12 +8,19 @@ from engine.types import Json
 
 
 def frozen(value: Json) -> Json:
-    """A copy of a JSON value whose objects and arrays raise TypeError when somebody changes them.
+    """Returns a JSON value whose objects and arrays raise TypeError when somebody changes them: a copy of all that can.
 
     `copy.deepcopy` of it gives plain ones."""
+    if is_frozen(value):
+        return value
     if isinstance(value, dict):
         return _FrozenDict((name, frozen(inner)) for name, inner in value.items())
     return _FrozenList(map(frozen, value)) if isinstance(value, list) else value
+
+
+def is_frozen(value: Json) -> bool:
+    """Whether a value is an object or array that `frozen` gave, so that it can be shared."""
+    return isinstance(value, _FrozenDict | _FrozenList)
 
 
 def _refused(*_: object, **__: object) -> NoReturn:

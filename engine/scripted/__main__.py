@@ -42,7 +42,7 @@ def _arguments() -> argparse.Namespace:
     endpoint.add_argument("--cassette", type=Path, help="JSON Lines of replies that win over the rules")
     endpoint.add_argument("--strict-cassette", action="store_true", help="refuse a document that has no reply there")
     endpoint.add_argument("--ledger", type=Path, help="file to which every injected fault is appended")
-    endpoint.add_argument("--down", metavar="START:SECONDS", help="refuse everything with 503 in that time")
+    endpoint.add_argument("--down", metavar="START:SECONDS", help="refuse all with 503, counted from the first request")
     endpoint.add_argument("--no-structured", action="store_true", help="refuse JSON schemas with 400")
     endpoint.add_argument("--api-key", help="refuse requests that do not bear it with 401")
     for serving, known in ((server, POLICY_FAULTS), (endpoint, ENDPOINT_FAULTS)):

@@ -59,6 +59,8 @@ class ScriptedEndpoint:
     """The rids of items in flight."""
     _in_flight: int = 0
     _started: float = 0.0
+    _first: float | None = None
+    """When somebody asked for the first time."""
     _rng: random.Random = field(init=False)
 
     def __post_init__(self) -> None:
@@ -166,7 +168,9 @@ class ScriptedEndpoint:
         await self.ledger.record(fault, role=role, route=request.path, at_s=anyio.current_time() - self._started)
 
     async def _down(self, request: web.Request, role: str = "") -> web.Response | None:
-        if self.down is None or not self.down.covers(anyio.current_time() - self._started):
+        now = anyio.current_time()
+        self._first = now if self._first is None else self._first
+        if self.down is None or not self.down.covers(now - self._first):
             return None
         await self._injected(ServerFault.DOWN, request, role)
         return failure(request, ServerFault.DOWN)

@@ -91,7 +91,7 @@ def _one_of(known: Sequence[ServerFault], name: str) -> ServerFault:
 
 @dataclass(frozen=True, slots=True)
 class FaultWindow:
-    """A time during which a server is down, counted from its start."""
+    """A time during which a server is down, counted from its first request, however long its client takes to start."""
 
     start_s: float
     seconds: float
@@ -105,8 +105,8 @@ class FaultWindow:
         try:
             return cls(float(start), float(seconds))
         except ValueError:
-            raise ConfigError(f"--down {text!r}: write START:SECONDS, both in seconds after the start") from None
+            raise ConfigError(f"--down {text!r}: write START:SECONDS, in seconds after the first request") from None
 
     def covers(self, at_s: float) -> bool:
-        """Whether the server is down `at_s` after its start."""
+        """Whether the server is down `at_s` after its first request."""
         return self.start_s <= at_s < self.start_s + self.seconds

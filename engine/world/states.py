@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import orjson
 
 from engine.schema.canonical import canonical_bytes
+from engine.schema.frozen import frozen
 from engine.task import SeededResponse, Task
 from engine.types import Json, Observation, ToolCall
 from engine.world import effects
@@ -103,7 +104,8 @@ class TaskWorld:
     def state(self, digest: str, writes: tuple[ToolCall, ...], state: Json) -> WorldState:
         """The state with that hash, with the answers known about it."""
         entries = self.entries.setdefault(digest, {})
-        return WorldState(world=self, hash=digest, writes=writes, state=state, entries=entries)
+        # Shared by every episode that comes here, and kept as the final state of those that end here.
+        return WorldState(world=self, hash=digest, writes=writes, state=frozen(state), entries=entries)
 
     def seeded(self, key: Key, writes: tuple[ToolCall, ...]) -> SeededResponse | None:
         """The response that the task fixes for a call once the writes it waits for are done; the pickiest one wins."""

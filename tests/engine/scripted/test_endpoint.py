@@ -326,14 +326,14 @@ async def test_malformed_output_is_drawn_for_each_item(tmp_path):
 
 
 async def test_an_outage_refuses_everything_for_a_while():
-    """From its start to its end, readiness included; the counts stay in sight."""
+    """From its start to its end, readiness included; the counts stay in sight. It begins with the first request."""
     endpoint = ScriptedEndpoint(down=FaultWindow(0.0, 60.0))
     async with client_of(endpoint) as client:
         assert (await client.post("/generate", native(USER)))[0] == 503
         async with client.session.get(client.url + "/health") as reply:
             assert reply.status == 503
         assert (await client.counted())["faults"] == {"down": 2}
-        endpoint._started -= 60.0
+        endpoint._first -= 60.0
         assert (await client.post("/generate", native(USER)))[0] == 200
 
 

@@ -133,13 +133,13 @@ def test_flushed_entries_survive_a_kill(tmp_path: Path) -> None:
     script = f"""
 import anyio, os, signal
 from pathlib import Path
-from engine.world.store import Row, open_store
+from engine.world.store import MappingRow, open_store
 async def main():
     async with open_store(Path({str(tmp_path / "world.sqlite")!r})) as store:
         for number in range(3):
-            store.put(Row("task-1", "", "tool", '{{"n":%d}}' % number, "{{}}", 1, "simulated", None))
+            store.put(MappingRow("task-1", "", "tool", '{{"n":%d}}' % number, "{{}}", 1, "simulated", None))
         await store.flush()
-        store.put(Row("task-1", "", "tool", "lost", "{{}}", 1, "simulated", None))
+        store.put(MappingRow("task-1", "", "tool", "lost", "{{}}", 1, "simulated", None))
         os.kill(os.getpid(), signal.SIGKILL)
 anyio.run(main)
 """
