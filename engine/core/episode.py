@@ -18,7 +18,7 @@ from engine.chat.actions import AgentCalls, FinalAnswer, Malformed, parse_action
 from engine.core.ledger import Ledger
 from engine.core.seams import EpisodePlan, Seams, Session, UserSession, returned
 from engine.errors import boundary
-from engine.schema.recordable import recorded
+from engine.schema.frozen import thawed
 from engine.types import Completion, Episode, EventKind, Observation, Outcome, Reply, Reward, StopReason, ToolCall
 
 _NO_USER = '{"error":"there is no user: call a tool or give the final answer"}'
@@ -118,7 +118,7 @@ async def _call(live: Ledger, session: Session, call: ToolCall | Malformed) -> s
         return call.observation
     async with live.step(errors.ToolError, call.name, "tool"):
         # A copy: whatever the world does with its arguments, the agent called these.
-        observation = returned(await session.call(replace(call, arguments=recorded(call.arguments))), Observation)
+        observation = returned(await session.call(replace(call, arguments=thawed(call.arguments))), Observation)
     live.called(call, observation)
     return observation.content
 

@@ -17,7 +17,7 @@ import numpy as np
 
 from engine.core.seams import EpisodePlan, ScoringRecord, Seams
 from engine.errors import CancelError, Deadline, EpisodeError, PolicyError, boundary
-from engine.schema.frozen import is_frozen
+from engine.schema.frozen import is_frozen, thawed
 from engine.schema.recordable import legible, recorded, recorded_text
 from engine.types import (
     Completion,
@@ -200,8 +200,8 @@ class Ledger:
         return ScoringRecord(
             task=self.plan.task,
             messages=[dict(message) for message in self.messages],
-            events=[replace(event, arguments=recorded(event.arguments)) for event in self.events],
-            final_state=recorded(self.final_state),
+            events=[replace(event, arguments=thawed(event.arguments)) for event in self.events],
+            final_state=thawed(self.final_state),
             stop=stop,
         )
 

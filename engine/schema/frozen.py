@@ -18,6 +18,13 @@ def frozen(value: Json) -> Json:
     return _FrozenList(map(frozen, value)) if isinstance(value, list) else value
 
 
+def thawed(value: Json) -> Json:
+    """Returns a plain copy of a JSON value, frozen or not, that shares nothing which can be changed."""
+    if isinstance(value, dict):
+        return {name: thawed(inner) for name, inner in value.items()}
+    return [thawed(inner) for inner in value] if isinstance(value, list) else value
+
+
 def is_frozen(value: Json) -> bool:
     """Whether a value is an object or array that `frozen` gave, so that it can be shared."""
     return isinstance(value, _FrozenDict | _FrozenList)
