@@ -1,6 +1,10 @@
 """The plan of the house holds: few loose modules, no cycles, one meaning a name, and pages that are there."""
 
+import ast
+import re
 import tomllib
+from collections.abc import Iterator
+from pathlib import Path
 
 from tests.bar import house
 
@@ -38,3 +42,25 @@ def test_cited_pages_are_there() -> None:
 def test_the_page_of_the_structure_says_what_the_source_says() -> None:
     """`python -m tests.bar.house --write` makes it anew."""
     assert house.STRUCTURE.read_text(encoding="utf-8") == house.structure()
+
+
+def test_the_places_that_pages_name_are_there() -> None:
+    """`file.py::name` on a page is a class, function or value that this file defines."""
+    named = {
+        place
+        for page in (house.ROOT / "docs").glob("*.md")
+        for place in re.findall(r"`([\w/]+\.py)::(\w+)`", page.read_text(encoding="utf-8"))
+    }
+    assert len(named) >= 30
+    defined = {file: set(every_definition(house.ROOT / file)) for file, _ in named}
+    assert [f"{file}::{name}" for file, name in sorted(named) if name not in defined[file]] == []
+
+
+def every_definition(path: Path) -> Iterator[str]:
+    """Returns what a file defines at its top level, private names too."""
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            yield node.name
+        elif isinstance(node, ast.Assign | ast.AnnAssign):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            yield from (target.id for target in targets if isinstance(target, ast.Name))
