@@ -40,11 +40,12 @@ bench: $(STAMP)          ## every bench, one table each; results in bench/result
 	failed=""; for name in stream embedded core endpoints swap sglang learner_kills learner_gpu tiny simulators tui; do \
 	  $(BIN)/python -m bench $$name || failed="$$failed $$name"; done; test -z "$$failed" || { echo "failed:$$failed"; exit 1; }
 
-pages: $(STAMP)          ## writes the generated parts of docs/metrics.md and docs/packs.md anew
+pages: $(STAMP)          ## writes docs/structure.md and the generated parts of docs/metrics.md and docs/packs.md anew
 	sed '/^<!-- synth-engine metrics names -->$$/q' docs/metrics.md > docs/metrics.md.new
 	$(BIN)/synth-engine metrics names >> docs/metrics.md.new
 	mv docs/metrics.md.new docs/metrics.md
 	$(BIN)/python -m tests.bar.packs_page --write
+	$(BIN)/python -m tests.bar.house --write
 
 # pip prefers a wheel that it already has; torch is pinned so that the CPU build is taken where one is offered.
 $(STAMP): pyproject.toml constraints.txt
