@@ -21,7 +21,7 @@ from engine.scripted.policy import GoldPolicy
 from engine.world.llm_tools import LlmSimulator
 from engine.world.mapped import MappedWorld
 from engine.world.tools import OfflineSimulator
-from tests.parts.agenticqwen_plays import OFFLINE, play
+from tests.parts.agenticqwen_plays import offline, play
 from tests.parts.llm_parts import asking
 from tests.parts.worlds import TEXT, outputs, task_json, tool
 
@@ -167,7 +167,7 @@ CALLS = {
 
 async def walked(world: World) -> dict[str, list[str]]:
     """The walks of these calls in one episode, each printed (pytest -s)."""
-    walker, seams = Walker(), replace(OFFLINE, world=world, live=LiveEpisodes())
+    walker, seams = Walker(), replace(offline(), world=world, live=LiveEpisodes())
     with walker.listening():
         episode = await play(TASK, [*CALLS.values(), "<answer>ok</answer>"], seams)
     assert episode.turns == len(CALLS) + 1, episode.error

@@ -37,18 +37,21 @@ class Lenient:
         return [Verdict(id=item.id, part=part, met=part != "forbidden", evidence=None) for item, part in items]
 
 
-OFFLINE = Seams(
-    policy=GoldPolicy(CHAT),
-    world=OfflineWorld(),
-    user=OfflineUser(),
-    scorer=RubricScorer(Lenient()),
-    chat=CHAT,
-    clock=time.monotonic,
-)
+def offline() -> Seams:
+    """Seams with a world that knows no task yet: tasks of other tests may have the same ids."""
+    return Seams(
+        policy=GoldPolicy(CHAT),
+        world=OfflineWorld(),
+        user=OfflineUser(),
+        scorer=RubricScorer(Lenient()),
+        chat=CHAT,
+        clock=time.monotonic,
+    )
 
 
-async def play(task: Task, lines: Sequence[str], seams: Seams = OFFLINE) -> Episode:
-    """One episode of a task in which the agent says these lines."""
+async def play(task: Task, lines: Sequence[str], seams: Seams | None = None) -> Episode:
+    """One episode of a task in which the agent says these lines; in a world of its own where no seams are given."""
+    seams = seams or offline()
     scripted = replace(task, meta={**task.meta, "gold": lines})
     plan = EpisodePlan(
         id="g000000.00",
@@ -66,14 +69,14 @@ async def play(task: Task, lines: Sequence[str], seams: Seams = OFFLINE) -> Epis
     return await run_episode(plan, replace(seams, policy=policy), lambda _: False)
 
 
-async def rewarded(task: Task, lines: Sequence[str], seams: Seams = OFFLINE) -> Reward:
+async def rewarded(task: Task, lines: Sequence[str], seams: Seams | None = None) -> Reward:
     """The reward of such an episode."""
     played = await play(task, lines, seams)
     assert played.reward is not None, (task.id, played.error)
     return played.reward
 
 
-async def proves(task: Task, seams: Seams = OFFLINE) -> Reward:
+async def proves(task: Task, seams: Seams | None = None) -> Reward:
     """Gold earns everything; every violator nothing, for what it violates; doing nothing less than everything.
 
     Gives the reward of doing nothing."""

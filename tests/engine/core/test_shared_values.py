@@ -15,7 +15,7 @@ from engine.types import Event, EventKind, Observation, Outcome, Reply
 from engine.verify.run import verify_run
 from engine.world.mapped import MappedWorld
 from engine.world.tools import OfflineSimulator
-from tests.parts.agenticqwen_plays import OFFLINE, play
+from tests.parts.agenticqwen_plays import offline, play
 from tests.parts.played_runs import EPISODES, packed, recorded
 from tests.parts.worlds import TEXT, task_json, tool
 
@@ -95,7 +95,7 @@ class Writing(Answering):
 
 async def test_a_world_that_keeps_its_arguments_changes_no_event():
     """The call is scored, and recorded, as the agent made it."""
-    episode = await play(posting(DONE), POSTED, replace(OFFLINE, world=Keeping()))
+    episode = await play(posting(DONE), POSTED, replace(offline(), world=Keeping()))
     assert [dict(event.arguments) for event in episode.events[:2]] == [{"mentions": ["ann"]}, {"names": ["bob"]}]
     assert episode.reward.value == 1
 
@@ -103,20 +103,20 @@ async def test_a_world_that_keeps_its_arguments_changes_no_event():
 async def test_a_world_that_changes_what_is_inside_its_arguments_changes_no_event():
     """At any depth."""
     task = posting({"called": {"tool": "find", "arguments": NESTED}})
-    episode = await play(task, FOUND, replace(OFFLINE, world=Digging()))
+    episode = await play(task, FOUND, replace(offline(), world=Digging()))
     assert episode.events[0].arguments == {"filter": {"by": {"name": "ann"}}}
     assert episode.reward.value == 1
 
 
 async def test_two_calls_of_one_completion_share_nothing():
     """Each is given arguments of its own, and so is the session behind a fault profile."""
-    episode = await play(posting(DONE), (POSTED[0] + POSTED[1], POSTED[2]), replace(OFFLINE, world=Keeping()))
+    episode = await play(posting(DONE), (POSTED[0] + POSTED[1], POSTED[2]), replace(offline(), world=Keeping()))
     assert [dict(event.arguments) for event in episode.events[:2]] == [{"mentions": ["ann"]}, {"names": ["bob"]}]
 
 
 async def test_a_final_state_stays_as_it_was_at_the_end_of_its_episode():
     """Whatever later episodes make of it before the group is written."""
-    seams = replace(OFFLINE, world=Counting())
+    seams = replace(offline(), world=Counting())
     episodes = [await play(posting(DONE), POSTED, seams) for _ in range(2)]
     assert [episode.final_state for episode in episodes] == [
         {"seen": ["post", "mention"]},
@@ -127,7 +127,7 @@ async def test_a_final_state_stays_as_it_was_at_the_end_of_its_episode():
 async def test_a_world_cannot_change_the_state_of_its_task():
     """It is told so, and that a copy can be changed; the next episode begins with what the pack says."""
     task = posting(DONE, world={"state": {"orders": {"old": 1}}})
-    episode = await play(task, POSTED, replace(OFFLINE, world=Writing()))
+    episode = await play(task, POSTED, replace(offline(), world=Writing()))
     assert episode.outcome is Outcome.TOOL_FAULT
     assert "shared by all episodes and cannot be changed; change a copy.deepcopy of it" in episode.error
     assert task.world.state == {"orders": {"old": 1}}
@@ -154,7 +154,7 @@ class Spoiling:
 async def test_a_scorer_changes_nothing_of_what_is_recorded(again):
     """Not in its episode, nor in those that share its prompt and its world's states."""
     task = posting(DONE, world={"state": {"orders": {"old": 1}}})
-    seams = replace(OFFLINE, world=MappedWorld(OfflineSimulator()))
+    seams = replace(offline(), world=MappedWorld(OfflineSimulator()))
     honest = await play(task, POSTED, seams)
     spoiled = await play(task, POSTED, replace(seams, scorer=Spoiling()))
     if again:
@@ -178,7 +178,7 @@ class Accumulating:
 
 async def test_a_scorer_that_keeps_its_verdicts_changes_no_earlier_reward():
     """Each episode has those that it was given."""
-    seams = replace(OFFLINE, scorer=Accumulating())
+    seams = replace(offline(), scorer=Accumulating())
     episodes = [await play(posting(DONE), POSTED, seams) for _ in range(2)]
     assert [len(episode.reward.items) for episode in episodes] == [1, 2]
 
@@ -200,7 +200,7 @@ class Remembering:
 async def test_a_user_that_keeps_its_list_of_facts_changes_no_event():
     """What was revealed in a turn stays what it was then."""
     lines = ("<question>item</question>", "<question>quantity</question>", "<answer>ok</answer>")
-    episode = await play(posting(DONE), lines, replace(OFFLINE, user=Remembering()))
+    episode = await play(posting(DONE), lines, replace(offline(), user=Remembering()))
     assert [event.revealed for event in episode.events[:2]] == [("item",), ("item", "quantity")]
 
 

@@ -26,7 +26,7 @@ from engine.rundir.layout import RunDir
 from engine.scripted.cassette import digest
 from engine.serving.models import find_models
 from engine.task import Task
-from tests.parts.agenticqwen_plays import DECIDED, IMPORTED, NOTHING, OFFLINE, play, proves, theirs_of
+from tests.parts.agenticqwen_plays import DECIDED, IMPORTED, NOTHING, offline, play, proves, theirs_of
 from tests.parts.chaos_runs import scripted_endpoint
 from tests.parts.llm_parts import TINY
 from tests.parts.played_runs import LLM
@@ -57,7 +57,7 @@ class Author:
 async def cassette(tasks: Iterable[Task]) -> bytes:
     """What the author of the tasks says of their gold episodes, and of doing nothing."""
     author = Author()
-    seams = replace(OFFLINE, scorer=RubricScorer(LlmJudge(author)))
+    seams = replace(offline(), scorer=RubricScorer(LlmJudge(author)))
     for task in tasks:
         for author.gold, lines in ((True, task.meta["gold"]), (False, NOTHING)):
             await play(task, lines, seams)

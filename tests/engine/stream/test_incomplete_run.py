@@ -13,6 +13,7 @@ from engine.processes.child import torch_environment
 from engine.rundir.layout import RunDir, read_json, read_lines
 from engine.stream.segment import CLOSED, Segment, segment_path
 from tests.parts.incomplete_runs import content
+from tests.parts.waiting import LONG_S, wait_until
 
 ENVIRONMENT = {**torch_environment(1), "PYTHONPATH": "."}
 STEPS = 4
@@ -167,8 +168,11 @@ def test_a_killed_run_goes_on(kept, tmp_path):
     run = RunDir(tmp_path / "r")
     for life, wanted in ((first, 1), ([*argv, "--resume", str(run.path)], 2)):
         with subprocess.Popen(life, env=ENVIRONMENT, stdout=subprocess.DEVNULL, start_new_session=True) as process:
-            while (read_json(run.progress) or {"step": 0})["step"] < wanted:
-                assert process.poll() is None
+            wait_until(
+                lambda wanted=wanted: (read_json(run.progress) or {"step": 0})["step"] >= wanted,
+                LONG_S,
+                while_runs=process,
+            )
             for row in (read_json(run.processes) or {"processes": []})["processes"]:
                 os.kill(row["pid"], signal.SIGKILL)
             process.kill()
