@@ -60,7 +60,7 @@ async def _frozen(path, episodes):
         return [await play(world, TASK, calls) for calls in episodes]
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.lists(st.lists(st.sampled_from([*CALLS, SUNDAY, WEEKEND]), max_size=8), min_size=1, max_size=5))
 def test_a_run_that_starts_from_an_export_says_the_same(episodes):
     """For any episodes, without a simulator; and exports the same again, but for where it has the answers from."""

@@ -152,7 +152,7 @@ def assert_held(episode: Episode) -> None:
     assert repr(replace(read, tokens=None)) == repr(replace(episode, tokens=None))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(values)
 def test_what_is_admitted_a_frame_can_hold(value):
     """And whoever reads it gets the value that was admitted, to the type; what is refused is refused in words."""
@@ -214,7 +214,7 @@ SEAMS = (
 )
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=120)
 @given(st.sampled_from(SEAMS), values)
 def test_whatever_a_plugin_hands_in_its_episode_can_be_written(seam, value):
     """It is part of the record as it was admitted, or its episode is masked by name: never more than that."""
@@ -332,7 +332,7 @@ arguments = st.dictionaries(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(arguments)
 def test_a_call_is_what_was_written_or_malformed(wanted):
     """Integers above all: no other number stands in for one that does not fit."""
@@ -378,7 +378,7 @@ written = st.recursive(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     st.dictionaries(any_text, written, max_size=3), st.sampled_from(["{}", "Sure: {}", "```json\n{}\n```", HALF + "{}"])
 )

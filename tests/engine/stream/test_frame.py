@@ -68,7 +68,7 @@ def groups(draw):
     )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(groups(), st.floats(0, 1e6))
 def test_round_trip(group, written_s):
     """Every field and every array bit of any group comes back, and the header says the same without the arrays."""
@@ -82,7 +82,7 @@ def test_round_trip(group, written_s):
     )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.binary(max_size=200))
 def test_fuzzed_bytes_are_refused(noise):
     """Bytes of any kind raise StreamError and nothing else, bare, as a frame's payload, and as a frame's body."""
@@ -93,7 +93,7 @@ def test_fuzzed_bytes_are_refused(noise):
                 read(content)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.data())
 def test_flipped_byte_is_refused(data):
     """No frame with a changed byte decodes, wherever the byte is."""
@@ -103,7 +103,7 @@ def test_flipped_byte_is_refused(data):
         decode(bytes(content))
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.data())
 def test_wrong_json_behind_right_checksums_is_refused(data):
     """A header whose values were exchanged for others is refused or decodes; it never crashes."""

@@ -143,7 +143,7 @@ async def test_a_write_is_applied_once(
         assert written == [made.name] * moved
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(st.lists(st.lists(st.sampled_from(CALLS), max_size=8), min_size=1, max_size=6))
 def test_the_mapping_says_what_the_world_says(episodes: list[list[ToolCall]]) -> None:
     """For any episodes, answers and final states equal the pure simulator's; a restart repeats them byte for byte."""
