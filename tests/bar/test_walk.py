@@ -23,6 +23,7 @@ from engine.world.mapped import MappedWorld
 from engine.world.tools import OfflineSimulator
 from tests.parts.agenticqwen_plays import offline, play
 from tests.parts.llm_parts import asking
+from tests.parts.work import uncollected
 from tests.parts.worlds import TEXT, outputs, task_json, tool
 
 pytestmark = pytest.mark.anyio
@@ -72,11 +73,12 @@ class Walker:
     @contextmanager
     def listening(self) -> Iterator[None]:
         """Hear of every call of a function in this thread."""
-        sys.setprofile(self._heard)
-        try:
-            yield
-        finally:
-            sys.setprofile(None)
+        with uncollected():
+            sys.setprofile(self._heard)
+            try:
+                yield
+            finally:
+                sys.setprofile(None)
 
     def _heard(self, frame: FrameType, event: str, _: object) -> None:
         # Most of what is heard is of no interest, and every test has to be quick on a busy machine.

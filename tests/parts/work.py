@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 import tracemalloc
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 
 def calls(work: Callable[[], object]) -> int:
@@ -19,12 +21,24 @@ def calls(work: Callable[[], object]) -> int:
         counted += event in ("call", "c_call")
 
     before = sys.getprofile()
-    sys.setprofile(count)
-    try:
-        work()
-    finally:
-        sys.setprofile(before)
+    with uncollected():
+        sys.setprofile(count)
+        try:
+            work()
+        finally:
+            sys.setprofile(before)
     return counted
+
+
+@contextmanager
+def uncollected() -> Iterator[None]:
+    """No garbage is collected meanwhile: that would run finalizers of other tests, and Hypothesis' callback."""
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
 
 
 def peak_bytes(work: Callable[[], object]) -> int:
