@@ -118,7 +118,8 @@ async def _call(live: Ledger, session: Session, call: ToolCall | Malformed) -> s
         return call.observation
     async with live.step(errors.ToolError, call.name, "tool"):
         # A copy: whatever the world does with its arguments, the agent called these.
-        observation = returned(await session.call(replace(call, arguments=thawed(call.arguments))), Observation)
+        own = ToolCall(name=call.name, arguments=thawed(call.arguments))
+        observation = returned(await session.call(own), Observation)
     live.called(call, observation)
     return observation.content
 

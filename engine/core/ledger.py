@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Literal, Self, TypeVar
 
@@ -200,7 +200,7 @@ class Ledger:
         return ScoringRecord(
             task=self.plan.task,
             messages=[dict(message) for message in self.messages],
-            events=[replace(event, arguments=thawed(event.arguments)) for event in self.events],
+            events=[_own(event) for event in self.events],
             final_state=thawed(self.final_state),
             stop=stop,
         )
@@ -234,6 +234,20 @@ class Ledger:
         self.outcome, self.turn, self.finished = str(outcome), episode.turns, episode
         self.moved("done", self.seams.clock())
         return episode
+
+
+def _own(event: Event) -> Event:
+    """A copy that shares nothing which can be changed; without `dataclasses.replace`, for it runs for every event."""
+    return Event(
+        number=event.number,
+        turn=event.turn,
+        kind=event.kind,
+        text=event.text,
+        tool=event.tool,
+        arguments=thawed(event.arguments),
+        ok=event.ok,
+        revealed=event.revealed,
+    )
 
 
 async def _tokenized(characters: int, work: Callable[[], _Made]) -> _Made:

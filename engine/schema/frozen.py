@@ -21,13 +21,14 @@ def frozen(value: Json) -> Json:
 def thawed(value: Json) -> Json:
     """Returns a plain copy of a JSON value, frozen or not, that shares nothing which can be changed."""
     if isinstance(value, dict):
-        return {name: thawed(inner) for name, inner in value.items()}
+        # Most members are scalars, which need no call: this runs for every tool call.
+        return {name: thawed(inner) if isinstance(inner, _NESTED) else inner for name, inner in value.items()}
     return [thawed(inner) for inner in value] if isinstance(value, list) else value
 
 
 def is_frozen(value: Json) -> bool:
     """Whether a value is an object or array that `frozen` gave, so that it can be shared."""
-    return isinstance(value, _FrozenDict | _FrozenList)
+    return isinstance(value, _FROZEN)
 
 
 def _refused(*_: object, **__: object) -> NoReturn:
@@ -49,3 +50,7 @@ class _FrozenList(list[Any]):
 
     def __reduce__(self) -> tuple[type[list[Any]], tuple[list[Any]]]:
         return list, (list(self),)
+
+
+_NESTED = (dict, list)
+_FROZEN = (_FrozenDict, _FrozenList)

@@ -262,3 +262,17 @@ def test_a_frozen_value_cannot_be_changed_and_its_copies_can(change):
     mine = copy.deepcopy(value)
     change(mine)
     assert mine != VALUE
+
+
+async def test_a_scorer_sees_every_event_as_it_was():
+    """Each field of it; only the arguments are copies."""
+    seen = []
+
+    class Looking:
+        async def score(self, record):
+            seen.extend(record.events)
+            return await RubricScorer().score(record)
+
+    episode = await play(posting(DONE), POSTED, replace(offline(), scorer=Looking()))
+    assert tuple(seen) == episode.events
+    assert all(mine.arguments is not theirs.arguments for mine, theirs in zip(seen, episode.events, strict=True))
