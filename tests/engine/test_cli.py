@@ -258,7 +258,6 @@ def test_an_adapter_of_any_rank_is_measured(tmp_path):
 DRY = ("run", "--config", "dry", "--plain", "--set", "eval.heldout_tasks=8", "--set", "eval.every=0")
 
 
-@pytest.mark.timeout(120)
 def test_a_dry_run_tells_its_story(tmp_path):
     """What it will do, progress, both rewards, where things lie; and it leaves a run that passes its audit."""
     done = process(*DRY, "--set", "run.steps=2", "--set", "learner.pace_s=0.2", "--dir", tmp_path)

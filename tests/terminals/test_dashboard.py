@@ -332,7 +332,6 @@ def rows_of(run):
     return [orjson.loads(line) for line in run.metrics.read_bytes().split(b"\n")[:-1]]
 
 
-@pytest.mark.timeout(90)  # a command and its dashboard start
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_leaves_the_terminal_as_it_was(recorded, number):
     """To the dashboard."""
@@ -364,7 +363,6 @@ def test_a_replay_is_driven_by_keys(recorded):
         assert front.ended() == 0, front.text
 
 
-@pytest.mark.timeout(90)  # a command and its dashboard start
 def test_what_a_model_wrote_is_never_a_sequence(recorded):
     """It is shown as signs; no byte of it commands the terminal."""
     with Screen(recorded.path.parents[1], "attach", recorded.path) as front:

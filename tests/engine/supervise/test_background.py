@@ -73,7 +73,6 @@ def synth_engine(stand_in, *arguments):
     )
 
 
-@pytest.mark.timeout(90)
 def test_a_run_that_is_left_goes_on_and_is_stopped_without_a_viewer(stand_in, run):
     """Exit code 0 and two lines: how to look again, how to stop; the stop drains, and is told."""
     with Terminal(stand_in, *LONG) as front:

@@ -83,7 +83,6 @@ def trained(url):
     return values.get("synth_engine_groups_trained_total", 0)
 
 
-@pytest.mark.timeout(120)  # a whole run
 @needs("tensorboard")
 def test_a_run_is_scraped_and_written_while_it_works(tmp_path, port):
     """Prometheus text that grows, an event file with the last step, and nothing left at the end."""
