@@ -19,6 +19,7 @@ from engine.errors import ConfigError
 from engine.evals.split import Evaluation, Suite, evaluate
 from engine.packs.exported import read_exported
 from engine.packs.pack import load_pack
+from engine.preflight.judged import require_decided
 from engine.preflight.manifest import pack_file
 from engine.processes.event_loop import UVLOOP
 from engine.report.console import wide_console
@@ -151,6 +152,7 @@ def _suite(config: Config, split: Split, limit: int) -> Suite:
     tasks = [(index, task) for index, task in enumerate(pack.tasks) if task.split is split][:limit]
     if not tasks:
         raise ConfigError(f"{config.tasks.pack} has no {split} tasks")
+    require_decided(config, (task for _, task in tasks))
     return Suite.of(config, "eval", tasks)
 
 

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
+from pathlib import Path
 
 import click
 import orjson
 
 from engine.commands import pack_import
 from engine.packs.line_schema import header_schema, task_schema
-from engine.packs.pack import load_pack, pack_problems
+from engine.packs.pack import Pack, check_pack
+from engine.preflight.judged import judged_items
 from engine.preflight.manifest import pack_file
 from engine.report.console import wide_console
+from engine.reward.rubric import rubric_items
 
 _SCHEMA_EXAMPLES = """\b
 synth-engine pack schema > task.schema.json    and name it in the editor; in VS Code's settings.json:
@@ -34,27 +37,36 @@ command.add_command(pack_import.command)
 def check(file: str) -> None:
     """Validate FILE (a .jsonl or .jsonl.zst, or a shipped name: tiny, errands, showcase).
 
-    Lists everything that is wrong, with line, task, field, reason and remedy; exit code 1 if anything is.
+    Lists everything that is wrong, with line, task, field, reason and remedy: problems, with which no run takes the
+    pack, and flaws, with which a run rewards other than is meant. Exit code 1 if there are any.
     """
     path = pack_file(file)
-    problems = pack_problems(path)
-    for problem in problems:
-        click.secho(str(problem), fg="red")
-    if problems:
-        click.echo(f"{len(problems)} problem{'s' * (len(problems) != 1)}")
+    checked = check_pack(path)
+    found = {"problem": (checked.problems, "red"), "flaw": (checked.flaws, "yellow")}
+    for several, colour in found.values():
+        for one in several:
+            click.secho(str(one), fg=colour)
+    counts = [f"{len(several)} {what}{'s' * (len(several) > 1)}" for what, (several, _) in found.items() if several]
+    if checked.pack is None:
+        click.echo(", ".join(counts))
         raise SystemExit(1)
-    pack = load_pack(path)
+    _describe(path, checked.pack, ", ".join(counts))
+    raise SystemExit(1 if counts else 0)
+
+
+def _describe(path: Path, pack: Pack, flaws: str) -> None:
+    """What is in a pack that a run takes."""
     splits = Counter(str(task.split) for task in pack.tasks)
     kinds = Counter(str(task.kind) for task in pack.tasks)
-    checks = sum(
-        item.check is not None
-        for task in pack.tasks
-        for item in (*task.rubric.forbidden, *task.rubric.subgoals, *task.rubric.interactions)
-    )
+    items = [item for task in pack.tasks for item, _ in rubric_items(task.rubric)]
     console = wide_console()
-    console.print(f"{path}: sound", style="green", markup=False, soft_wrap=True)
+    verdict, style = (f"{flaws}; a run takes it as it is", "yellow") if flaws else ("sound", "green")
+    console.print(f"{path}: {verdict}", style=style, markup=False, soft_wrap=True)
     console.print(f"  {pack.header.pack}: {pack.header.description}", markup=False, soft_wrap=True)
+    checks = sum(item.check is not None for item in items)
     console.print(f"  {len(pack.tasks)} tasks ({_counted(splits)}; {_counted(kinds)}), {checks} executable checks")
+    if judged := judged_items(pack.tasks):
+        console.print(f"  {judged}: the judge of scorer.judge decides", markup=False, soft_wrap=True)
     console.print(f"  sha256 {pack.sha256}")
 
 

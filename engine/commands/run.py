@@ -12,6 +12,8 @@ from rich.console import Console
 from engine.config.load import load, text_override
 from engine.config.tree import Config
 from engine.errors import ConfigError
+from engine.packs.pack import load_pack
+from engine.preflight.judged import require_decided
 from engine.preflight.manifest import create, pack_file, reopen
 from engine.preflight.rehearsal import rehearse
 from engine.report.console import wide_console
@@ -122,6 +124,7 @@ def _plan(console: Console, file: str | None, overrides: tuple[str, ...]) -> Non
     from engine.report.plan import show_plan  # noqa: PLC0415
 
     config = load(file or "tiny", overrides).config
+    require_decided(config, load_pack(pack_file(config.tasks.pack)).tasks)
     show_plan(console, find_models(config).into(config))
 
 

@@ -193,7 +193,7 @@ class ScorerSection(Section):
     )
     judge: str = key(
         "",
-        "The endpoint that decides rubric items without a check; empty: such items leave an episode unscored",
+        "The endpoint that decides rubric items without a check; empty: tasks that have such items are refused",
         only_if={"scorer.kind": "rubric"},
     )
     judge_kind: str = key(

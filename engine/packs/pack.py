@@ -15,7 +15,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -26,7 +26,8 @@ import pydantic
 import zstandard
 
 from engine.errors import ConfigError
-from engine.packs.problems import Problem, nesting_problems, task_problems
+from engine.packs.flaws import task_flaws
+from engine.packs.problems import Found, Problem, nesting_problems, task_problems
 from engine.schema.canonical import compact
 from engine.schema.frozen import frozen
 from engine.task import RubricItem, SeededResponse, Task, Tool
@@ -81,17 +82,30 @@ def load_pack(path: Path) -> Pack:
     problem = next(reader.problems(), None)
     if problem is not None:
         raise ConfigError(f"{problem}\n`synth-engine pack check {path}` lists everything that is wrong with the pack")
-    assert reader.header is not None
-    return Pack(header=reader.header, tasks=tuple(reader.tasks), sha256=reader.sha256)
+    return reader.pack()
 
 
-def pack_problems(path: Path) -> list[Problem]:
-    """Everything that is wrong with a pack; empty for one that loads."""
-    return list(_Reader(path).problems())
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckedPack:
+    """A pack, read for all that is to be said of it."""
+
+    problems: Sequence[Problem]
+    """Everything that is wrong with it: no run takes it."""
+    flaws: Sequence[Problem]
+    """What its sound tasks reward or refuse other than is meant (engine.packs.flaws): a run takes it as it is."""
+    pack: Pack | None
+    """None with problems."""
+
+
+def check_pack(path: Path) -> CheckedPack:
+    """Read a pack, and look into every task."""
+    reader = _Reader(path)
+    problems = list(reader.problems())
+    return CheckedPack(problems=problems, flaws=list(reader.flaws()), pack=None if problems else reader.pack())
 
 
 class _Reader:
-    """Reads a pack line by line, yielding problems and collecting what is sound."""
+    """Reads a pack line by line, yielding problems and collecting the tasks that are sound."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -160,11 +174,23 @@ class _Reader:
             return
         task = replace(task, world=replace(task.world, state=frozen(task.world.state)))
         first = self._lines.setdefault(task.id, number)
+        found = [*task_problems(task)]
         if first != number:
-            yield self._problem(number, name, "id", f"already used in line {first}", "ids are unique within a pack")
-        for field, reason, remedy in task_problems(task):
-            yield self._problem(number, name, field, reason, remedy)
-        self.tasks.append(task)
+            found.insert(0, Found("id", f"already used in line {first}", "ids are unique within a pack"))
+        yield from (self._problem(number, name, *problem) for problem in found)
+        if not found:
+            self.tasks.append(task)
+
+    def flaws(self) -> Iterator[Problem]:
+        """The flaws of the tasks that were read."""
+        for task in self.tasks:
+            for found in task_flaws(task):
+                yield self._problem(self._lines[task.id], task.id, *found)
+
+    def pack(self) -> Pack:
+        """What was read, where nothing was wrong."""
+        assert self.header is not None
+        return Pack(header=self.header, tasks=tuple(self.tasks), sha256=self.sha256)
 
     def _problem(self, line: int, task: str, field: str, reason: str, remedy: str) -> Problem:
         return Problem(path=str(self.path), line=line, task=task, field=field, reason=reason, remedy=remedy)

@@ -41,7 +41,9 @@ class Problem:
         parts = [f"{self.path}:{self.line}" if self.line else self.path]
         parts += [f"task {self.task}"] if self.task else []
         parts += [self.field] if self.field else []
-        return ": ".join([*parts, f"{self.reason} ({self.remedy})"])
+        text = ": ".join([*parts, f"{self.reason} ({self.remedy})"])
+        # Texts of a pack are anybody's: what a terminal would obey is shown as an escape.
+        return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
 
 
 class Found(NamedTuple):

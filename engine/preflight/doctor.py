@@ -23,6 +23,8 @@ from engine.config.environment import api_key
 from engine.config.plugins import plugins
 from engine.config.tree import Config
 from engine.errors import ConfigError, RunError
+from engine.packs.pack import load_pack
+from engine.preflight.judged import require_decided
 from engine.preflight.manifest import pack_file
 from engine.preflight.rehearsal import rehearse
 from engine.processes.event_loop import UVLOOP
@@ -61,7 +63,7 @@ class DoctorFinding:
 
 def examine(config: Config) -> Iterator[DoctorFinding]:
     """Every finding, quick ones first; each is made when it is asked for."""
-    for check in (_python, _packages, _memory, _disk, _descriptors, _ports, _gpus, _model):
+    for check in (_python, _packages, _memory, _disk, _descriptors, _ports, _gpus, _model, _tasks):
         yield check(config)
     if config.policy.launch == "none":
         for url in config.policy.urls:
@@ -161,6 +163,16 @@ def _gpus(_: Config) -> DoctorFinding:
 
 def _model(config: Config) -> DoctorFinding:
     return _told("model", lambda: str(find_model(config.model.path).path))
+
+
+def _tasks(config: Config) -> DoctorFinding:
+    def ask() -> str:
+        pack = pack_file(config.tasks.pack)
+        tasks = load_pack(pack).tasks
+        require_decided(config, tasks)
+        return f"{len(tasks):,} in {pack}"
+
+    return _told("tasks", ask)
 
 
 def _endpoint(name: str, endpoint: EndpointSection) -> DoctorFinding:

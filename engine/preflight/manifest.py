@@ -25,6 +25,7 @@ from engine.config.tree import Config
 from engine.errors import ConfigError
 from engine.packs.exported import read_exported
 from engine.packs.pack import load_pack
+from engine.preflight.judged import require_decided
 from engine.rundir.layout import RunDir, new_run_id, point_link, read_json, write_atomic, write_json
 from engine.rundir.rows import write_rows
 from engine.serving.memory import check_placement
@@ -67,6 +68,7 @@ def create(config: Config) -> RunDir:
     splits = Counter(str(task.split) for task in tasks)
     if not splits[Split.TRAIN]:
         raise ConfigError(f"tasks.pack: {pack} has no task with split = train: there is nothing to train on")
+    require_decided(config, tasks)
     models = find_models(config)
     chat = ChatFormat.load(models.policy.path, config.policy.system)
     config = models.into(config)

@@ -110,6 +110,29 @@ def check_schema() -> dict[str, Any]:
     return {**CHECK, "$defs": {"check": {"oneOf": kinds}}}
 
 
+class LeafCheck(NamedTuple):
+    """A check that holds no others, inside of one that may."""
+
+    path: str
+    kind: str
+    body: Json
+    denied: bool
+    """Whether an odd number of `not` stand around it."""
+
+
+def leaf_checks(check: Mapping[str, Any], path: str = "", *, denied: bool = False) -> Iterator[LeafCheck]:
+    """The checks without others inside that one without problems is made of; itself, if it holds none."""
+    name, body = next(iter(check.items()))
+    inner, held = f"{path}.{name}", CHECKS[name].schema
+    if held is CHECK:
+        yield from leaf_checks(body, inner, denied=denied != (name == "not"))
+    elif held.get("items") is CHECK:
+        for index, part in enumerate(body):
+            yield from leaf_checks(part, f"{inner}[{index}]", denied=denied)
+    else:
+        yield LeafCheck(inner, name, body, denied)
+
+
 # --- what the agent did ---------------------------------------------------------------------------------------------
 
 _NEVER = Decision(met=False, evidence=None)

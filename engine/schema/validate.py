@@ -34,6 +34,13 @@ _INNER = frozenset(
 """Keywords that hold a schema, or a list of them."""
 
 
+_OF_THE_WHOLE = frozenset(
+    {"allOf", "anyOf", "dependentRequired", "dependentSchemas", "else", "if", "maxProperties", "minProperties", "not"}
+    | {"oneOf", "required", "then", "unevaluatedProperties"}
+)
+"""Keywords that judge an object by several of its members at once."""
+
+
 class SchemaProblem(NamedTuple):
     """Why a schema cannot be used: where in it, and the reason."""
 
@@ -77,6 +84,16 @@ def _compiled(encoded: str) -> SchemaCheck:
             return Defect((), "type", "nested too deeply")
 
     return general
+
+
+def member_defect(schema: Mapping[str, Any], name: str, value: Json) -> Defect | None:
+    """The first defect of one member of an object under the object's schema, whatever the other members are."""
+    parts = {part: body for part, body in schema.items() if part not in _OF_THE_WHOLE}
+    try:
+        return compiled_schema(parts)({name: value})
+    except ValueError:
+        # A reference into what was left out: nothing is certain of the member then.
+        return None
 
 
 def _defect(error: jsonschema.ValidationError) -> Defect:

@@ -21,9 +21,15 @@ ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "packs.md"
 SOURCES = (
     *("engine/packs/pack.py", "engine/packs/problems.py", "engine/reward/check_kinds.py"),
-    *("engine/schema/draw.py", "engine/schema/validate.py"),
+    *(
+        "engine/packs/check_flaws.py",
+        "engine/packs/fact_flaws.py",
+        "engine/packs/reach.py",
+        "engine/packs/tool_flaws.py",
+    ),
+    *("engine/packs/reach.py", "engine/schema/draw.py", "engine/schema/validate.py"),
 )
-_REASON_AT = {"_problem": 3, "Found": 1, "CheckProblem": 1, "SchemaProblem": 1}
+_REASON_AT = {"_problem": 3, "Found": 1, "CheckProblem": 1, "SchemaProblem": 1, "UnreachedError": 0}
 """Where what makes a problem takes its reason."""
 _KINDS = {"string": "text", "boolean": "true or false", "integer": "integer", "object": "object"}
 _OWN_TABLE = frozenset({"effect", "check"})

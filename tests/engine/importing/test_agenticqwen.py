@@ -11,7 +11,7 @@ from click.testing import CliRunner
 
 from engine.cli import cli
 from engine.importing.load import Imported
-from engine.packs.pack import PackHeader, load_pack, pack_problems, write_pack
+from engine.packs.pack import PackHeader, check_pack, load_pack, write_pack
 from engine.task import Split
 from engine.types import EventKind
 from engine.world.offline_user import asked
@@ -23,7 +23,7 @@ each_of_ours = pytest.mark.parametrize("index", range(len(IMPORTED.tasks)))
 def sound(made: Imported, path: Path) -> None:
     """The tasks make a pack that loads, and that says the same."""
     write_pack(path, PackHeader(format=1, pack="imported"), made.tasks)
-    assert pack_problems(path) == []
+    assert check_pack(path).problems == []
     assert load_pack(path).tasks == made.tasks
 
 

@@ -11,7 +11,7 @@ import zstandard
 
 from engine.errors import ConfigError
 from engine.packs import pack as tasks
-from engine.packs.pack import PACK_FORMAT, PackHeader, load_pack, pack_problems, task_json, write_pack
+from engine.packs.pack import PACK_FORMAT, PackHeader, check_pack, load_pack, task_json, write_pack
 from engine.reward.checks import evaluate_check
 from engine.schema.recordable import deeper_than
 from engine.task import Split
@@ -36,7 +36,7 @@ def pack(directory: Path, *values: Any, header: Any = None) -> Path:
 
 def reasons(directory: Path, *values: Any) -> list[str]:
     """Everything that `pack check` would say about these tasks."""
-    return [str(problem) for problem in pack_problems(pack(directory, *values))]
+    return [str(problem) for problem in check_pack(pack(directory, *values)).problems]
 
 
 # --- round trip -----------------------------------------------------------------------------------------------------
@@ -74,7 +74,7 @@ def test_every_frame_of_a_pack_is_read(tmp_path: Path) -> None:
     path.write_bytes(skippable.join(map(made.compress, parts)))
     assert [task.id for task in load_pack(path).tasks] == ["shop-1", "shop-2"]
     path.write_bytes(path.read_bytes()[:-3])
-    assert "the zstd file ends early" in str(pack_problems(path)[0])
+    assert "the zstd file ends early" in str(check_pack(path).problems[0])
 
 
 def test_compression_does_not_change_the_hash(tmp_path: Path) -> None:
@@ -391,7 +391,7 @@ def test_a_task_that_nests_too_deeply_is_refused(
     """Before anything walks it: schema, state, check, and what is never read."""
     path = tmp_path / "pack.jsonl"
     path.write_bytes(lines({"format": 1, "pack": "shop"}) + json.dumps(changed(edit)).encode())
-    (found,) = pack_problems(path)
+    (found,) = check_pack(path).problems
     name = "" if field == "id" else "task shop-1: "
     assert str(found).startswith(f"{path}:2: {name}{field}: nests deeper than 64 levels")
     assert str(found).endswith("(flatten it)")
@@ -406,7 +406,7 @@ def test_everything_is_reported_and_the_first_stops_loading(tmp_path: Path) -> N
         shop_json(id="c", kind="x"),
     ]
     path = pack(tmp_path, *wrong)
-    found = [(problem.line, problem.task, problem.field) for problem in pack_problems(path)]
+    found = [(problem.line, problem.task, problem.field) for problem in check_pack(path).problems]
     assert found == [(2, "a", "rules"), (4, "b", "id"), (4, "b", "instruction"), (5, "c", "kind")]
     with pytest.raises(
         ConfigError, match=r"pack\.jsonl:2: task a: rules: .*\n`synth-engine pack check .*` lists everything"

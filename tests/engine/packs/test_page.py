@@ -8,7 +8,7 @@ import orjson
 import pytest
 
 from engine.errors import ConfigError
-from engine.packs.pack import load_pack, pack_problems
+from engine.packs.pack import check_pack, load_pack
 from engine.synthesis.planted import Planted, guessed, planted, script
 from engine.task import Task
 from engine.world.effects import fill
@@ -41,8 +41,9 @@ def test_its_tables_are_generated():
 
 
 def test_its_example_is_sound(tmp_path: Path):
-    """Nothing is wrong with it."""
-    assert pack_problems(written(tmp_path)) == []
+    """Nothing is wrong with it, and nothing is other than is meant."""
+    checked = check_pack(written(tmp_path))
+    assert (checked.problems, checked.flaws) == ([], [])
 
 
 def test_its_example_leaves_nothing_out():
