@@ -101,25 +101,29 @@ def _dead(task: Task, items: Sequence[_Item], reach: Reach) -> Iterator[Found]:
     for item in items:
         for leaf in leaf_checks(item.check, item.field):
             tool = task.tool(leaf.body["tool"]) if leaf.kind == "called" else None
-            attempted = item.part == "forbidden" or leaf.denied
-            found = list(_dead_call(leaf, tool, reach, attempted=attempted)) if tool is not None else []
-            if found and (call := compact(leaf.body)) not in seen:
+            if tool is not None and not _refusal_may_count(item, leaf) and (call := compact(leaf.body)) not in seen:
                 seen.add(call)
-                yield from found
+                yield from _dead_call(leaf, tool, reach)
 
 
-def _dead_call(leaf: LeafCheck, tool: Tool, reach: Reach, *, attempted: bool) -> Iterator[Found]:
-    """`attempted`: a call that the world refuses may be meant where `ok` is not asked for."""
-    ok, schema = leaf.body.get("ok"), leaf.body.get("arguments", {})
-    if ok is False or (ok is None and attempted):
-        return
+def _refusal_may_count(item: _Item, leaf: LeafCheck) -> bool:
+    """Whether a call that the world refuses may be what is meant: to forbid the attempt is no mistake."""
+    ok = leaf.body.get("ok")
+    return ok is False or (ok is None and (item.part == "forbidden" or leaf.denied))
+
+
+def _dead_call(leaf: LeafCheck, tool: Tool, reach: Reach) -> Iterator[Found]:
+    schema = leaf.body.get("arguments", {})
     if reason := _unfit(schema, tool.parameters):
         remedy = f"its parameters: {', '.join(tool.parameters.get('properties', {})) or '(none)'}"
         yield Found(f"{leaf.path}.arguments", f"no call that {tool.name} admits has {reason}", remedy)
         return
-    every, refusal = reach.refusal(tool), reach.refusal(tool, _pinned(schema, tool))
+    refusal = reach.refusal(tool, _pinned(schema, tool)) if leaf.body.get("ok") else None
+    if refusal is None:
+        return
+    every = reach.refusal(tool)
     # What every call of the tool suffers is a flaw of the tool.
-    if ok and refusal is not None and (every is None or every.empty):
+    if every is None or every.empty:
         yield Found(
             leaf.path,
             f"the world refuses every such call: effect.{refusal.field} {refusal.reason}",

@@ -176,14 +176,16 @@ def _written(tool: Tool) -> Reached:
 
 
 def _tokens(pointer: str, arguments: Mapping[str, Json]) -> list[str]:
-    """The tokens of a pointer, filled where all arguments of one are known and lead somewhere."""
-    leading = {name: value for name, value in arguments.items() if isinstance(value, str | int | float)}
+    """The tokens of a pointer, filled where all arguments of one are known."""
     return [
-        str(text if isinstance(text := fill(token, leading), str) else compact(text))
-        if leading.keys() >= set(template_placeholders(token))
-        else token
+        filled if isinstance(filled := _filled(token, arguments), str) else compact(filled)
         for token in parse_pointer(pointer)
     ]
+
+
+def _filled(template: Json, arguments: Mapping[str, Json]) -> Json:
+    """A template as the arguments fill it; as it is where one is not known."""
+    return fill(template, arguments) if arguments.keys() >= set(template_placeholders(template)) else template
 
 
 def _is_wild(token: str) -> bool:

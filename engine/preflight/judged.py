@@ -10,8 +10,8 @@ from engine.reward.rubric import open_items
 from engine.task import Task
 
 _REMEDY = (
-    "set scorer.judge=NAME, a language model of [endpoints.NAME] that decides them, or import the tasks again with "
-    "`synth-engine pack import ... --no-judge`, which leaves such items out"
+    "set scorer.judge=NAME, a language model of [endpoints.NAME] that decides them, give them checks, or import the "
+    "tasks again with `synth-engine pack import ... --no-judge`, which leaves such items out"
 )
 
 

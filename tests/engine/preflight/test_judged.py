@@ -15,8 +15,8 @@ from tests.parts.worlds import shop
 
 SENTENCE = (
     "tasks.pack: 8 rubric items have no check, of 4 tasks (the first: ordered of task shop-0), and scorer.judge is "
-    "empty: set scorer.judge=NAME, a language model of [endpoints.NAME] that decides them, or import the tasks again "
-    "with `synth-engine pack import ... --no-judge`, which leaves such items out"
+    "empty: set scorer.judge=NAME, a language model of [endpoints.NAME] that decides them, give them "
+    "checks, or import the tasks again with `synth-engine pack import ... --no-judge`, which leaves such items out"
 )
 
 
