@@ -175,8 +175,10 @@ def _written(tool: Tool) -> Reached:
     return Reached(tool.effect["value"], tool)
 
 
-def _tokens(pointer: str, arguments: Mapping[str, Json]) -> list[str]:
+def _tokens(pointer: str, arguments: Mapping[str, Json]) -> Sequence[str]:
     """The tokens of a pointer, filled where all arguments of one are known."""
+    if not arguments:
+        return parse_pointer(pointer)
     return [
         filled if isinstance(filled := _filled(token, arguments), str) else compact(filled)
         for token in parse_pointer(pointer)
@@ -189,7 +191,7 @@ def _filled(template: Json, arguments: Mapping[str, Json]) -> Json:
 
 
 def _is_wild(token: str) -> bool:
-    return TEMPLATE_PLACEHOLDER.search(token) is not None
+    return "{" in token and TEMPLATE_PLACEHOLDER.search(token) is not None
 
 
 def _meet(one: str, other: str) -> bool:

@@ -28,6 +28,9 @@ from tests.parts.children import python
 from tests.parts.places import ROOT
 from tests.parts.waiting import wait_until
 
+SMALL = "tasks.pack=showcase"
+"""A pack that is read at once."""
+
 
 def config_of(**policy):
     """A configuration whose policy is served by SGLang on the CPU."""
@@ -266,10 +269,10 @@ def test_what_is_installed_is_not_installed_again(fake_environment, monkeypatch)
 
 def test_the_doctor_finds_nothing_missing_for_a_dry_run(tmp_path):
     """One line for each question; exit code 0."""
-    result = CliRunner().invoke(doctor, ["--config", "dry", "--set", f"run.dir={tmp_path}"])
+    result = CliRunner().invoke(doctor, ["--config", "dry", "--set", f"run.dir={tmp_path}", "--set", SMALL])
     assert result.exit_code == 0, result.output
     assert {line.split()[1] for line in result.output.splitlines()[:-1] if line.startswith(("ok", "note"))} >= {
-        *("python", "packages", "memory", "disk", "ports", "GPUs", "model")
+        *("python", "packages", "memory", "disk", "ports", "GPUs", "model", "tasks")
     }
 
 
@@ -277,6 +280,7 @@ def test_the_doctor_names_what_would_stop_a_run(tmp_path, monkeypatch):
     """Each with its remedy; exit code 1."""
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
     overrides = {
+        "tasks.pack": "showcase",
         "model.path": tmp_path / "no-model",
         "stream.low_water_mb": 1e12,
         "policy.launch": "sglang",
@@ -293,14 +297,16 @@ def test_the_doctor_names_what_would_stop_a_run(tmp_path, monkeypatch):
 def test_the_doctor_asks_the_servers_that_are_named():
     """A server that does not answer would stop a run."""
     url = "http://127.0.0.1:9"
-    result = CliRunner().invoke(doctor, ["--set", "policy.launch=none", "--set", f'policy.urls=["{url}"]'])
+    result = CliRunner().invoke(
+        doctor, ["--set", SMALL, "--set", "policy.launch=none", "--set", f'policy.urls=["{url}"]']
+    )
     assert result.exit_code == 1
     assert "it does not answer GET /ready with 200" in result.output
 
 
 def look_at(endpoint, *overrides):
     """What the doctor says of a dry run whose judge is at an endpoint with these keys."""
-    sets = ["scorer.judge=sim", *(f"endpoints.sim.{key}={value}" for key, value in endpoint.items()), *overrides]
+    sets = [SMALL, "scorer.judge=sim", *(f"endpoints.sim.{key}={value}" for key, value in endpoint.items()), *overrides]
     return CliRunner().invoke(doctor, ["--config", "dry", *(word for one in sets for word in ("--set", one))]).output
 
 
