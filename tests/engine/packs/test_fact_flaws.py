@@ -63,7 +63,8 @@ def test_a_value_that_stands_there_by_chance(value: Json, instruction: str, rule
 
 def test_a_value_that_need_not_be_asked_for():
     """The instruction may say what no item wants revealed."""
-    assert flaws(lambda task: task.update(instruction="Please by Friday.")) == []
+    unasked = item({"all": [{"called": {"tool": "list_orders"}}, {"not": {"revealed": "due_date"}}]})
+    assert flaws(lambda task: task.update(instruction="Please by Friday."), unasked) == []
     one_flaw(
         "instruction",
         "'Friday'",

@@ -10,9 +10,11 @@ from tests.parts.flawed_shop import (
     PLACE,
     RUSH,
     Edit,
+    called,
     effect,
     flaws,
     gives,
+    item,
     more_tool,
     one_flaw,
     state,
@@ -123,6 +125,11 @@ def test_an_effect_that_may_lead_somewhere(edits: tuple[Edit, ...]):
     """What a write makes, what a write behind another one makes, rows that are not there yet, what a response answers,
     what arguments decide."""
     assert flaws(*edits) == []
+
+
+def test_what_a_tool_suffers_is_told_of_the_tool_alone():
+    """Not of each check that calls it."""
+    one_flaw("tools[0].effect.read", NOWHERE, effect(GET, {"read": "/order/{id}"}), item(called("get_order", id="old")))
 
 
 def test_a_write_that_is_always_refused_makes_nothing():
