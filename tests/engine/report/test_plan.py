@@ -37,7 +37,7 @@ def plan(tmp_path, monkeypatch):
         driver.write_text(f"#!/bin/sh\n{rows}")
         driver.chmod(0o755)
         monkeypatch.setenv("PATH", f"{driver.parent}:/usr/bin:/bin")
-        fixed = ("model.path=model", "policy.launch=sglang", "policy.sglang=environment")
+        fixed = ("model.path=model", "policy.launch=sglang", "policy.sglang=environment", "tasks.pack=showcase")
         words = [word for setting in (*fixed, *sets) for word in ("--set", setting)]
         before = sorted(tmp_path.rglob("*"))
         result = CliRunner().invoke(cli, ["run", "--plan", "--config", config, *words])
