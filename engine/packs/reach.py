@@ -19,7 +19,6 @@ from engine.world.effects import TEMPLATE_PLACEHOLDER, fill, template_placeholde
 _ANY: Mapping[str, Json] = {}
 """No argument is known."""
 _APPEND = "-"
-_APPEND = "-"
 _SHOWN = 60
 """Characters of a value in a sentence."""
 

@@ -21,12 +21,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "packs.md"
 SOURCES = (
     *("engine/packs/pack.py", "engine/packs/problems.py", "engine/reward/check_kinds.py"),
-    *(
-        "engine/packs/check_flaws.py",
-        "engine/packs/fact_flaws.py",
-        "engine/packs/reach.py",
-        "engine/packs/tool_flaws.py",
-    ),
+    *("engine/packs/check_flaws.py", "engine/packs/fact_flaws.py", "engine/packs/tool_flaws.py"),
     *("engine/packs/reach.py", "engine/schema/draw.py", "engine/schema/validate.py"),
 )
 _REASON_AT = {"_problem": 3, "Found": 1, "CheckProblem": 1, "SchemaProblem": 1, "UnreachedError": 0}
