@@ -292,7 +292,7 @@ def task_json(task: Task) -> dict[str, Any]:
         "persona": task.persona,
         "instruction": task.instruction,
         "rules": task.rules,
-        "tools": [_tool_json(tool) for tool in task.tools],
+        "tools": [tool_json(tool) for tool in task.tools],
         "workflow": list(task.workflow),
         "user": None
         if user is None
@@ -315,7 +315,8 @@ def task_json(task: Task) -> dict[str, Any]:
     }
 
 
-def _tool_json(tool: Tool) -> dict[str, Any]:
+def tool_json(tool: Tool) -> dict[str, Any]:
+    """The JSON object of a tool, as a task of a pack holds it."""
     optional = {"outputs": tool.outputs, "effect": tool.effect}
     return tool.function | {name: value for name, value in optional.items() if value is not None}
 

@@ -71,7 +71,7 @@ def task_problems(task: Task) -> Iterator[Found]:
     yield from _duplicates("tools", [tool.name for tool in task.tools])
     broken = False
     for index, tool in enumerate(task.tools):
-        for found in _tool(tool, f"tools[{index}]"):
+        for found in tool_problems(tool, f"tools[{index}]"):
             broken = True
             yield found
     yield from _user(task)
@@ -86,7 +86,8 @@ def _duplicates(field: str, names: list[str]) -> Iterator[Found]:
         yield Found(field, f"{name!r} occurs twice", "names are unique")
 
 
-def _tool(tool: Tool, field: str) -> Iterator[Found]:
+def tool_problems(tool: Tool, field: str) -> Iterator[Found]:
+    """Everything that is wrong with a tool by itself; `field` is its place in what errors name."""
     if not TOOL_NAME.fullmatch(tool.name):
         yield Found(f"{field}.name", f"{tool.name!r} is no function name", "at most 64 letters, digits, '_', '-', '.'")
     parts = {"parameters": (tool.parameters, argument_problems), "outputs": (tool.outputs, _output_problems)}

@@ -7,7 +7,7 @@ microsecond; anything else goes to jsonschema. Both give the same verdict, which
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache
 from typing import Any, NamedTuple
 from urllib.parse import unquote
@@ -175,6 +175,19 @@ def _schemas(node: Json, path: str = "schema") -> Iterator[tuple[str, Mapping[st
         elif name in _NAMED and isinstance(body, Mapping):
             for key, inner in body.items():
                 yield from _schemas(inner, f"{path}.{name}.{key}")
+
+
+def map_inner_schemas(schema: Mapping[str, Any], change: Callable[[Json, str], Json]) -> dict[str, Any]:
+    """A schema with `change(inner, place)` for each schema directly inside it; a place is `.properties.NAME`."""
+    made: dict[str, Any] = {}
+    for name, body in schema.items():
+        if name in _NAMED and isinstance(body, Mapping):
+            made[name] = {key: change(inner, f".{name}.{key}") for key, inner in body.items()}
+        elif name in _INNER and isinstance(body, list):
+            made[name] = [change(inner, f".{name}[{index}]") for index, inner in enumerate(body)]
+        else:
+            made[name] = change(body, f".{name}") if name in _INNER else body
+    return made
 
 
 def _unsafe(root: Mapping[str, Any]) -> Iterator[SchemaProblem]:
