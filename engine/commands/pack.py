@@ -1,4 +1,4 @@
-"""`synth-engine pack`: check a pack, print the JSON Schema of its lines, import one (engine.commands.pack_import)."""
+"""`synth-engine pack`: check a pack, print the JSON Schema of its lines; beside it `import` and `seeds`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 import orjson
 
-from engine.commands import pack_import
+from engine.commands import pack_import, pack_seeds
 from engine.packs.line_schema import header_schema, task_schema
 from engine.packs.pack import Pack, check_pack
 from engine.preflight.judged import judged_items
@@ -26,10 +26,11 @@ synth-engine pack check shop.jsonl
 
 @click.group()
 def command() -> None:
-    """Check a task pack, print the schema of its lines, or import one from another format."""
+    """Check a task pack, print the schema of its lines, import one from another format, or look at seeds."""
 
 
 command.add_command(pack_import.command)
+command.add_command(pack_seeds.command)
 
 
 @command.command(short_help="Validate a task pack and say what is in it.")
