@@ -50,13 +50,13 @@ def _print(file: SeedFile) -> None:
     table = Table(show_edge=False, pad_edge=False, box=None)
     for column in ("id", "kind", "trade"):
         table.add_column(column, no_wrap=True)
-    table.add_column("")
+    table.add_column("", no_wrap=all(seed.persona for seed in file.seeds), overflow="ellipsis")
     for seed in file.seeds[:_SHOWN]:
         table.add_row(*map(_line, (seed.id, seed.kind, seed.trade, _content(seed))))
     console.print(table)
     if more := file.seeds[_SHOWN:]:
-        console.print(f"… and {_counted(len(more), 'seed')} more (--json has all)")
-    for kept, title in ((True, "rewritten"), (False, "not kept")):
+        console.print(f"… and {len(more)} more (--json has all)")
+    for kept, title in ((True, "rewritten"), (False, "left out")):
         for note in (note for note in file.notes if note.kept is kept):
             times = f" ({note.count} times)" if note.count > 1 else ""
             console.print(

@@ -67,13 +67,11 @@ def _add(box: Toolbox, place: str, given: Json) -> None:
         if not isinstance(value, kind)
     ]
     for name in wrong:
-        box.left_out(
-            f"{place}.{name}", "is no text" if name in ("name", "description") else "is no object: tool left out"
-        )
+        box.left_out(f"{place}.{name}", "is no text" if name in ("name", "description") else "is no object")
     if wrong:
         return
     for name in sorted(flat.keys() - _KNOWN):
-        box.left_out(f"tools[].{name}", "is no part of a tool here: not kept")
+        box.left_out(f"tools[].{name}", "is no part of a tool here")
     if parameters is None:
         box.rewrote(f"{place}.parameters", "it declares none: an object without properties")
     box.add(

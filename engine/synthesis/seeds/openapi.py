@@ -47,7 +47,7 @@ def tools_of_openapi(document: Mapping[str, Any]) -> tuple[str, str, Toolbox]:
         reader.read(path, item)
     for name in ("webhooks", "security"):
         if document.get(name):
-            reader.box.left_out(name, "has no part in a mock world: not kept")
+            reader.box.left_out(name, "has no part in a mock world")
     title = info.get("title") if isinstance(info, Mapping) else ""
     return f"OpenAPI {version}", " ".join(str(title or "").lower().split()), reader.box
 
@@ -65,28 +65,28 @@ class _Operations:
         try:
             item = self._refs.followed(given)
         except UnresolvableError as error:
-            self.box.left_out(place, f"{error}: its operations are left out")
+            self.box.left_out(place, f"{error}: its operations cannot be used")
             return
         if not isinstance(item, Mapping):
-            self.box.left_out(place, "is no object: its operations are left out")
+            self.box.left_out(place, "is no object: its operations cannot be used")
             return
         for method in _METHODS:
             if method in item:
                 self._operation(f"{place}.{method}", method, path, item)
         for method in _OTHER_METHODS:
             if method in item:
-                self.box.left_out(f"{place}.{method}", "is no operation for a tool: left out")
+                self.box.left_out(f"{place}.{method}", "is no operation for a tool")
 
     def _operation(self, place: str, method: str, path: str, item: Mapping[str, Any]) -> None:
         operation = item[method]
         if not isinstance(operation, Mapping):
-            self.box.left_out(place, "is no object: left out")
+            self.box.left_out(place, "is no object")
             return
         try:
             parameters = self._arguments(place, operation, item)
             outputs = self._outputs(f"{place}.responses", operation.get("responses"))
         except UnresolvableError as error:
-            self.box.left_out(place, f"{error}: operation left out")
+            self.box.left_out(place, f"{error}: the operation cannot be used")
             return
         name = operation.get("operationId") or re.sub(r"\W+", "_", f"{method} {path}").strip("_")
         told = (str(operation.get(part) or "").strip() for part in ("summary", "description"))
@@ -120,9 +120,9 @@ class _Operations:
                     found[parameter["name"], str(parameter.get("in"))] = parameter
         for (name, where), parameter in found.items():
             if where not in ("path", "query"):
-                self.box.left_out(f"parameters in {where}", "belong to the transport: not kept")
+                self.box.left_out(f"parameters in {where}", "belong to the transport")
             elif where == "query" and (name, "path") in found:
-                self.box.left_out(f"{place}.parameters.{name}", "stands in path and query: the query's is left out")
+                self.box.left_out(f"{place}.parameters.{name}", "stands in the path too")
             else:
                 yield name, parameter
 
@@ -191,5 +191,5 @@ class _Operations:
                 found = self._refs.followed(media)
                 if kind.match(str(name)) and isinstance(found, Mapping):
                     return found.get("schema", {})
-        self.box.left_out(place, f"is {', '.join(map(repr, content))}, not JSON: not kept")
+        self.box.left_out(place, f"is {', '.join(map(repr, content))}, not JSON")
         return None

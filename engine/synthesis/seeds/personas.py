@@ -57,7 +57,7 @@ def personas_of_objects(values: Iterable[tuple[str, Json]]) -> Personas:
         if not problems:
             seeds.append((place, persona_seed(*(_text(value, name) for name in ("persona", "trade", "id")))))
             unknown.update(name for name in value if name not in _KNOWN)
-    ignored = [Note(name, "is no part of a persona: not read", kept=False, count=n) for name, n in unknown.items()]
+    ignored = [Note(name, "is no part of a persona", kept=False, count=n) for name, n in unknown.items()]
     kept, twice = _distinct(seeds, found)
     if found:
         raise UnreadableError(found)
@@ -95,7 +95,7 @@ def _distinct(seeds: list[tuple[str, Seed]], found: list[Found]) -> Personas:
                 Found(f"{place}.id" if place else "id", f"{seed.id!r} is used in {earlier} too", "ids are unique")
             )
         elif earlier != place:
-            twice.append(Note(place, f"is the persona of {earlier} once more: left out", kept=False))
+            twice.append(Note(place, f"is the persona of {earlier} once more", kept=False))
     return tuple(seed for _, seed in first.values()), tuple(twice)
 
 

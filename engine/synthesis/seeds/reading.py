@@ -137,7 +137,7 @@ def _each_once(read: Sequence[SeedFile]) -> Iterator[SeedFile]:
             if where == file.path:
                 kept.append(seed)
             else:
-                twice.append(Note(seed.id, f"stands in {where} too: left out here", kept=False))
+                twice.append(Note(seed.id, f"stands in {where} too", kept=False))
         yield SeedFile(path=file.path, form=file.form, seeds=tuple(kept), notes=(*file.notes, *twice))
 
 

@@ -107,7 +107,7 @@ class References:
         made = {name: body for name, body in schema.items() if name not in _NO_MEANING and not name.startswith("x-")}
         for name in ("xml", "discriminator"):
             if name in schema:
-                self._box.left_out("schemas", f"{name} says nothing about a JSON value: not kept")
+                self._box.left_out("schemas", f"{name} says nothing about a JSON value")
         if "example" in schema and "examples" not in made:
             made["examples"] = [schema["example"]]
         for bound, exclusive in (("minimum", "exclusiveMinimum"), ("maximum", "exclusiveMaximum")):

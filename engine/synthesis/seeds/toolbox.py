@@ -60,7 +60,7 @@ class Toolbox:
             self.left_out(place, f"has the name {made.name!r} of a tool before it: rename it")
             return
         if not made.description.strip():
-            self.left_out(f"{place}.description", "is missing: a teacher and an agent have only the name to go by")
+            self.left_out("description", "missing in the file: a teacher and an agent have only the name to go by")
         if self._sound(place, made):
             self._tools[made.name] = made
         elif outputs is not None and self._sound(place, without := replace(made, outputs=None)):
@@ -79,7 +79,7 @@ class Toolbox:
         nested = [item._replace(field=place) for item in nesting_problems({"tools": [tool_json(tool)]})]
         found = nested or list(tool_problems(tool, place))
         for field, reason, remedy in found:
-            part = "the answer of this tool is left open" if field.startswith(f"{place}.outputs") else "tool left out"
+            part = "the answer is left open" if field.startswith(f"{place}.outputs") else "the tool cannot be used"
             self.left_out(field, f"{reason} ({remedy}): {part}")
         return not found
 

@@ -91,7 +91,7 @@ def test_an_mcp_reply_with_and_without_its_envelope(tmp_path, value):
     assert tools(file)["get_stock"].outputs == MCP["tools"][0]["outputSchema"]
     assert tools(file)["list_orders"].parameters == {"type": "object"}
     assert notes(file, kept=False) == dict.fromkeys(
-        ["tools[].title", "tools[].annotations"], "is no part of a tool here: not kept"
+        ["tools[].title", "tools[].annotations"], "is no part of a tool here"
     )
 
 
@@ -204,13 +204,13 @@ def test_an_answer_that_cannot_be_held_is_left_open(tmp_path):
     """The agent sees nothing of it, so the tool stays."""
     file = read(tmp_path, [GET_STOCK | {"outputs": {"type": "array", "items": TEXT}}])
     assert tools(file)["get_stock"].outputs is None
-    assert "the answer of this tool is left open" in notes(file, kept=False)["tools[0].outputs.type"]
+    assert "the answer is left open" in notes(file, kept=False)["tools[0].outputs.type"]
 
 
 def test_a_tool_without_a_description_is_named(tmp_path):
     """It can be used, but nobody knows what for."""
     file = read(tmp_path, [{"name": "f", "parameters": {"type": "object"}}])
-    assert "is missing" in notes(file, kept=False)["tools[0].description"]
+    assert "missing in the file" in notes(file, kept=False)["description"]
     assert list(tools(file)) == ["f"]
 
 

@@ -73,8 +73,8 @@ def test_a_persona_that_is_there_twice_is_one(tmp_path):
     one, other = written(tmp_path, f"{TRAM}\n{TRAM}\n", "one"), written(tmp_path, f"{TRAM}\n{BAKER}\n", "other")
     first, second = read_seeds([one, other])
     assert [seed.persona for seed in first.seeds + second.seeds] == [TRAM, BAKER]
-    assert first.notes[0].became == "is the persona of line 1 once more: left out"
-    assert second.notes[0].became == f"stands in {one} too: left out here"
+    assert first.notes[0].became == "is the persona of line 1 once more"
+    assert second.notes[0].became == f"stands in {one} too"
 
 
 @pytest.mark.parametrize(
