@@ -48,11 +48,12 @@ def _print(file: SeedFile) -> None:
     counts = [_counted(len(file.seeds), "seed"), *([_counted(len(trades), "trade")] if trades else [])]
     console.print(_line(f"{file.path}: {file.form}: {', '.join(counts)}"), style="green", soft_wrap=True)
     table = Table(show_edge=False, pad_edge=False, box=None)
-    for column in ("id", "kind", "trade"):
-        table.add_column(column, no_wrap=True)
+    shown = [tuple(map(_line, (seed.id, seed.kind, seed.trade, _content(seed)))) for seed in file.seeds[:_SHOWN]]
+    for number, column in enumerate(("id", "kind", "trade")):
+        table.add_column(column, no_wrap=True, min_width=max((len(row[number]) for row in shown), default=0))
     table.add_column("", no_wrap=all(seed.persona for seed in file.seeds), overflow="ellipsis")
-    for seed in file.seeds[:_SHOWN]:
-        table.add_row(*map(_line, (seed.id, seed.kind, seed.trade, _content(seed))))
+    for row in shown:
+        table.add_row(*row)
     console.print(table)
     if more := file.seeds[_SHOWN:]:
         console.print(f"… and {len(more)} more (--json has all)")

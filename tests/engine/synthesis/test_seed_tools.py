@@ -347,6 +347,14 @@ def test_json_and_yaml_of_a_document_are_one_seed(tmp_path):
         ({"maximum": 5, "exclusiveMaximum": False}, {"maximum": 5}),
         ({"$ref": "#/x/Text", "description": "Said."}, {"description": "Said.", "type": "string"}),
         ({"allOf": [{"minLength": 1}, {"minLength": 2}]}, {"allOf": [{"minLength": 1}, {"minLength": 2}]}),
+        (
+            {"allOf": [{"properties": {"a": TEXT}, "additionalProperties": False}, {"properties": {"b": TEXT}}]},
+            {"allOf": [{"properties": {"a": TEXT}, "additionalProperties": False}, {"properties": {"b": TEXT}}]},
+        ),
+        (
+            {"allOf": [{"properties": {"a": TEXT}}, {"properties": {"a": {"type": "integer"}}}]},
+            {"allOf": [{"properties": {"a": TEXT}}, {"properties": {"a": {"type": "integer"}}}]},
+        ),
         ({"properties": {"$ref": {"$ref": "#/x/Text"}}}, {"properties": {"$ref": TEXT}}),
         ({"$ref": "#/x/with~1slash%20s"}, {"type": "integer"}),
     ],
@@ -363,6 +371,39 @@ def document(schema, **more):
     parameters = [{"name": "a", "in": "query", "schema": schema}]
     operation = {"operationId": "f", "summary": "F.", "parameters": parameters, "responses": {}}
     return {"openapi": "3.0.0", "paths": {"/f": {"get": operation}}, **more}
+
+
+def test_an_operations_own_parameters_go_before_its_paths(tmp_path):
+    """What stands in the path is required whatever is said; what stands in the query too is named."""
+    shared = [{"name": "a", "in": "path", "schema": TEXT}, {"name": "b", "in": "query", "schema": TEXT}]
+    own = [{"name": "b", "in": "query", "schema": {"type": "integer"}}, {"name": "a", "in": "query", "schema": TEXT}]
+    item = {"parameters": shared, "get": {"operationId": "f", "summary": "F.", "parameters": own}}
+    file = read(tmp_path, {"openapi": "3.0.0", "paths": {"/f/{a}": item}})
+    made = tools(file)["f"].parameters
+    assert (made["properties"], made["required"]) == ({"a": TEXT, "b": {"type": "integer"}}, ["a"])
+    assert notes(file, kept=False) == {"paths./f/{a}.get.parameters.a": "stands in the path too"}
+
+
+def test_a_body_that_may_be_left_out_stays_whole_where_it_requires_something(tmp_path):
+    """Else its members would be required, or could be given in part."""
+    body = {"type": "object", "properties": {"a": TEXT}, "required": ["a"]}
+    content = {"application/json": {"schema": body}}
+    operation = {"operationId": "f", "summary": "F.", "requestBody": {"content": content}}
+    made = tools(read(tmp_path, {"openapi": "3.0.0", "paths": {"/f": {"post": operation}}}))["f"].parameters
+    assert (made["properties"], made["required"]) == ({"body": body}, [])
+
+
+def test_the_first_answer_in_json_is_the_answer(tmp_path):
+    """By its code, wherever it stands; what is not JSON is passed over."""
+    answers = {"202": _answer("b"), "201": _answer("a"), "200": {"content": {"text/csv": {}}}, "500": _answer("c")}
+    operation = {"operationId": "f", "summary": "F.", "responses": answers}
+    file = read(tmp_path, {"openapi": "3.0.0", "paths": {"/f": {"get": operation}}})
+    assert tools(file)["f"].outputs == {"type": "object", "properties": {"a": TEXT}}
+    assert notes(file, kept=False) == {"paths./f.get.responses.200": "is 'text/csv', not JSON"}
+
+
+def _answer(name):
+    return {"content": {"application/json": {"schema": {"type": "object", "properties": {name: TEXT}}}}}
 
 
 @pytest.mark.parametrize(
@@ -385,10 +426,10 @@ def test_what_is_wrong_with_a_document_is_said(tmp_path, value, sentence):
     assert sentence in refused(tmp_path, value)
 
 
-def test_schemas_that_double_at_each_step_are_given_up(tmp_path):
-    """Forty references would write out a million million schemas."""
-    twice = {str(n): {"prefixItems": [{"$ref": f"#/x/{n + 1}"}] * 2} for n in range(40)}
-    said = refused(tmp_path, document({"$ref": "#/x/0"}, x=twice | {"40": TEXT}))
+def test_schemas_that_multiply_at_each_step_are_given_up(tmp_path):
+    """Eight references in each of six schemas would write out a quarter of a million."""
+    wide = {str(n): {"prefixItems": [{"$ref": f"#/x/{n + 1}"}] * 8} for n in range(6)}
+    said = refused(tmp_path, document({"$ref": "#/x/0"}, x=wide | {"6": TEXT}))
     assert f"has more than {MOST_SCHEMAS} schemas" in said
 
 

@@ -233,6 +233,7 @@ def test_two_values_without_a_common_form_are_two(example, one, other):
         ("integer[1]", "integer[1]: give the least and the greatest"),
         ("integer[1,two]", "integer[1,two]: give the least and the greatest"),
         ("integer[1,99999999999999999999]", "give the least and the greatest"),
+        ("integer[1,9223372036854775808]", "give the least and the greatest"),
         ("integer[20,1]", "integer[20,1]: the first bound is beyond the second; swap them"),
         ("date[2027-02-29,2027-03-01]", "as in date[2027-05-01,2027-06-30]"),
         ("time[17:00,9:00]", "as in time[09:00,17:30]"),
