@@ -61,9 +61,9 @@ def yaml_value(text: str) -> Json:
     try:
         return recorded(yaml.load(text, Loader=_Loader))  # noqa: S506 - a safe loader
     except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
-        place = f"line {mark.line + 1}" if mark else ""
-        reason = getattr(error, "problem", None) or str(error)
+        marked = isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None
+        place = f"line {error.problem_mark.line + 1}" if marked else ""
+        reason = error.problem if marked else " ".join(str(error).split())
         raise UnreadableError([Found(place, f"not YAML: {reason}", _AS_JSON)]) from error
     except (UnrecordableError, ValueError, RecursionError) as error:
         raise UnreadableError([Found("", f"not JSON in YAML: {error}", _AS_JSON)]) from error

@@ -450,7 +450,8 @@ def test_a_chain_of_references_is_given_up(tmp_path):
             "line 2: not YAML: could not determine a constructor",
         ),
         ("openapi: 3.0.0\nx: !!binary aGk=\n", "not JSON in YAML: x: bytes is no JSON value"),
-        ("openapi: 3.0.0\nx: .inf\n", ""),
+        ("openapi: 3.0.0\nx: \x00\n", "not YAML: unacceptable character #x0000"),
+        ('openapi: 3.0.0\nx: "\\ud800"\n', "not JSON in YAML: x: half a surrogate pair"),
     ],
 )
 def test_yaml_that_is_none_or_no_json_is_refused(tmp_path, text, sentence):
