@@ -11,7 +11,7 @@ from rich.text import Text
 
 from engine.report.console import wide_console
 from engine.synthesis.seeds.reading import read_seeds
-from engine.synthesis.seeds.seed import Seed, SeedFile, SeedKind
+from engine.synthesis.seeds.seed import Seed, SeedFile, SeedKind, shown
 
 _EXAMPLES = """\b
 synth-engine pack seeds personas                            the personas that are shipped
@@ -77,5 +77,4 @@ def _counted(count: int, what: str) -> str:
 
 
 def _line(text: str) -> Text:
-    """Text of a file on one line, without what a terminal would obey."""
-    return Text("".join(character if character.isprintable() else "�" for character in " ".join(text.split())))
+    return Text(shown(text))

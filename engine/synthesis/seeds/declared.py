@@ -14,7 +14,7 @@ from engine.types import Json
 _PARAMETERS = ("parameters", "inputSchema", "input_schema")
 _OUTPUTS = ("outputs", "outputSchema")
 _KNOWN = frozenset({"type", "name", "description", "effect", *_PARAMETERS, *_OUTPUTS})
-_NO_ARGUMENTS: Mapping[str, Any] = {"type": "object", "properties": {}}
+_KINDS = {"name": str, "description": str, "parameters": dict, "outputs": dict, "effect": dict}
 
 
 def declared(value: Json) -> list[Json] | None:
@@ -52,38 +52,24 @@ def _add(box: Toolbox, place: str, given: Json) -> None:
         kind = given.get("type") if isinstance(given, Mapping) else type(given).__name__
         box.left_out(place, f"is no function ({kind!r}): give an object with name, description and parameters")
         return
-    parameters, outputs = (_first(flat, names) for names in (_PARAMETERS, _OUTPUTS))
-    effect, description = flat.get("effect"), flat.get("description") or ""
-    wrong = [
-        name
-        for name, value, kind in (
-            *(("name", flat["name"], str), ("description", description, str)),
-            *(
-                ("parameters", parameters or {}, Mapping),
-                ("outputs", outputs or {}, Mapping),
-                ("effect", effect or {}, Mapping),
-            ),
-        )
-        if not isinstance(value, kind)
-    ]
+    members = {
+        "name": flat["name"],
+        "description": flat.get("description") or "",
+        "parameters": _first(flat, _PARAMETERS),
+        "outputs": _first(flat, _OUTPUTS),
+        "effect": flat.get("effect"),
+    }
+    wrong = [name for name, kind in _KINDS.items() if not isinstance(members[name], kind | None)]
     for name in wrong:
-        box.left_out(f"{place}.{name}", "is no text" if name in ("name", "description") else "is no object")
+        box.left_out(f"{place}.{name}", f"is no {'text' if _KINDS[name] is str else 'object'}: the tool cannot be used")
     if wrong:
         return
     for name in sorted(flat.keys() - _KNOWN):
         box.left_out(f"tools[].{name}", "is no part of a tool here")
-    if parameters is None:
+    if members["parameters"] is None:
         box.rewrote(f"{place}.parameters", "it declares none: an object without properties")
-    box.add(
-        place,
-        Tool(
-            name=flat["name"],
-            description=description,
-            parameters=_NO_ARGUMENTS if parameters is None else parameters,
-            outputs=outputs,
-            effect=effect,
-        ),
-    )
+        members["parameters"] = {"type": "object", "properties": {}}
+    box.add(place, Tool(**members))
 
 
 def _flat(given: Json) -> dict[str, Any] | None:
@@ -94,7 +80,7 @@ def _flat(given: Json) -> dict[str, Any] | None:
     if not isinstance(inner, Mapping):
         return None
     flat = {name: value for name, value in (*given.items(), *inner.items()) if name != "function"}
-    return flat if "name" in flat else None
+    return flat if flat.get("name") is not None else None
 
 
 def _first(flat: Mapping[str, Any], names: tuple[str, ...]) -> Any:

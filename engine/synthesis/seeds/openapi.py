@@ -13,7 +13,8 @@ from typing import Any
 
 from engine.importing.format import UnreadableError
 from engine.packs.problems import Found
-from engine.synthesis.seeds.references import References, UnresolvableError, is_mergeable
+from engine.synthesis.seeds.references import References, UnusableError, is_mergeable
+from engine.synthesis.seeds.seed import shown
 from engine.synthesis.seeds.toolbox import Toolbox
 from engine.task import Tool
 
@@ -36,9 +37,8 @@ def tools_of_openapi(document: Mapping[str, Any]) -> tuple[str, str, Toolbox]:
     version = document.get("openapi", document.get("swagger"))
     if not str(version).startswith("3."):
         remedy = "convert it: `npx swagger2openapi FILE` makes OpenAPI 3 of Swagger 2"
-        raise UnreadableError(
-            [Found("openapi" if "openapi" in document else "swagger", f"is {version!r}, not 3.x", remedy)]
-        )
+        name = "openapi" if "openapi" in document else "swagger"
+        raise UnreadableError([Found(name, f"is {version!r}, not 3.x", remedy)])
     paths, info = document.get("paths"), document.get("info")
     if not isinstance(paths, Mapping) or not paths:
         raise UnreadableError([Found("paths", "has no path", "an operation of a path becomes a tool")])
@@ -49,7 +49,7 @@ def tools_of_openapi(document: Mapping[str, Any]) -> tuple[str, str, Toolbox]:
         if document.get(name):
             reader.box.left_out(name, "has no part in a mock world")
     title = info.get("title") if isinstance(info, Mapping) else ""
-    return f"OpenAPI {version}", " ".join(str(title or "").lower().split()), reader.box
+    return f"OpenAPI {version}", shown(str(title or "").lower()), reader.box
 
 
 class _Operations:
@@ -64,7 +64,7 @@ class _Operations:
         place = f"paths.{path}"
         try:
             item = self._refs.followed(given)
-        except UnresolvableError as error:
+        except UnusableError as error:
             self.box.left_out(place, f"{error}: its operations cannot be used")
             return
         if not isinstance(item, Mapping):
@@ -85,7 +85,7 @@ class _Operations:
         try:
             parameters = self._arguments(place, operation, item)
             outputs = self._outputs(f"{place}.responses", operation.get("responses"))
-        except UnresolvableError as error:
+        except UnusableError as error:
             self.box.left_out(place, f"{error}: the operation cannot be used")
             return
         name = operation.get("operationId") or re.sub(r"\W+", "_", f"{method} {path}").strip("_")
@@ -139,7 +139,7 @@ class _Operations:
         taken, is one argument `body`."""
         given = self._content(body.get("content"), place, forms=True)
         if given is None:
-            raise UnresolvableError("its body is neither JSON nor a form")
+            raise UnusableError("its body is neither JSON nor a form")
         schema = self._refs.written_out(given, place, hidden="readOnly")
         needed = body.get("required") is True
         plain = is_mergeable(schema) and schema.get("type", "object") == "object" and schema.keys() <= _PLAIN_OBJECT
@@ -163,20 +163,16 @@ class _Operations:
 
     def _outputs(self, place: str, responses: Any) -> Mapping[str, Any] | None:
         """The schema of the first successful answer that is JSON; anything but an object is its member `result`."""
-        codes = (
-            [str(code) for code in responses if _SUCCESS.fullmatch(str(code))] if isinstance(responses, Mapping) else []
-        )
-        for code in sorted(codes):
+        codes = responses if isinstance(responses, Mapping) else ()
+        for code in sorted(filter(_SUCCESS.fullmatch, codes)):
             response = self._refs.followed(responses[code])
             content = response.get("content") if isinstance(response, Mapping) else None
             given = self._content(content, f"{place}.{code}")
             if given is None:
                 continue
             schema = self._refs.written_out(given, f"{place}.{code}", hidden="writeOnly")
-            if (
-                isinstance(schema, Mapping)
-                and schema.get("type", "object" if "properties" in schema else "") == "object"
-            ):
+            untyped = "object" if isinstance(schema, Mapping) and "properties" in schema else None
+            if isinstance(schema, Mapping) and schema.get("type", untyped) == "object":
                 return {"type": "object", **schema}
             self.box.rewrote(f"{place}.{code}", f"is no object: it is the member {_RESULT!r} of the answer")
             return {"type": "object", "properties": {_RESULT: schema}, "required": [_RESULT]}

@@ -18,6 +18,8 @@ Personas = tuple[tuple[Seed, ...], tuple[Note, ...]]
 
 _KNOWN = ("persona", "id", "trade")
 _MARKDOWN = re.compile(r"#{1,6} |[-*+>] |```|\|.*\||\d+[.)] ")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+_CONTROLLED = ("has control characters", "take them out; a persona is text")
 _OBJECT = '{"persona": "…"}, and perhaps "id" and "trade"'
 
 
@@ -77,10 +79,8 @@ def personas_of_text(text: str) -> Personas:
                 "write one persona a line, without marks; the rules of a domain are given with --policy",
             )
             raise UnreadableError([found])
-        if not line.isprintable():
-            raise UnreadableError(
-                [Found(place, "has control characters", "seeds of text are UTF-8, one persona a line")]
-            )
+        if _CONTROL.search(line):
+            raise UnreadableError([Found(place, *_CONTROLLED)])
     return _distinct([(place, persona_seed(line)) for place, line in lines], [])
 
 
@@ -113,6 +113,8 @@ def _problems(place: str, value: Json) -> Iterator[Found]:
             yield Found(
                 f"{place}.id", f"{body!r} is no id", "at most 64 letters, digits, '_', '-', '.'; or leave it out"
             )
+        elif _CONTROL.search(" ".join(body.split())):
+            yield Found(f"{place}.{name}", *_CONTROLLED)
 
 
 def _text(value: Mapping[str, Json], name: str) -> str:

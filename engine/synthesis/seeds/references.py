@@ -23,8 +23,8 @@ _NO_MEANING = frozenset({"xml", "externalDocs", "discriminator", "readOnly", "wr
 """Keywords of OpenAPI that say nothing about a JSON value, or have been rewritten."""
 
 
-class UnresolvableError(ValueError):
-    """A reference that leads out of the document or nowhere, or schemas beyond any use; the message has the remedy."""
+class UnusableError(ValueError):
+    """A part of a document of which no tool can be made; the message says why, and what to do about it."""
 
 
 class References:
@@ -37,11 +37,11 @@ class References:
     def followed(self, node: Json) -> Json:
         """A node, or what it refers to, through any number of references.
 
-        Raises UnresolvableError."""
+        Raises UnusableError."""
         seen: set[str] = set()
         while isinstance(node, Mapping) and isinstance(target := node.get("$ref"), str):
             if target in seen:
-                raise UnresolvableError(f"$ref {target!r} leads back to itself: correct it")
+                raise UnusableError(f"$ref {target!r} leads back to itself: correct it")
             seen.add(target)
             node = self._at(target)
         return node
@@ -49,22 +49,22 @@ class References:
     def written_out(self, schema: Json, place: str, *, hidden: str) -> Json:
         """A schema without references; `hidden` is `readOnly` or `writeOnly`: properties so marked are not part of it.
 
-        Raises UnresolvableError."""
+        Raises UnusableError."""
         self._left = MOST_SCHEMAS
         return self._out(schema, (), place, hidden)
 
     def _at(self, target: str) -> Json:
         if not target.startswith("#"):
-            raise UnresolvableError(f"$ref {target!r} leads to another file: bundle them, `redocly bundle FILE` does")
+            raise UnusableError(f"$ref {target!r} leads to another file: bundle them, `redocly bundle FILE` does")
         try:
             return read_pointer(self._document, parse_pointer(unquote(target[1:])))
         except (MissingError, ValueError) as error:
-            raise UnresolvableError(f"$ref {target!r} points at nothing: correct it") from error
+            raise UnusableError(f"$ref {target!r} points at nothing: correct it") from error
 
     def _out(self, schema: Json, above: tuple[str, ...], place: str, hidden: str) -> Json:
         self._left -= 1
         if self._left < 0 or len(above) > _DEEPEST:
-            raise UnresolvableError(
+            raise UnusableError(
                 f"has more than {MOST_SCHEMAS} schemas or {_DEEPEST} levels, references written out: simplify it"
             )
         if not isinstance(schema, Mapping):

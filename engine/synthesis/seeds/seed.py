@@ -80,5 +80,12 @@ def domain_seed(tools: tuple[Tool, ...], trade: str, policy: str) -> Seed:
     return Seed(id=made, kind=SeedKind.DOMAIN, trade=trade, tools=tools, policy=policy)
 
 
+def shown(text: str) -> str:
+    """Text of a file on one line, with a stand-in for each character that a terminal would obey."""
+    return "".join(
+        character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in " ".join(text.split())
+    )
+
+
 def _id(kind: str, content: dict[str, Any]) -> str:
     return f"{kind}-{sha256(orjson.dumps(content, option=orjson.OPT_SORT_KEYS)).hexdigest()[:_DIGITS]}"

@@ -52,13 +52,18 @@ def test_json_has_all_of_it():
 
 def test_nothing_of_a_file_reaches_the_terminal_as_a_command(tmp_path):
     """Neither escapes of terminals nor markup."""
-    path = tmp_path / "seeds.jsonl"
-    path.write_bytes(orjson.dumps({"persona": "A \x1b[2J\x07 person [red]in[/red] Porto.", "trade": "x\x1b]0;y"}))
+    path = tmp_path / "api.json"
+    operation = {"operationId": "f", "summary": "F.", "responses": {}}
+    paths = {"/f": {"get": operation}, "/\x1b[2J": 7}
+    path.write_bytes(orjson.dumps({"openapi": "3.0.0", "info": {"title": "\x07[red]in[/red]\x1b]0;y"}, "paths": paths}))
     result = invoke(path)
     assert result.exit_code == 0
+    assert "is no object" in result.output
     assert "\x1b" not in result.output
     assert "\x07" not in result.output
     assert "[red]in[/red]" in result.output
+    path.write_bytes(orjson.dumps({"openapi": "3.0.0", "paths": {"/\x1b[2J": 7}}))
+    assert "paths./\N{REPLACEMENT CHARACTER}[2J: is no object" in str(invoke(path).exception)
 
 
 def test_what_cannot_be_read_ends_in_a_sentence(tmp_path):

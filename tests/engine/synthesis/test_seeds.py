@@ -91,6 +91,7 @@ def test_a_persona_that_is_there_twice_is_one(tmp_path):
             lines({"persona": TRAM, "id": "a"}, {"persona": BAKER, "id": "a"}),
             "line 2.id: 'a' is used in line 1 too (ids are unique)",
         ),
+        (lines({"persona": "A\x1b[2J"}, {"persona": BAKER}), "line 1.persona: has control characters (take them out"),
         ("# Rules\n\nNever do.\n", "line 1: looks like Markdown, not like a list of personas"),
         (f"{TRAM}\n- {BAKER}\n", "line 2: looks like Markdown"),
         (f"{TRAM}\nA \x1b[2J\n", "line 2: has control characters"),
