@@ -78,7 +78,7 @@ class References:
             found = self._out(self._at(target), (*above, target), place, hidden)
             if not beside or not isinstance(found, Mapping):
                 return found
-            # As 3.1 has it; in 3.0, where they have no meaning, what stands beside is a description.
+            # 3.1 lets keywords stand beside a reference; 3.0 does not, and where it is done all the same they describe.
             return _one_object({"allOf": [self._out(beside, above, place, hidden), found]})
         shown = self._visible(schema, hidden)
         # The empty text counts a level, and is no reference.

@@ -147,12 +147,10 @@ def _full_hour(hour: int) -> list[str]:
 
 def _past(hour: int, minute: int) -> list[str]:
     """`half past three`, `quarter to four`, `ten past three`, `three thirty`."""
-    this, following = hour % 12 or 12, (hour + 1) % 12 or 12
-    called = {15: "quarter", 30: "half"}.get(minute if minute <= 30 else 60 - minute)
-    if minute <= 30:
-        parts, word, beside = [called] if called else [number_word(minute), str(minute)], "past", this
-    else:
-        parts, word, beside = [called] if called else [number_word(60 - minute), str(60 - minute)], "to", following
+    past = minute <= 30
+    distance = minute if past else 60 - minute
+    beside = (hour if past else hour + 1) % 12 or 12
+    called = {15: ["quarter"], 30: ["half"]}.get(distance, [number_word(distance), str(distance)])
+    word, hours = "past" if past else "to", (number_word(beside), str(beside))
     said = number_word(minute) if minute > 9 else f"oh {number_word(minute)}"
-    hours = (number_word(beside), str(beside))
-    return [*(f"{part} {word} {name}" for part in parts for name in hours), f"{number_word(this)} {said}"]
+    return [*(f"{part} {word} {name}" for part in called for name in hours), f"{number_word(hour % 12 or 12)} {said}"]
