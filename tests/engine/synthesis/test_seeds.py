@@ -10,6 +10,7 @@ from engine.config.load import ASSETS
 from engine.errors import ConfigError
 from engine.synthesis.seeds.reading import read_seeds
 from engine.synthesis.seeds.seed import SeedKind
+from tests.parts.places import ROOT
 
 TRAM = "A tram driver in Porto whose knee operation was moved forward."
 BAKER = "A baker in Asmara with orders for the holiday in two notebooks."
@@ -178,6 +179,7 @@ def test_the_shipped_personas_are_many_and_of_many_trades(tmp_path, monkeypatch)
     assert [found.seeds for found in read_seeds([tmp_path.relative_to(tmp_path) / "personas"])] == [file.seeds]
     assert file.notes == ()
     assert len(file.seeds) >= 320
+    assert f"the {len(file.seeds)} that are shipped" in (ROOT / "docs/seeds.md").read_text()
     assert len({seed.trade for seed in file.seeds}) >= 120
     assert all(seed.trade == seed.trade.lower() for seed in file.seeds)
 
