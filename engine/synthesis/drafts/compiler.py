@@ -28,15 +28,15 @@ from engine.synthesis.drafts.expressions import (
 )
 from engine.synthesis.drafts.keywords import keyworded, taught
 from engine.synthesis.drafts.plan import (
-    Asked,
     DraftError,
-    Made,
+    PlannedAsk,
+    PlannedCall,
     PlanTrace,
     completions,
     differing_steps,
     play_plan,
 )
-from engine.synthesis.drafts.rubric import RESTRICTED, DerivedItem, Written, derived_items
+from engine.synthesis.drafts.rubric import RESTRICTED, DerivedItem, WrittenForms, derived_items
 from engine.synthesis.planted import Edit
 from engine.task import Task
 from engine.types import Json
@@ -45,7 +45,7 @@ Flips = Callable[[Task, Sequence[str]], Awaitable[frozenset[str]]]
 """Plays a script and gives the ids of the rubric items whose verdict is not the one that gold gets."""
 
 
-async def compile_draft(draft: Draft, written: Written, flips: Flips) -> Task:
+async def compile_draft(draft: Draft, written: WrittenForms, flips: Flips) -> Task:
     """The task of a draft, with its script in `meta` (docs/packs.md#scripts).
 
     `written` gives the ways to write a value in an answer; `flips` plays what may break an item of the rubric, and is
@@ -85,7 +85,9 @@ async def compile_draft(draft: Draft, written: Written, flips: Flips) -> Task:
 
 def shape(gold: PlanTrace) -> str:
     """The form of a plan: its kinds of steps, in order."""
-    return " ".join("ask" if isinstance(step, Asked) else "write" if step.writes else "read" for step in gold.steps)
+    return " ".join(
+        "ask" if isinstance(step, PlannedAsk) else "write" if step.writes else "read" for step in gold.steps
+    )
 
 
 # --- values and places -----------------------------------------------------------------------------------------------
@@ -284,7 +286,7 @@ def _require_reason(
 
 def _guesses(gold: PlanTrace, mistaken: PlanTrace) -> list[list[Json]]:
     """What stands in the calls of gold, and what somebody would guess instead."""
-    wrong: dict[str, Made] = {made.step: made for made in mistaken.made}
+    wrong: dict[str, PlannedCall] = {made.step: made for made in mistaken.made}
     pairs: list[list[Json]] = []
     for made in gold.made:
         other = wrong.get(made.step)

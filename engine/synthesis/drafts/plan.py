@@ -42,7 +42,7 @@ class DraftError(SynthError):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Asked:
+class PlannedAsk:
     """A question of the plan."""
 
     step: str
@@ -52,7 +52,7 @@ class Asked:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Made:
+class PlannedCall:
     """A call of the plan, and what the world answered."""
 
     step: str
@@ -70,19 +70,19 @@ class Made:
 class PlanTrace:
     """What happened when a plan was executed."""
 
-    steps: tuple[Asked | Made, ...]
+    steps: tuple[PlannedAsk | PlannedCall, ...]
     told: Mapping[str, tuple[Json, ...]]
     """What the answer says, by label."""
 
     @property
-    def asked(self) -> list[Asked]:
+    def asked(self) -> list[PlannedAsk]:
         """The questions, in order."""
-        return [step for step in self.steps if isinstance(step, Asked)]
+        return [step for step in self.steps if isinstance(step, PlannedAsk)]
 
     @property
-    def made(self) -> list[Made]:
+    def made(self) -> list[PlannedCall]:
         """The calls, in order."""
-        return [step for step in self.steps if isinstance(step, Made)]
+        return [step for step in self.steps if isinstance(step, PlannedCall)]
 
 
 def play_plan(
@@ -120,7 +120,7 @@ class _PlanRun:
     values: Mapping[str, Json]
     facts: frozenset[str]
     assumed: str | None
-    steps: list[Asked | Made] = field(default_factory=list)
+    steps: list[PlannedAsk | PlannedCall] = field(default_factory=list)
     told: Mapping[str, tuple[Json, ...]] | None = None
     _known: set[str] = field(default_factory=set)
     _answers: dict[str, Json] = field(default_factory=dict)
@@ -169,7 +169,7 @@ class _PlanRun:
         self._known.add(step.ask)
         if step.ask != self.assumed:
             named = {label: evaluated(value, self._scope) for label, value in step.names.items()}
-            self.steps.append(Asked(step=step.id, fact=step.ask, named=named))
+            self.steps.append(PlannedAsk(step=step.id, fact=step.ask, named=named))
 
     def _call(self, step: CallStep, place: str) -> None:
         tool = self.task.tool(step.call)
@@ -197,7 +197,7 @@ class _PlanRun:
             self._state = self._state.lead(key, call, done.state)
         self._answers[step.id] = answer
         self.steps.append(
-            Made(
+            PlannedCall(
                 step=step.id,
                 call=call,
                 answer=answer,
@@ -253,8 +253,8 @@ def completions(trace: PlanTrace, questions: Mapping[str, str]) -> list[str]:
     return [*(_completion(step, questions) for step in trace.steps), answer_of(trace.told)]
 
 
-def _completion(step: Asked | Made, questions: Mapping[str, str]) -> str:
-    if isinstance(step, Made):
+def _completion(step: PlannedAsk | PlannedCall, questions: Mapping[str, str]) -> str:
+    if isinstance(step, PlannedCall):
         return spelled(step.call.name, step.call.arguments)
     named = "".join(f"The {label} is {_said(value)}. " for label, value in step.named.items())
     return f"<question>{named}{questions[step.fact]}</question>"

@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from engine.synthesis.drafts.draft import Restriction
-from engine.synthesis.drafts.plan import Asked, Made, PlanTrace, answer_of, spelled
+from engine.synthesis.drafts.plan import PlannedAsk, PlannedCall, PlanTrace, answer_of, spelled
 from engine.synthesis.planted import Edit
 from engine.task import RubricItem, Task
 from engine.types import Json
 
-Written = Callable[[Json], Sequence[str]]
+WrittenForms = Callable[[Json], Sequence[str]]
 """The ways to write a value, as regular expressions of RE2."""
 RESTRICTED = "restricted"
 """The id of the item that the draft's restriction becomes."""
@@ -34,7 +34,7 @@ class DerivedItem:
 
 
 def derived_items(
-    task: Task, gold: PlanTrace, mistaken: Sequence[PlanTrace], restriction: Restriction | None, written: Written
+    task: Task, gold: PlanTrace, mistaken: Sequence[PlanTrace], restriction: Restriction | None, written: WrittenForms
 ) -> list[DerivedItem]:
     """The items of a rubric, in their order; `mistaken` are the plan's executions with a wrong value each."""
     end = len(gold.steps)
@@ -130,7 +130,7 @@ def _subgoals(gold: PlanTrace) -> Iterator[DerivedItem]:
         )
 
 
-def _made(made: Made, *, ok: bool = True) -> dict[str, Json]:
+def _made(made: PlannedCall, *, ok: bool = True) -> dict[str, Json]:
     """The check that a call was made."""
     called: dict[str, Json] = {"tool": made.call.name, "arguments": _exactly(made.call.arguments)}
     return {"called": {**called, "ok": True} if ok else called}
@@ -141,7 +141,7 @@ def _exactly(arguments: Mapping[str, Json]) -> dict[str, Json]:
     return {"properties": {name: {"const": value} for name, value in arguments.items()}, "required": [*arguments]}
 
 
-def _told(gold: PlanTrace, written: Written, end: int) -> Iterator[DerivedItem]:
+def _told(gold: PlanTrace, written: WrittenForms, end: int) -> Iterator[DerivedItem]:
     for number, (label, values) in enumerate(gold.told.items()):
         rest = {other: said for other, said in gold.told.items() if other != label}
         yield DerivedItem(
@@ -155,7 +155,7 @@ def _told(gold: PlanTrace, written: Written, end: int) -> Iterator[DerivedItem]:
         )
 
 
-def _pattern(values: Sequence[Json], written: Written) -> str:
+def _pattern(values: Sequence[Json], written: WrittenForms) -> str:
     """Values in either order and near each other, each in any way of writing it."""
     ways = [f"(?:{'|'.join(written(value))})" for value in values]
     near = f"[^\\x00]{{0,{_NEAR}}}?"
@@ -166,10 +166,10 @@ def _pattern(values: Sequence[Json], written: Written) -> str:
 # --- what must be asked ----------------------------------------------------------------------------------------------
 
 
-def _interactions(gold: PlanTrace, written: Written) -> Iterator[DerivedItem]:
+def _interactions(gold: PlanTrace, written: WrittenForms) -> Iterator[DerivedItem]:
     """A question each: asked before what depends on it is done."""
     for position, step in enumerate(gold.steps):
-        if isinstance(step, Asked):
+        if isinstance(step, PlannedAsk):
             parts: list[Json] = [{"revealed": step.fact}]
             for value in step.named.values():
                 said = {"said": {"matches": _pattern((value,), written)}}
