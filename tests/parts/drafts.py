@@ -1,4 +1,4 @@
-"""Drafts compiled as the factory does, with values written as they are."""
+"""Drafts compiled as the factory does."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -6,13 +6,7 @@ from typing import Any
 from engine.synthesis.drafts.compiler import compile_draft
 from engine.synthesis.drafts.draft import Draft
 from engine.task import Task
-from engine.types import Json
 from tests.parts.agenticqwen_plays import rewarded
-
-
-def written(value: Json) -> list[str]:
-    """A value as it is, as a pattern."""
-    return [str(value).replace(".", r"\.")]
 
 
 async def flips(task: Task, script: Sequence[str]) -> frozenset[str]:
@@ -27,4 +21,4 @@ async def _verdicts(task: Task, script: Sequence[str]) -> dict[str, bool]:
 
 async def compiled(value: dict[str, Any]) -> Task:
     """The task of a draft that is given as JSON."""
-    return await compile_draft(Draft.model_validate(value), written, flips)
+    return await compile_draft(Draft.model_validate(value), flips)

@@ -36,8 +36,9 @@ from engine.synthesis.drafts.plan import (
     differing_steps,
     play_plan,
 )
-from engine.synthesis.drafts.rubric import RESTRICTED, DerivedItem, WrittenForms, derived_items
+from engine.synthesis.drafts.rubric import RESTRICTED, DerivedItem, derived_items
 from engine.synthesis.planted import Edit
+from engine.synthesis.values.kinds import value_type
 from engine.task import Task
 from engine.types import Json
 
@@ -45,11 +46,11 @@ Flips = Callable[[Task, Sequence[str]], Awaitable[frozenset[str]]]
 """Plays a script and gives the ids of the rubric items whose verdict is not the one that gold gets."""
 
 
-async def compile_draft(draft: Draft, written: WrittenForms, flips: Flips) -> Task:
+async def compile_draft(draft: Draft, flips: Flips) -> Task:
     """The task of a draft, with its script in `meta` (docs/packs.md#scripts).
 
-    `written` gives the ways to write a value in an answer; `flips` plays what may break an item of the rubric, and is
-    all that this awaits. Raises DraftError, which names step or fact, reason and remedy."""
+    `flips` plays what may break an item of the rubric, and is all that this awaits. Raises DraftError, which names step
+    or fact, reason and remedy."""
     facts = frozenset(draft.world.facts)
     values = dict(_values(draft))
     scope = DraftScope(values=values, answers={})
@@ -60,7 +61,7 @@ async def compile_draft(draft: Draft, written: WrittenForms, flips: Flips) -> Ta
     _require_said(draft, bare, values)
     mistaken = {name: _mistaken(draft, bare, values, name, gold) for name in draft.world.facts}
     questions = {name: fact.questions[0] for name, fact in draft.world.facts.items()}
-    items = derived_items(bare, gold, [*mistaken.values()], draft.blueprint.restriction, written)
+    items = derived_items(bare, gold, [*mistaken.values()], draft.blueprint.restriction)
     task = _parsed(
         draft,
         {
@@ -98,11 +99,23 @@ def _values(draft: Draft) -> Iterator[tuple[str, Json]]:
     world = draft.world
     if both := world.facts.keys() & world.public.keys():
         raise DraftError("reference", f"fact {min(both)}", "is a public value too", "rename one")
-    yield from ((name, public.value) for name, public in world.public.items())
+    for name, public in world.public.items():
+        _require_typed(f"public value {name}", public.type, public.value)
+        yield name, public.value
     for name, fact in world.facts.items():
+        _require_typed(f"fact {name}", fact.type, fact.value, fact.wrong)
         yield name, fact.value
         yield name + WRONG, fact.wrong
         yield name + WORDS, fact.say
+
+
+def _require_typed(place: str, kind: str, *values: Json) -> None:
+    try:
+        of_kind = value_type(kind)
+    except ValueError as error:
+        raise DraftError("type", place, str(error), "correct the type") from None
+    if (other := next((value for value in values if not of_kind.accepts(value)), None)) is not None:
+        raise DraftError("type", place, f"{other!r} is no {kind}", "let the type and all of its values agree")
 
 
 def _bare(draft: Draft, scope: DraftScope) -> dict[str, Json]:

@@ -5,18 +5,17 @@ Each item comes with edits of the gold script that should flip it and no other; 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from engine.synthesis.drafts.draft import Restriction
 from engine.synthesis.drafts.plan import PlannedAsk, PlannedCall, PlanTrace, answer_of, spelled
 from engine.synthesis.planted import Edit
+from engine.synthesis.values.matching import spoken_pattern
 from engine.task import RubricItem, Task
 from engine.types import Json
 
-WrittenForms = Callable[[Json], Sequence[str]]
-"""The ways to write a value, as regular expressions of RE2."""
 RESTRICTED = "restricted"
 """The id of the item that the draft's restriction becomes."""
 _NEAR = 60
@@ -34,7 +33,7 @@ class DerivedItem:
 
 
 def derived_items(
-    task: Task, gold: PlanTrace, mistaken: Sequence[PlanTrace], restriction: Restriction | None, written: WrittenForms
+    task: Task, gold: PlanTrace, mistaken: Sequence[PlanTrace], restriction: Restriction | None
 ) -> list[DerivedItem]:
     """The items of a rubric, in their order; `mistaken` are the plan's executions with a wrong value each."""
     end = len(gold.steps)
@@ -42,8 +41,8 @@ def derived_items(
         *_restricted(restriction, end),
         *_other_writes(task, gold, mistaken, restriction, end),
         *_subgoals(gold),
-        *_told(gold, written, end),
-        *_interactions(gold, written),
+        *_told(gold, end),
+        *_interactions(gold),
     ]
 
 
@@ -141,7 +140,7 @@ def _exactly(arguments: Mapping[str, Json]) -> dict[str, Json]:
     return {"properties": {name: {"const": value} for name, value in arguments.items()}, "required": [*arguments]}
 
 
-def _told(gold: PlanTrace, written: WrittenForms, end: int) -> Iterator[DerivedItem]:
+def _told(gold: PlanTrace, end: int) -> Iterator[DerivedItem]:
     for number, (label, values) in enumerate(gold.told.items()):
         rest = {other: said for other, said in gold.told.items() if other != label}
         yield DerivedItem(
@@ -149,15 +148,15 @@ def _told(gold: PlanTrace, written: WrittenForms, end: int) -> Iterator[DerivedI
             item=RubricItem(
                 id=f"told_{number + 1}",
                 text=f"Tells the {label}.",
-                check={"answered": {"matches": _pattern(values, written)}},
+                check={"answered": {"matches": _pattern(values)}},
             ),
             edits=(Edit(replace={end: answer_of(rest)}),),
         )
 
 
-def _pattern(values: Sequence[Json], written: WrittenForms) -> str:
+def _pattern(values: Sequence[Json]) -> str:
     """Values in either order and near each other, each in any way of writing it."""
-    ways = [f"(?:{'|'.join(written(value))})" for value in values]
+    ways = list(map(spoken_pattern, values))
     near = f"[^\\x00]{{0,{_NEAR}}}?"
     both = [near.join(ways), near.join(reversed(ways))] if len(ways) > 1 else ways
     return f"(?i){'|'.join(both)}"
@@ -166,13 +165,13 @@ def _pattern(values: Sequence[Json], written: WrittenForms) -> str:
 # --- what must be asked ----------------------------------------------------------------------------------------------
 
 
-def _interactions(gold: PlanTrace, written: WrittenForms) -> Iterator[DerivedItem]:
+def _interactions(gold: PlanTrace) -> Iterator[DerivedItem]:
     """A question each: asked before what depends on it is done."""
     for position, step in enumerate(gold.steps):
         if isinstance(step, PlannedAsk):
             parts: list[Json] = [{"revealed": step.fact}]
             for value in step.named.values():
-                said = {"said": {"matches": _pattern((value,), written)}}
+                said = {"said": {"matches": _pattern((value,))}}
                 parts += [said, {"not": {"before": [{"revealed": step.fact}, said]}}]
             using = next((made for made in gold.made if step.fact in made.facts and not made.optional), None)
             if using is not None:

@@ -174,6 +174,16 @@ def told_twice(value):
     value["world"]["plan"][-1]["answer"]["order again"] = "${order/order}"
 
 
+def no_type(value):
+    """A type that there is none of."""
+    value["world"]["facts"]["day"]["type"] = "weekday"
+
+
+def of_another_type(value):
+    """The wrong value could never be drawn."""
+    value["world"]["facts"]["litres"]["type"] = "integer[6,20]"
+
+
 def no_function(value):
     """A tool that no model can call."""
     value["blueprint"]["tools"][1]["function"]["name"] = "get delivery"
@@ -203,6 +213,8 @@ def no_function(value):
         (after_the_answer, "answer", "step again"),
         (unreachable, "restriction", "the restriction"),
         (told_twice, "flips", "draft paint-for-the-gate"),
+        (no_type, "type", "fact day"),
+        (of_another_type, "type", "fact litres"),
         (no_function, "schema", "draft paint-for-the-gate"),
     ],
     ids=lambda value: value.__name__ if callable(value) else "",
