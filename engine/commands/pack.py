@@ -1,14 +1,15 @@
-"""`synth-engine pack`: check a pack, print the JSON Schema of its lines; beside it `import` and `seeds`."""
+"""`synth-engine pack`: check a pack, print the JSON Schema of its lines; beside it `card`, `import` and `seeds`."""
 
 from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import click
 import orjson
 
-from engine.commands import pack_import, pack_seeds
+from engine.commands import pack_admit, pack_card, pack_import, pack_seeds
 from engine.packs.line_schema import header_schema, task_schema
 from engine.packs.pack import Pack, check_pack
 from engine.preflight.judged import judged_items
@@ -29,21 +30,29 @@ def command() -> None:
     """Check a task pack, print the schema of its lines, import one from another format, or look at seeds."""
 
 
+command.add_command(pack_card.command)
 command.add_command(pack_import.command)
 command.add_command(pack_seeds.command)
 
 
 @command.command(short_help="Validate a task pack and say what is in it.")
 @click.argument("file")
-def check(file: str) -> None:
+@pack_admit.options
+def check(file: str, **admission: Any) -> None:
     """Validate FILE (a .jsonl or .jsonl.zst, or a shipped name: tiny, errands, showcase).
 
     Lists everything that is wrong, with line, task, field, reason and remedy: problems, with which no run takes the
-    pack, and flaws, with which a run rewards other than is meant. Exit code 1 if there are any.
+    pack, and flaws, with which a run rewards other than is meant. Exit code 1 if there are any. What is sound is
+    played offline: nobody earns 1 by doing nothing, and each gold script earns 1. With --admit every task is put to
+    the tests of admission (docs/packs.md#admission), and is to pass them all.
     """
+    pack_admit.require_admit(admission)
     path = pack_file(file)
     checked = check_pack(path)
-    found = {"problem": (checked.problems, "red"), "flaw": (checked.flaws, "yellow")}
+    if checked.pack is not None and admission["admit"]:
+        pack_admit.admit_pack(path, checked.pack.tasks, admission)
+    played = [] if checked.pack is None else pack_admit.trial_problems(path, checked.pack.tasks)
+    found = {"problem": (checked.problems, "red"), "flaw": ([*checked.flaws, *played], "yellow")}
     for several, colour in found.values():
         for one in several:
             click.secho(str(one), fg=colour)

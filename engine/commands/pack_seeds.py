@@ -11,7 +11,7 @@ from rich.text import Text
 
 from engine.report.console import wide_console
 from engine.synthesis.seeds.reading import read_seeds
-from engine.synthesis.seeds.seed import Seed, SeedFile, SeedKind, shown
+from engine.synthesis.seeds.seed import Seed, SeedFile, SeedKind, one_line
 
 _EXAMPLES = """\b
 synth-engine pack seeds personas                            the personas that are shipped
@@ -77,4 +77,4 @@ def _counted(count: int, what: str) -> str:
 
 
 def _line(text: str) -> Text:
-    return Text(shown(text))
+    return Text(one_line(text))

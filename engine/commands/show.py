@@ -6,10 +6,8 @@ import re
 from collections.abc import Iterable
 
 import click
-import orjson
 from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
 from engine.config.load import load
 from engine.errors import ConfigError, RunError
@@ -18,8 +16,7 @@ from engine.packs.pack import load_pack
 from engine.report.console import wide_console
 from engine.report.gauges import read_gauges
 from engine.report.progress import progress_line
-from engine.report.transcript import rubric_texts
-from engine.report.words import print_transcript, run_sentences
+from engine.report.words import print_task, print_transcript, run_sentences
 from engine.rundir.layout import RunDir, find_run, read_json, read_lines
 from engine.stream.integrity import gaps
 from engine.stream.reader import iter_headers
@@ -152,26 +149,8 @@ def _show_task(console: Console, run: RunDir, task_id: str) -> None:
     task = _task(run, task_id)
     if task is None:
         raise ConfigError(f"{run.path}: its pack has no task {task_id!r}; `synth-engine show {run.path}` names some")
-    for who, text in _told(task):
-        line = Text(f"  {who:<12} ", style="dim")
-        console.print(line.append(text, style="default"), soft_wrap=True)
+    print_task(console, task)
     for place in (run.trajectories, run.eval):
         for header in iter_headers(place, []):
             if header.group.task_id == task_id:
                 _show_group(console, header.group)
-
-
-def _told(task: Task) -> list[tuple[str, str]]:
-    lines = [("task", f"{task.id} ({task.kind}, {task.split})"), ("persona", task.persona), ("rules", task.rules)]
-    lines.append(("instruction", task.instruction))
-    if task.user is not None:
-        lines.append(("private", task.user.context))
-        lines += [
-            ("fact", f"{name} = {fact.value} (asked by {', '.join(fact.keywords)})")
-            for name, fact in task.user.facts.items()
-        ]
-    lines += [("tool", f"{tool.name}: {tool.description}") for tool in task.tools]
-    lines += [("workflow", step) for step in task.workflow]
-    lines += [(part, f"{item}: {text}") for (part, item), text in rubric_texts(task).items()]
-    lines.append(("state", orjson.dumps(task.world.state).decode()))
-    return [(who, text) for who, text in lines if text]

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import orjson
+
 from engine.task import Task
 from engine.types import Episode, Event, EventKind, Reward, Verdict
 
@@ -102,3 +104,22 @@ def rubric_texts(task: Task) -> dict[tuple[str, str], str]:
     rubric = task.rubric
     parts = {"forbidden": rubric.forbidden, "subgoal": rubric.subgoals, "interaction": rubric.interactions}
     return {(part, item.id): item.text for part, items in parts.items() for item in items}
+
+
+def described(task: Task, *, played: bool = False) -> list[TranscriptLine]:
+    """What a task tells to whom, line by line; of one whose transcript follows, what that does not tell."""
+    lines = [("task", f"{task.id} ({task.kind}, {task.split})"), ("persona", task.persona)]
+    if not played:
+        lines += [("rules", task.rules), ("instruction", task.instruction)]
+    if task.user is not None:
+        lines.append(("private", task.user.context))
+        lines += [
+            ("fact", f"{name} = {fact.value} (asked by {', '.join(fact.keywords)})")
+            for name, fact in task.user.facts.items()
+        ]
+    lines += [("tool", f"{tool.name}: {tool.description}") for tool in task.tools]
+    lines += [("workflow", step) for step in task.workflow]
+    if not played:
+        lines += [(part, f"{item}: {text}") for (part, item), text in rubric_texts(task).items()]
+    lines.append(("state", orjson.dumps(task.world.state).decode()))
+    return [TranscriptLine(who, text) for who, text in lines if text]

@@ -13,9 +13,10 @@ from rich.text import Text
 
 from engine.audit.stream import by_outcome
 from engine.report import simulators
+from engine.report.console import printable
 from engine.report.html import write_report
 from engine.report.summary import summarize
-from engine.report.transcript import transcript
+from engine.report.transcript import described, transcript
 from engine.rundir.layout import RunDir
 from engine.task import Task
 from engine.types import Episode
@@ -49,8 +50,15 @@ def print_transcript(console: Console, episode: Episode, task: Task | None = Non
     for who, text, turn in transcript(episode, task, start):
         number = "" if turn is None else f"@{turn}"
         line = Text(f"  {number:<3} {who:<13} ", style=_STYLES.get(who.strip()[:5], "dim"))
-        line.append(text, style="default")
+        line.append(printable(text), style="default")
         console.print(line, soft_wrap=True)
+
+
+def print_task(console: Console, task: Task, *, played: bool = False) -> None:
+    """A task, one line each; of one whose transcript follows, what that does not tell."""
+    for who, text, _ in described(task, played=played):
+        line = Text(f"  {who:<12} ", style="dim")
+        console.print(line.append(printable(text), style="default"), soft_wrap=True)
 
 
 def _table(values: Mapping[str, Any]) -> Table:

@@ -8,6 +8,8 @@ carries its script in ``meta``, which no agent sees::
     guesses   fact -> [[gold literal, plausible wrong literal], ...]: what stands in the arguments of a call when the
               agent does not know the fact
     asks      fact -> other questions that a person would ask to learn it
+    mistaken  fact -> the completions of an agent that takes a plausible wrong value instead of asking for the fact, and
+              goes through the plan to its end
 
 Positions in an edit are those of the gold script: ``{"drop": [2], "replace": {"3": text}, "insert": {"5": [text]}}``
 (inserted before).
@@ -26,8 +28,9 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from engine.errors import ConfigError
 from engine.task import Task, Tool
 
-NOTHING = "<answer>Done.</answer>"
+DONE = "<answer>Done.</answer>"
 _CALL = re.compile(r"(<tool_call>)(.*?)(</tool_call>)", re.DOTALL)
+_UNREADABLE = 'a call is <tool_call>{"name": "...", "arguments": {...}}</tool_call>'
 
 
 class Edit(BaseModel):
@@ -63,6 +66,7 @@ class Script(BaseModel):
     planted: Mapping[str, Edit]
     guesses: Mapping[str, tuple[tuple[Any, Any], ...]] = {}
     asks: Mapping[str, tuple[str, ...]] = {}
+    mistaken: Mapping[str, tuple[str, ...]] = {}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,9 +102,28 @@ def _fits(task: Task, found: Script) -> None:
         if not edit.positions or not edit.positions <= set(range(len(found.gold))):
             raise ConfigError(f"task {task.id}: meta.planted.{item} must touch positions of the gold script")
     facts = set(task.user.facts) if task.user else set()
-    for field, named in (("guesses", found.guesses), ("asks", found.asks)):
+    for field, named in (("guesses", found.guesses), ("asks", found.asks), ("mistaken", found.mistaken)):
         if named.keys() - facts:
             raise ConfigError(f"task {task.id}: meta.{field} names what is no fact of the user")
+    for field, completions in _scripts(found):
+        for position, completion in enumerate(completions):
+            if not _readable(completion):
+                raise ConfigError(f"task {task.id}: meta.{field}.{position}: {_UNREADABLE}")
+            for call in calls_in(completion):
+                _named(task, call)
+
+
+def _scripts(found: Script) -> Iterator[tuple[str, Sequence[str]]]:
+    yield "gold", found.gold
+    yield from ((f"mistaken.{fact}", completions) for fact, completions in found.mistaken.items())
+
+
+def _readable(completion: str) -> bool:
+    try:
+        calls = calls_in(completion)
+        return all(isinstance(call["name"], str) and isinstance(call["arguments"], dict) for call in calls)
+    except (ValueError, KeyError, TypeError):
+        return False
 
 
 def _item_ids(task: Task) -> set[str]:
@@ -123,7 +146,7 @@ def planted(task: Task) -> list[Planted]:
             Planted(name=f"flips {item}", completions=edit.apply(found.gold), flips=frozenset({item}))
             for item, edit in found.planted.items()
         ),
-        Planted(name="nothing", completions=(NOTHING,), flips=wanted),
+        Planted(name="nothing", completions=(DONE,), flips=wanted),
     ]
 
 
@@ -132,23 +155,11 @@ def planted(task: Task) -> list[Planted]:
 
 def guessed(task: Task) -> tuple[str, ...]:
     """The gold script of an agent that never asks: every private literal in its calls is a plausible guess."""
-    found = script(task)
-    known: frozenset[str] = frozenset()
-    return tuple(_uninformed(found, completion, known) for completion in found.gold if _acts(completion))
+    return acting(uninformed(script(task), frozenset()))
 
 
-def informed(task: Task, position: int, known: frozenset[str]) -> str:
-    """What an agent that knows these facts says at a position of the gold script: it guesses the others."""
-    found = script(task)
-    return _uninformed(found, found.gold[position], known)
-
-
-def _acts(completion: str) -> bool:
-    """Whether it does something besides talking to the user."""
-    return "<tool_call>" in completion or "<answer>" in completion
-
-
-def _uninformed(found: Script, completion: str, known: frozenset[str]) -> str:
+def uninformed(found: Script, known: frozenset[str]) -> tuple[str, ...]:
+    """The gold script of an agent that asks for everything and gets to know these facts: it guesses the others."""
     pairs = [pair for fact, guesses in found.guesses.items() if fact not in known for pair in guesses]
 
     def call(match: re.Match[str]) -> str:
@@ -156,7 +167,21 @@ def _uninformed(found: Script, completion: str, known: frozenset[str]) -> str:
         content["arguments"] = _replaced(content["arguments"], pairs)
         return f"{match[1]}{orjson.dumps(content).decode()}{match[3]}"
 
-    return _CALL.sub(call, completion)
+    return tuple(_CALL.sub(call, completion) for completion in found.gold)
+
+
+def acting(completions: Sequence[str]) -> tuple[str, ...]:
+    """Those of the completions that do something besides talking to the user."""
+    return tuple(completion for completion in completions if _acts(completion))
+
+
+def asking(completions: Sequence[str]) -> tuple[str, ...]:
+    """Those of the completions that talk to the user."""
+    return tuple(completion for completion in completions if not _acts(completion))
+
+
+def _acts(completion: str) -> bool:
+    return "<tool_call>" in completion or "<answer>" in completion
 
 
 def _replaced(value: Any, pairs: Sequence[tuple[Any, Any]]) -> Any:
@@ -173,17 +198,21 @@ def _replaced(value: Any, pairs: Sequence[tuple[Any, Any]]) -> Any:
 def reordered(task: Task) -> list[Planted]:
     """Gold with all look-ups behind the writes, with all questions behind them, and with the read-backs before them.
 
-    Each flips the items that leaving those steps out flips: what came too late, or too early, did not happen."""
+    Each flips the items that leaving those steps out flips: what came too late, or too early, did not happen. A script
+    that does not write, or has no such steps, has no such order."""
     found = script(task)
     written = [position for position, completion in enumerate(found.gold) if _writes(task, completion)]
-    read = {position for position, completion in enumerate(found.gold) if _calls(completion)} - set(written)
+    if not written:
+        return []
+    read = {position for position, completion in enumerate(found.gold) if calls_in(completion)} - set(written)
     asked = {position for position, completion in enumerate(found.gold) if not _acts(completion)}
     looked_up = {position for position in read if position < written[-1]}
-    return [
-        _moved(found, "looks up late", looked_up, written[-1] + 1),
-        _moved(found, "asks late", asked, written[-1] + 1),
-        _moved(found, "reads back early", read - looked_up, written[0]),
-    ]
+    moves = {
+        "looks up late": (looked_up, written[-1] + 1),
+        "asks late": (asked, written[-1] + 1),
+        "reads back early": (read - looked_up, written[0]),
+    }
+    return [_moved(found, name, steps, before) for name, (steps, before) in moves.items() if steps]
 
 
 def _moved(found: Script, name: str, positions: set[int], before: int) -> Planted:
@@ -200,9 +229,13 @@ def _moved(found: Script, name: str, positions: set[int], before: int) -> Plante
 def sprayed(task: Task) -> Iterator[tuple[str, ...]]:
     """Gold with one write more, ahead of its own writes and after them: every argument of every write, changed in turn.
 
-    A write that gold does not make gets gold's values where a parameter has the same name."""
+    A write that gold does not make gets gold's values where a parameter has the same name. A script that does not write
+    has none."""
     gold = script(task).gold
-    writes = [call for completion in gold for call in _calls(completion) if _named(task, call).writes]
+    first = next((position for position, completion in enumerate(gold) if _writes(task, completion)), None)
+    if first is None:
+        return
+    writes = [call for completion in gold for call in calls_in(completion) if _named(task, call).writes]
     values = {name: value for call in writes for name, value in call["arguments"].items()}
     used = {call["name"] for call in writes}
     unused = [
@@ -214,13 +247,13 @@ def sprayed(task: Task) -> Iterator[tuple[str, ...]]:
         {"name": call["name"], "arguments": {**call["arguments"], name: other}}
         for call in (*writes, *unused)
         for name, schema in _parameters(_named(task, call))
+        if name in call["arguments"]
         for other in _others(schema, call["arguments"][name])
     )
-    first = next(position for position, completion in enumerate(gold) if _writes(task, completion))
     for more in changed:
         if more not in writes:
             for position in (first, len(gold) - 1):
-                yield Edit(insert={position: (_spelled(more),)}).apply(gold)
+                yield Edit(insert={position: (spelled_call(more),)}).apply(gold)
 
 
 def stumbling(task: Task) -> tuple[str, ...]:
@@ -228,8 +261,8 @@ def stumbling(task: Task) -> tuple[str, ...]:
     found = script(task)
     attempts = {
         position: tuple(
-            _spelled({"name": call["name"], "arguments": _without(call["arguments"], name)})
-            for call in _calls(completion)
+            spelled_call({"name": call["name"], "arguments": _without(call["arguments"], name)})
+            for call in calls_in(completion)
             for name in call["arguments"]
         )
         for position, completion in enumerate(found.gold)
@@ -238,27 +271,30 @@ def stumbling(task: Task) -> tuple[str, ...]:
     return Edit(insert=attempts).apply(found.gold)
 
 
-def _calls(completion: str) -> list[dict[str, Any]]:
+def calls_in(completion: str) -> list[dict[str, Any]]:
+    """The calls of a completion of a script."""
     return [orjson.loads(match[2]) for match in _CALL.finditer(completion)]
 
 
+def spelled_call(call: Mapping[str, Any]) -> str:
+    """A call as a completion."""
+    return f"<tool_call>{orjson.dumps(call).decode()}</tool_call>"
+
+
 def _writes(task: Task, completion: str) -> bool:
-    return any(_named(task, call).writes for call in _calls(completion))
+    return any(_named(task, call).writes for call in calls_in(completion))
 
 
 def _named(task: Task, call: Mapping[str, Any]) -> Tool:
     tool = task.tool(call["name"])
     if tool is None:
-        raise ConfigError(f"task {task.id}: meta.gold calls {call['name']}, which is no tool of the task")
+        raise ConfigError(f"task {task.id}: its script calls {call['name']}, which is no tool of it")
     return tool
 
 
 def _parameters(tool: Tool) -> list[tuple[str, Mapping[str, Any]]]:
-    return list(tool.parameters.get("properties", {}).items())
-
-
-def _spelled(call: Mapping[str, Any]) -> str:
-    return f"<tool_call>{orjson.dumps(call).decode()}</tool_call>"
+    declared = tool.parameters.get("properties", {})
+    return [(name, schema if isinstance(schema, Mapping) else {}) for name, schema in declared.items()]
 
 
 def _without(arguments: Mapping[str, Any], name: str) -> dict[str, Any]:
@@ -268,20 +304,24 @@ def _without(arguments: Mapping[str, Any], name: str) -> dict[str, Any]:
 def _any(schema: Mapping[str, Any]) -> Any:
     """Some value of a parameter."""
     plain = {"boolean": False, "integer": schema.get("minimum", 1), "number": schema.get("minimum", 1), "array": []}
-    return schema["enum"][0] if "enum" in schema else plain.get(schema["type"], "something")
+    return schema["enum"][0] if schema.get("enum") else plain.get(str(schema.get("type")), "something")
 
 
 def _others(schema: Mapping[str, Any], value: Any) -> list[Any]:
-    """Other values of a parameter: all of an enumeration, the next one of anything else."""
-    if "enum" in schema:
+    """Other values of a parameter: all of an enumeration, the next one of anything else; none of an object."""
+    if schema.get("enum"):
         return [other for other in schema["enum"] if other != value]
     if isinstance(value, list):
-        return [[*value, other] for other in schema["items"].get("enum", ()) if other not in value] + [[]]
+        items = schema.get("items")
+        choices = items.get("enum", ()) if isinstance(items, Mapping) else ()
+        return [[*value, other] for other in choices if other not in value] + [[]] * bool(value)
     if isinstance(value, bool):
         return [not value]
     if isinstance(value, str):
-        return [value[:-1] + _following(value[-1])]
-    return [value + 1 if value + 1 <= schema.get("maximum", value + 1) else value - 1]
+        return [value[:-1] + _following(value[-1])] if value else ["something"]
+    if isinstance(value, int | float):
+        return [value + 1 if value + 1 <= schema.get("maximum", value + 1) else value - 1]
+    return []
 
 
 def _following(character: str) -> str:

@@ -163,7 +163,7 @@ class Actor:
         return call_text(tool.name, arguments)
 
 
-def script(task: Task, plan: ActorPlan, seed: int = 0) -> list[str]:
+def actor_script(task: Task, plan: ActorPlan, seed: int = 0) -> list[str]:
     """The completions of an actor that plays `task` by `plan`: a scripted trajectory."""
     messages = play(task, Actor(task, plan, random.Random(seed)))
     return [message["content"] for message in messages if message["role"] == "assistant"]

@@ -1,4 +1,4 @@
-"""The generated parts of docs/packs.md: tables of fields, effects and checks, as `synth-engine pack schema` has them.
+"""The generated parts of docs/packs.md: fields, effects and checks, as `synth-engine pack schema` has them; admission.
 
 ``python -m tests.bar.packs_page --write`` writes them anew; `messages` has what the page's errors must explain.
 """
@@ -16,6 +16,7 @@ import orjson
 from engine.packs.effect_forms import EFFECTS
 from engine.packs.line_schema import header_schema, task_schema
 from engine.reward.check_kinds import CHECKS
+from engine.synthesis.admission.admit import TESTS
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "packs.md"
@@ -36,12 +37,18 @@ def generated() -> dict[str, str]:
     """The generated parts by their mark."""
     forms = [[f"`{_json(form.example)}`", form.says] for form in EFFECTS]
     kinds = [[f"`{name}`", kind.says, f"`{_json({name: kind.example})}`"] for name, kind in CHECKS.items()]
+    tests = [[f"`{name}`", f"{test.passes}."] for name, test in TESTS.items()]
+    codes = [
+        [f"`{code}`", f"`{name}`", f"{means}."] for name, test in TESTS.items() for code, means in test.codes.items()
+    ]
     heads = ["field", "holds", "without it", "means"]
     return {
         "header": _table(heads, _Fields({}).rows(header_schema())),
         "fields": _table(heads, _Fields(task_schema()["$defs"]).rows(task_schema())),
         "effects": _table(["effect", "means"], forms),
         "checks": _table(["check", "is met when", "example"], kinds),
+        "admission": _table(["test", "a task passes it if"], tests),
+        "codes": _table(["code", "of", "means"], codes),
     }
 
 

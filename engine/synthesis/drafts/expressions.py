@@ -116,10 +116,10 @@ def filled_text(template: str, scope: DraftScope) -> str:
     """A text with its references replaced by their texts.
 
     Raises ExpressionError."""
-    return _REFERENCE.sub(lambda found: shown(scope.value(found[1])), template)
+    return _REFERENCE.sub(lambda found: _shown(scope.value(found[1])), template)
 
 
-def shown(value: Json) -> str:
+def _shown(value: Json) -> str:
     """A value inside a text."""
     return value if isinstance(value, str) else compact(value)
 

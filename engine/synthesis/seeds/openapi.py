@@ -14,7 +14,7 @@ from typing import Any
 from engine.importing.format import UnreadableError
 from engine.packs.problems import Found
 from engine.synthesis.seeds.references import References, UnusableError, is_mergeable
-from engine.synthesis.seeds.seed import shown
+from engine.synthesis.seeds.seed import one_line
 from engine.synthesis.seeds.toolbox import Toolbox
 from engine.task import Tool
 
@@ -49,7 +49,7 @@ def tools_of_openapi(document: Mapping[str, Any]) -> tuple[str, str, Toolbox]:
         if document.get(name):
             reader.box.left_out(name, "has no part in a mock world")
     title = info.get("title") if isinstance(info, Mapping) else ""
-    return f"OpenAPI {version}", shown(str(title or "").lower()), reader.box
+    return f"OpenAPI {version}", one_line(str(title or "").lower()), reader.box
 
 
 class _Operations:

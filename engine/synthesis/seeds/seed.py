@@ -80,7 +80,7 @@ def domain_seed(tools: tuple[Tool, ...], trade: str, policy: str) -> Seed:
     return Seed(id=made, kind=SeedKind.DOMAIN, trade=trade, tools=tools, policy=policy)
 
 
-def shown(text: str) -> str:
+def one_line(text: str) -> str:
     """Text of a file on one line, with a stand-in for each character that a terminal would obey."""
     return "".join(
         character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in " ".join(text.split())

@@ -9,12 +9,13 @@ import pytest
 
 from engine.errors import ConfigError
 from engine.packs.pack import check_pack, load_pack
+from engine.synthesis.admission.admit import admission_of
 from engine.synthesis.planted import Planted, guessed, planted, script
 from engine.task import Task
 from engine.world.effects import fill
 from engine.world.offline_user import OfflineUserSession
 from tests.bar.packs_page import PAGE, messages, renewed
-from tests.engine.packs.test_showcase_pack import play, scored, verdicts
+from tests.engine.packs.test_showcase_pack import earned, play, verdicts
 from tests.parts.places import ROOT
 
 TEXT = PAGE.read_text(encoding="utf-8")
@@ -74,9 +75,9 @@ async def test_its_example_plays_as_the_page_says(task: Task):
     gold = verdicts(await play(task, script(task).gold))
     for name, one in plays.items():
         assert await _flips(task, one, gold) == one.flips, name
-    assert scored(await play(task, plays["gold"].completions)).value == 1
-    assert scored(await play(task, plays["nothing"].completions)).value == 0
-    assert scored(await play(task, plays["flips courier"].completions)).value == 0
+    assert earned(await play(task, plays["gold"].completions)).value == 1
+    assert earned(await play(task, plays["nothing"].completions)).value == 0
+    assert earned(await play(task, plays["flips courier"].completions)).value == 0
 
 
 async def _flips(task: Task, one: Planted, gold: dict[str, bool]) -> set[str]:
@@ -86,12 +87,18 @@ async def _flips(task: Task, one: Planted, gold: dict[str, bool]) -> set[str]:
 
 async def test_guessing_does_not_pay_in_its_example(task: Task):
     """Without the user's facts neither what was wanted is ordered, nor anything asked."""
-    reward = scored(await play(task, guessed(task)))
+    reward = earned(await play(task, guessed(task)))
     assert (reward.I, reward.N < 1) == (0, True)
     assert task.user is not None
     for fact, questions in script(task).asks.items():
         for question in questions:
             assert (await OfflineUserSession(task.user).reply(question)).revealed == (fact,)
+
+
+async def test_its_example_is_admitted(task: Task):
+    """By every test that the page describes."""
+    admission = await admission_of(task, 200)
+    assert [finding for finding in admission.findings if finding.result != "passed"] == []
 
 
 @pytest.mark.parametrize(

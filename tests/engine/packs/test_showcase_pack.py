@@ -6,28 +6,36 @@ what they should; refused attempts, more reading and other words for a question 
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import orjson
 import pytest
 
-from engine.core.episode import run_episode
-from engine.core.seams import EpisodePlan, Seams, Session, User
+from engine.core.seams import User
 from engine.errors import ConfigError
 from engine.packs.pack import load_pack
-from engine.reward.rubric import RubricScorer
-from engine.synthesis.planted import Planted, guessed, informed, planted, reordered, script, sprayed, stumbling
+from engine.synthesis.admission.play import ScriptPlayer, WithholdingUser, earned, item_verdicts
+from engine.synthesis.planted import (
+    Planted,
+    asking,
+    guessed,
+    planted,
+    reordered,
+    script,
+    sprayed,
+    stumbling,
+    uninformed,
+)
 from engine.task import Split, Task
-from engine.types import Completion, Episode, Event, EventKind, Limits, Outcome, Reply, Reward, Sampling, ToolCall, Turn
+from engine.types import Episode, Event, EventKind, Outcome, ToolCall
 from engine.world.offline import OfflineWorld
 from engine.world.offline_user import UNSURE, OfflineUser, OfflineUserSession
 from tests.parts.places import ASSETS
 
 PACK = ASSETS / "packs/showcase.jsonl"
 TASKS = load_pack(PACK).tasks
-LIMITS = Limits(turns=32, tokens=1 << 20, completion_tokens=1024, wall_s=60, turn_s=30)
 REFUSED_IN_GOLD = {"showcase-ferry-cabin": ["book_cabin"]}
 """Where the world refuses a right call, and the agent has to ask again."""
 VAGUE = (
@@ -85,95 +93,27 @@ each_task = pytest.mark.parametrize("task", TASKS, ids=[task.id for task in TASK
 # --- playing a script -----------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Speaker:
-    """A policy without a model: `says(position, messages)` is its completion."""
-
-    says: Callable[[int, Sequence[Mapping[str, Any]]], str]
-
-    async def complete(self, turn: Turn) -> Completion:
-        """Say the completion of this position."""
-        text = self.says(turn.index, turn.messages)
-        return Completion(text=text, ids=None, logprobs=None, adapter=turn.adapter, server="script", stop="stop")
+async def play(task: Task, says: Sequence[str], user: User | None = None) -> Episode:
+    """One episode of a task through the real world, user, rubric and episode loop, in a world of its own."""
+    return await ScriptPlayer(task).play(says, user)
 
 
-class PlainChat:
-    """Messages without tokens."""
-
-    def prompt(self, task: Task) -> tuple[list[dict[str, Any]], list[int], list[dict[str, Any]]]:
-        """Rules, instruction and tools."""
-        system, user = {"role": "system", "content": task.rules}, {"role": "user", "content": task.instruction}
-        return [system, user], [], [tool.function for tool in task.tools]
-
-    def observation(self, messages: Sequence[Mapping[str, Any]], stop_sampled: bool) -> list[int]:
-        """No ids."""
-        return []
-
-    def ended(self, ids: Sequence[int]) -> bool:
-        """Always."""
-        return True
-
-
-class MutedUser:
-    """Understands nothing."""
-
-    async def open(self, task: Task, seed: int, session: Session) -> "MutedUser":
-        """One user for all."""
-        return self
-
-    async def reply(self, message: str) -> Reply:
-        """Reveal nothing."""
-        return Reply(text=UNSURE)
-
-
-@dataclass(frozen=True)
-class ForgetfulUser:
-    """The offline user without one of the facts."""
-
-    fact: str
-
-    async def open(self, task: Task, seed: int, session: Session) -> OfflineUserSession:
-        """A user with the other facts."""
-        assert task.user is not None
-        facts = {name: fact for name, fact in task.user.facts.items() if name != self.fact}
-        return OfflineUserSession(replace(task.user, facts=facts))
-
-
-async def play(task: Task, says: Sequence[str] | Speaker, user: User | None = None) -> Episode:
-    """One episode of a task through the real world, user, rubric and episode loop."""
-    seams = Seams(
-        policy=says if isinstance(says, Speaker) else Speaker(lambda position, _: says[position]),
-        world=OfflineWorld(),
-        user=user or OfflineUser(),
-        scorer=RubricScorer(),
-        chat=PlainChat(),
-        clock=lambda: 0.0,
-    )
-    plan = EpisodePlan(
-        id="g000000.00",
-        group_id="g000000",
-        task=task,
-        seed=0,
-        version=0,
-        adapter=None,
-        limits=LIMITS,
-        sampling=Sampling(),
-        queued_s=0.0,
-    )
-    return await run_episode(plan, seams, lambda _: False)
-
-
-def honest(task: Task) -> Speaker:
-    """Follows the gold script, but guesses what the user has not said."""
+async def honest(task: Task, user: User) -> tuple[str, ...]:
+    """Follows the gold script, but guesses what this user has not said."""
     assert task.user is not None
-    facts = task.user.facts
+    found, session, heard, lines = script(task), await user.open(task, 0, await OfflineWorld().open(task, 0)), "", []
+    for position, completion in enumerate(found.gold):
+        known = frozenset(name for name, fact in task.user.facts.items() if occurs(fact.value, heard))
+        lines.append(uninformed(found, known)[position])
+        if asking([completion]):
+            heard += f"\n{(await session.reply(completion)).text}"
+    return tuple(lines)
 
-    def says(position: int, messages: Sequence[Mapping[str, Any]]) -> str:
-        heard = "\n".join(message["content"] for message in messages[2:] if message["role"] == "user")
-        known = frozenset(name for name, fact in facts.items() if occurs(fact.value, heard))
-        return informed(task, position, known)
 
-    return Speaker(says)
+def muted(task: Task) -> WithholdingUser:
+    """A user who understands nothing."""
+    assert task.user is not None
+    return WithholdingUser(frozenset(task.user.facts))
 
 
 def occurs(value: Any, text: str) -> bool:
@@ -181,15 +121,9 @@ def occurs(value: Any, text: str) -> bool:
     return re.search(rf"(?<!\w){re.escape(str(value))}(?!\w)", text, re.IGNORECASE) is not None
 
 
-def scored(episode: Episode) -> Reward:
-    """The reward of an episode that was not masked."""
-    assert episode.reward is not None, episode.error
-    return episode.reward
-
-
 def verdicts(episode: Episode) -> dict[str, bool]:
     """Rubric item id -> met."""
-    return {verdict.id: verdict.met for verdict in scored(episode).items}
+    return item_verdicts(earned(episode))
 
 
 # --- the rubrics ----------------------------------------------------------------------------------------------------
@@ -210,7 +144,7 @@ async def test_every_planted_trajectory_flips_exactly_its_own_item(task: Task):
         flipped = {item for item in found if found[item] != expected[item]}
         assert flipped == trajectory.flips, trajectory.name
         earns_nothing = trajectory.name == "nothing" or trajectory.flips <= forbidden
-        assert (scored(episode).value == 0) == earns_nothing, trajectory.name
+        assert (earned(episode).value == 0) == earns_nothing, trajectory.name
 
 
 @each_task
@@ -237,8 +171,8 @@ async def test_one_write_more_than_agreed_earns_nothing(task: Task):
         extra = len(writes) - len(_gold_writes(task))
         accepted += extra
         forbidden = [item.id for item in task.rubric.forbidden if verdicts(episode)[item.id]]
-        assert (scored(episode).value == 0) == bool(extra or forbidden), completions
-        assert scored(episode).value in (0, 1), completions
+        assert (earned(episode).value == 0) == bool(extra or forbidden), completions
+        assert earned(episode).value in (0, 1), completions
     assert accepted
 
 
@@ -266,7 +200,7 @@ async def test_what_is_read_besides_costs_nothing(task: Task):
     again = [completion for completion in gold if any(name in completion for name in names)]
     first = next(n for n, completion in enumerate(gold) if "<tool_call>" in completion and completion not in again)
     calls = [f"<tool_call>{orjson.dumps(call).decode()}</tool_call>" for call in nowhere]
-    assert scored(await play(task, [*calls, *gold[:first], *again, *gold[first:]])).value == 1
+    assert earned(await play(task, [*calls, *gold[:first], *again, *gold[first:]])).value == 1
 
 
 @each_task
@@ -274,7 +208,7 @@ async def test_refused_attempts_cost_nothing(task: Task):
     """Each write attempted without each of its arguments, then gold as it is: still 1."""
     episode = await play(task, stumbling(task))
     assert sum(not event.ok for event in episode.events if event.kind is EventKind.CALLED) >= 2
-    assert scored(episode).value == 1
+    assert earned(episode).value == 1
 
 
 @pytest.mark.parametrize("task", [task for task in TASKS if task.id in EARLY_CONSENT], ids=lambda task: task.id)
@@ -290,7 +224,7 @@ async def test_agreeing_before_the_price_is_named_is_no_consent(task: Task):
 @each_task
 async def test_a_guesser_loses_subgoals_and_every_interaction(task: Task):
     """Right calls with plausible values that nobody gave earn no interaction and at most part of the subgoals."""
-    reward = scored(await play(task, guessed(task)))
+    reward = earned(await play(task, guessed(task)))
     assert reward.F == 1
     assert reward.I == 0
     assert reward.N < 1
@@ -300,11 +234,11 @@ async def test_a_guesser_loses_subgoals_and_every_interaction(task: Task):
 @each_task
 async def test_nobody_succeeds_with_a_muted_user(task: Task):
     """The same solver reaches 1 with the user, and loses subgoals and every interaction without."""
-    assert scored(await play(task, honest(task))).value == 1
-    muted = scored(await play(task, honest(task), MutedUser()))
-    assert muted.N < 1
-    assert muted.I == 0
-    assert muted.value <= 0.25
+    assert earned(await play(task, await honest(task, OfflineUser()))).value == 1
+    reward = earned(await play(task, await honest(task, muted(task)), muted(task)))
+    assert reward.N < 1
+    assert reward.I == 0
+    assert reward.value <= 0.25
 
 
 @each_task
@@ -313,9 +247,10 @@ async def test_every_fact_is_needed_and_leaks_from_no_tool(task: Task):
     assert task.user is not None
     guesses = script(task).guesses
     for name, fact in task.user.facts.items():
-        episode = await play(task, honest(task), ForgetfulUser(name))
-        assert scored(episode).I < 1, name
-        assert scored(episode).N < 1 or not guesses[name], name
+        user = WithholdingUser(frozenset({name}))
+        episode = await play(task, await honest(task, user), user)
+        assert earned(episode).I < 1, name
+        assert earned(episode).N < 1 or not guesses[name], name
         observed = [event.text for event in episode.events if event.kind is EventKind.CALLED]
         assert not any(occurs(fact.value, text) for text in observed), name
 

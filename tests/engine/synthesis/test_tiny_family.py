@@ -10,7 +10,7 @@ import zstandard
 
 import engine
 from engine.packs.pack import load_pack, task_json, write_pack
-from engine.synthesis.tiny_actor import GOLD, ActorPlan, script
+from engine.synthesis.tiny_actor import GOLD, ActorPlan, actor_script
 from engine.synthesis.tiny_family import COUNTS, HEADER, TINY_SEED, make_tiny_task
 from engine.synthesis.tiny_words import HELDOUT_NOUNS, KEYS, goals, values
 from engine.task import Split
@@ -22,7 +22,7 @@ TASKS = [make_tiny_task(TINY_SEED, split, index) for split in Split for index in
 
 async def mean_reward(plan: ActorPlan) -> float:
     """The mean reward of one plan over the sampled tasks."""
-    rewards = [await reward_of(task, script(task, plan)) for task in TASKS]
+    rewards = [await reward_of(task, actor_script(task, plan)) for task in TASKS]
     return sum(reward.value for reward in rewards) / len(rewards)
 
 
@@ -75,13 +75,13 @@ async def test_gold_earns_one_on_every_task() -> None:
         ActorPlan(look_up_again=True, distract=True),
     ):
         for task in TASKS:
-            assert (await reward_of(task, script(task, plan))).value == 1.0
+            assert (await reward_of(task, actor_script(task, plan))).value == 1.0
 
 
 async def test_guesser_loses_subgoals_and_interactions() -> None:
     """Never asking earns no interaction and, but for lucky guesses, no write."""
     plan = ActorPlan(ask=False, recover=False)
-    rewards = [await reward_of(task, script(task, plan)) for task in TASKS]
+    rewards = [await reward_of(task, actor_script(task, plan)) for task in TASKS]
     assert all(reward.I == 0 for reward in rewards)
     assert sum(reward.value for reward in rewards) / len(rewards) < 0.25
 
@@ -107,7 +107,7 @@ async def test_asking_and_looking_up_alone_earns_two_thirds() -> None:
 async def test_each_omission_flips_its_own_item(plan, missing) -> None:
     """Leaving out one act of gold fails exactly its subgoal."""
     for task in TASKS:
-        reward = await reward_of(task, script(task, plan))
+        reward = await reward_of(task, actor_script(task, plan))
         failed = [verdict.id for verdict in reward.items if verdict.met == (verdict.part == "forbidden")]
         assert failed == [missing]
 
@@ -115,7 +115,7 @@ async def test_each_omission_flips_its_own_item(plan, missing) -> None:
 async def test_looking_up_after_the_write_does_not_count() -> None:
     """The look-up counts only before the first write."""
     for task in TASKS:
-        gold = script(task, GOLD)
+        gold = actor_script(task, GOLD)
         late = [*gold[1:-1], gold[0], gold[-1]]
         reward = await reward_of(task, late)
         assert [v.id for v in reward.items if v.part == "subgoal" and not v.met] == ["look_up_first"]
