@@ -41,6 +41,7 @@ COMMANDS = {
         section="Take away", help="Episodes as chat JSONL or Parquet; the trained model as one directory."
     ),
     "rescore": CommandEntry(section="Take away", help="Score recorded episodes again under changed rubrics."),
+    "synthesize": CommandEntry(section="Prepare", help="Make tasks of drafts, each proved by execution."),
     "pack": CommandEntry(section="Prepare", help="Check a task pack, import one, look at files of seeds."),
     "config": CommandEntry(section="Prepare", help="Show the configuration: every key, its meaning and its source."),
     "doctor": CommandEntry(section="Prepare", help="Say what this machine lacks for a configuration, and the remedy."),
