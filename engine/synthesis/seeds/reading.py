@@ -22,7 +22,7 @@ from engine.synthesis.seeds.personas import (
     personas_of_objects,
     personas_of_text,
 )
-from engine.synthesis.seeds.seed import Seed, SeedFile, SeedKind, domain_seed, one_line
+from engine.synthesis.seeds.seed import Seed, SeedFile, SeedKind, domain_seed
 from engine.synthesis.seeds.toolbox import Toolbox
 from engine.synthesis.seeds.yaml_text import yaml_value
 from engine.types import Json
@@ -179,4 +179,4 @@ def _is_object(text: str) -> bool:
 
 def _refused(path: Path, found: Sequence[Found]) -> ConfigError:
     problems = (Problem(path=str(path), line=0, task="", **item._asdict()) for item in found)
-    return ConfigError("\n".join(one_line(str(problem)) for problem in problems))
+    return ConfigError("\n".join(map(str, problems)))
