@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,7 +12,6 @@ from rich.text import Text
 
 from engine.packs.pack import PACK_FORMAT, PackHeader, write_pack
 from engine.report.console import printable, wide_console
-from engine.synthesis.admission.play import ScriptPlayer, item_verdicts
 from engine.synthesis.drafts.compiler import compile_draft
 from engine.synthesis.drafts.draft import Draft, read_drafts
 from engine.synthesis.drafts.plan import DraftError
@@ -65,18 +63,10 @@ async def _compiled(drafts: list[Draft]) -> tuple[list[Task], list[_Rejected]]:
     tasks, rejected = [], []
     for draft in drafts:
         try:
-            tasks.append(await compile_draft(draft, _flips))
+            tasks.append(await compile_draft(draft))
         except DraftError as error:
             rejected.append(_Rejected(draft.id, error.code, str(error)))
     return tasks, rejected
-
-
-async def _flips(task: Task, script: Sequence[str]) -> frozenset[str]:
-    """The rubric items whose verdict a script changes."""
-    player = ScriptPlayer(task)
-    gold = item_verdicts(await player.reward(task.meta["gold"]))
-    other = item_verdicts(await player.reward(script))
-    return frozenset(item for item, met in gold.items() if other[item] != met)
 
 
 def _tell(output: Path, tasks: list[Task], rejected: list[_Rejected]) -> None:

@@ -21,4 +21,4 @@ async def _verdicts(task: Task, script: Sequence[str]) -> dict[str, bool]:
 
 async def compiled(value: dict[str, Any]) -> Task:
     """The task of a draft that is given as JSON."""
-    return await compile_draft(Draft.model_validate(value), flips)
+    return await compile_draft(Draft.model_validate(value))

@@ -125,6 +125,13 @@ class ScriptPlayer:
         Raises ConfigError for one that cannot be scored."""
         return earned(await self.play(script, user))
 
+    async def flipped(self, script: Sequence[str], expected: Mapping[str, bool]) -> frozenset[str]:
+        """The ids of the rubric items whose verdict in that episode is not the expected one.
+
+        Raises ConfigError as `reward` does."""
+        found = item_verdicts(await self.reward(script))
+        return frozenset(item for item, met in expected.items() if found[item] != met)
+
     async def answer(self, call: ToolCall) -> Observation:
         """What a call is answered at the start of an episode."""
         session = await self._world.open(self.task, 0)

@@ -192,13 +192,13 @@ async def flips_flaws(case: AdmissionCase) -> AsyncIterator[AdmissionFlaw]:
     for one in planted(case.task):
         if one.name in ("gold", "nothing"):
             continue
-        flipped = await _flipped(case, one, expected)
+        flipped = await case.player.flipped(one.completions, expected)
         if flipped != one.flips:
             found = f"{_named(one)} flips {', '.join(sorted(flipped)) or 'nothing'}"
             code = "flips_others" if flipped else "flips_nothing"
             yield AdmissionFlaw(code=code, evidence=found, script=one.completions)
     for one in reordered(case.task):
-        flipped = await _flipped(case, one, expected)
+        flipped = await case.player.flipped(one.completions, expected)
         if not flipped <= one.flips:
             evidence = f"an agent that {one.name} loses {', '.join(sorted(flipped - one.flips))} too"
             yield AdmissionFlaw(code="order_flips_others", evidence=evidence, script=one.completions)
@@ -207,11 +207,6 @@ async def flips_flaws(case: AdmissionCase) -> AsyncIterator[AdmissionFlaw]:
             yield AdmissionFlaw(code="order_free", evidence=evidence, script=one.completions)
     async for flaw in _spray(case):
         yield flaw
-
-
-async def _flipped(case: AdmissionCase, one: Planted, expected: Mapping[str, bool]) -> set[str]:
-    found = item_verdicts(await case.player.reward(one.completions))
-    return {item for item in expected if found[item] != expected[item]}
 
 
 def _ordered(case: AdmissionCase, one: Planted) -> bool:

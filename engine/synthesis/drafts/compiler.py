@@ -10,11 +10,12 @@ finds wrong drafts is the mistaken plan: it must come to its end, and to somethi
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from engine.errors import ConfigError
 from engine.packs.pack import parse_task, task_json
+from engine.synthesis.admission.play import ScriptPlayer, item_verdicts
 from engine.synthesis.drafts.draft import AnswerStep, AskStep, BranchStep, CallStep, Draft, Step
 from engine.synthesis.drafts.expressions import (
     WORDS,
@@ -42,20 +43,18 @@ from engine.synthesis.values.kinds import value_type
 from engine.task import Task
 from engine.types import Json
 
-Flips = Callable[[Task, Sequence[str]], Awaitable[frozenset[str]]]
-"""Plays a script and gives the ids of the rubric items whose verdict is not the one that gold gets."""
 
-
-async def compile_draft(draft: Draft, flips: Flips) -> Task:
+async def compile_draft(draft: Draft) -> Task:
     """The task of a draft, with its script in `meta` (docs/packs.md#scripts).
 
-    `flips` plays what may break an item of the rubric, and is all that this awaits. Raises DraftError, which names step
-    or fact, reason and remedy."""
+    What may break an item of the rubric is played, and is all that this awaits. Raises DraftError, which names step or
+    fact, reason and remedy."""
     facts = frozenset(draft.world.facts)
     values = dict(_values(draft))
     scope = DraftScope(values=values, answers={})
     _require_visible(draft)
-    bare = _parsed(draft, {**_bare(draft, scope), "rubric": _ANY_RUBRIC})
+    described = _described(draft, scope)
+    bare = _parsed(draft, {**described, "rubric": _ANY_RUBRIC})
     gold = play_plan(bare, draft.world.plan, values, facts)
     _require_once(gold)
     _require_said(draft, bare, values)
@@ -65,7 +64,7 @@ async def compile_draft(draft: Draft, flips: Flips) -> Task:
     task = _parsed(
         draft,
         {
-            **_bare(draft, scope),
+            **described,
             "rubric": _rubric_json(items),
             "meta": {
                 "gold": completions(gold, questions),
@@ -77,9 +76,10 @@ async def compile_draft(draft: Draft, flips: Flips) -> Task:
             },
         },
     )
-    planted = {}
+    player, planted = ScriptPlayer(task), {}
+    expected = item_verdicts(await player.reward(task.meta["gold"]))
     for derived in items:
-        edit = await _edit(draft, task, derived, flips)
+        edit = await _edit(draft, player, expected, derived)
         planted[derived.item.id] = edit.model_dump(mode="json", exclude_defaults=True)
     return _parsed(draft, {**task_json(task), "meta": {**task.meta, "planted": planted}})
 
@@ -118,7 +118,7 @@ def _require_typed(place: str, kind: str, *values: Json) -> None:
         raise DraftError("type", place, f"{other!r} is no {kind}", "let the type and all of its values agree")
 
 
-def _bare(draft: Draft, scope: DraftScope) -> dict[str, Json]:
+def _described(draft: Draft, scope: DraftScope) -> dict[str, Json]:
     """The task without rubric and script."""
     said, world = draft.instruction, draft.world
     try:
@@ -315,12 +315,12 @@ def _guesses(gold: PlanTrace, mistaken: PlanTrace) -> list[list[Json]]:
 # --- planted edits ---------------------------------------------------------------------------------------------------
 
 
-async def _edit(draft: Draft, task: Task, derived: DerivedItem, flips: Flips) -> Edit:
+async def _edit(draft: Draft, player: ScriptPlayer, expected: Mapping[str, bool], derived: DerivedItem) -> Edit:
     """The first edit of gold that flips this item and no other."""
-    gold: Any = task.meta["gold"]
+    gold: Any = player.task.meta["gold"]
     flipped: frozenset[str] = frozenset()
     for edit in derived.edits:
-        flipped = await flips(task, edit.apply(gold))
+        flipped = await player.flipped(edit.apply(gold), expected)
         if flipped == {derived.item.id}:
             return edit
     said = f"flips {', '.join(sorted(flipped)) or 'nothing'}" if derived.edits else "nothing is there to break it"

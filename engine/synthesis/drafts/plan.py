@@ -9,9 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
-
-import orjson
+from typing import NamedTuple
 
 from engine.errors import SynthError
 from engine.synthesis.drafts.draft import AnswerStep, AskStep, BranchStep, CallStep, Step
@@ -24,6 +22,7 @@ from engine.synthesis.drafts.expressions import (
     holds,
     references,
 )
+from engine.synthesis.planted import DONE, spelled_call
 from engine.task import Task
 from engine.types import Json, ToolCall
 from engine.world.admission import OpenAnswer, admit, content, outputs
@@ -255,20 +254,15 @@ def completions(trace: PlanTrace, questions: Mapping[str, str]) -> list[str]:
 
 def _completion(step: PlannedAsk | PlannedCall, questions: Mapping[str, str]) -> str:
     if isinstance(step, PlannedCall):
-        return spelled(step.call.name, step.call.arguments)
+        return spelled_call({"name": step.call.name, "arguments": dict(step.call.arguments)})
     named = "".join(f"The {label} is {_said(value)}. " for label, value in step.named.items())
     return f"<question>{named}{questions[step.fact]}</question>"
-
-
-def spelled(name: str, arguments: Mapping[str, Any]) -> str:
-    """A call as a completion."""
-    return f"<tool_call>{orjson.dumps({'name': name, 'arguments': dict(arguments)}).decode()}</tool_call>"
 
 
 def answer_of(told: Mapping[str, tuple[Json, ...]]) -> str:
     """An answer that tells these things."""
     lines = (f"{label}: {', '.join(map(_said, values))}." for label, values in told.items())
-    return f"<answer>{' '.join(lines) or 'Done.'}</answer>"
+    return f"<answer>{' '.join(lines)}</answer>" if told else DONE
 
 
 def _said(value: Json) -> str:

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from engine.synthesis.drafts.draft import Restriction
-from engine.synthesis.drafts.plan import PlannedAsk, PlannedCall, PlanTrace, answer_of, spelled
-from engine.synthesis.planted import Edit
+from engine.synthesis.drafts.plan import PlannedAsk, PlannedCall, PlanTrace, answer_of
+from engine.synthesis.planted import Edit, spelled_call
 from engine.synthesis.values.matching import spoken_pattern
 from engine.task import RubricItem, Task
 from engine.types import Json
@@ -54,7 +54,7 @@ def _restricted(restriction: Restriction | None, end: int) -> Iterator[DerivedIt
         called: dict[str, Any] = {"tool": restriction.tool, "ok": True}
         if restriction.arguments is not None:
             called["arguments"] = restriction.arguments
-        attempt = spelled(restriction.tool, restriction.attempt)
+        attempt = spelled_call({"name": restriction.tool, "arguments": restriction.attempt})
         text = f"Uses {restriction.tool} although it must not: {restriction.reason}"
         edits = tuple(Edit(insert={at: (attempt,)}) for at in range(end, 0, -1))
         yield DerivedItem(
@@ -86,7 +86,7 @@ def _other_writes(
         checks.append({"called": called})
     if checks:
         wrong = dict.fromkeys(
-            spelled(made.call.name, made.call.arguments)
+            spelled_call({"name": made.call.name, "arguments": made.call.arguments})
             for trace in mistaken
             for made in trace.made
             if made.writes and made.call.arguments not in planned.get(made.call.name, ())
