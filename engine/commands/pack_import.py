@@ -12,7 +12,7 @@ from rich.table import Table
 
 from engine.importing.format import ImportFormat, ImportOptions
 from engine.importing.formats import FORMATS
-from engine.importing.load import Imported, ImportRefusedError, import_file
+from engine.importing.load import ImportRefusedError, import_file
 from engine.importing.report import Report
 from engine.packs.pack import PackHeader, write_pack
 from engine.report.console import wide_console
@@ -66,8 +66,7 @@ for _name, _format in FORMATS.items():
 
 def _import(of: ImportFormat, options: Mapping[str, Any]) -> None:
     output, saved = options["output"], options["saved"]
-    if output is not None and not output.name.endswith((".jsonl", ".jsonl.zst")):
-        raise click.UsageError(f"--output {output}: a pack is a .jsonl or .jsonl.zst file")
+    name = "" if output is None else pack_name(output)
     wanted = ImportOptions(split=Split(options["split"]), judge=not options["no_judge"])
     try:
         made = import_file(of, options["file"], wanted)
@@ -81,7 +80,18 @@ def _import(of: ImportFormat, options: Mapping[str, Any]) -> None:
         saved.write_bytes(orjson.dumps(made.report.json(), option=orjson.OPT_INDENT_2))
         click.echo(f"{saved}: the report")
     if output is not None:
-        _write(output, of, made)
+        description = f"Imported from the {of.title} task format by `synth-engine pack import`."
+        write_pack(output, PackHeader(format=1, pack=name, description=description), made.tasks)
+        click.echo(f"{output}: {len(made.tasks)} tasks; next: synth-engine pack check {output}")
+
+
+def pack_name(output: Path) -> str:
+    """The name of a pack that is written to a file.
+
+    Raises UsageError for a file that is no pack by its ending."""
+    if not output.name.endswith((".jsonl", ".jsonl.zst")):
+        raise click.UsageError(f"--output {output}: a pack is a .jsonl or .jsonl.zst file")
+    return output.name.removesuffix(".zst").removesuffix(".jsonl")
 
 
 def _print(report: Report) -> None:
@@ -105,10 +115,3 @@ def _few(tasks: tuple[str, ...]) -> str:
     """The ends of the first ids: where ids of one format are long, they differ there."""
     shown = ", ".join(f"…{task[-8:]}" if len(task) > 12 else task for task in tasks[:_SHOWN])
     return f"{shown}, …" if len(tasks) > _SHOWN else shown
-
-
-def _write(output: Path, of: ImportFormat, made: Imported) -> None:
-    name = output.name.removesuffix(".zst").removesuffix(".jsonl")
-    description = f"Imported from the {of.title} task format by `synth-engine pack import`."
-    write_pack(output, PackHeader(format=1, pack=name, description=description), made.tasks)
-    click.echo(f"{output}: {len(made.tasks)} tasks; next: synth-engine pack check {output}")

@@ -10,6 +10,7 @@ import click
 import orjson
 from rich.text import Text
 
+from engine.commands.pack_import import pack_name
 from engine.packs.pack import PACK_FORMAT, PackHeader, write_pack
 from engine.report.console import printable, wide_console
 from engine.synthesis.drafts.compiler import compile_draft
@@ -44,11 +45,9 @@ def command(drafts: Path, output: Path, *, as_json: bool) -> None:
     No model is asked. A draft that no task can be made of is told with its place, the reason and a remedy; the others
     are written, and the exit code is 1.
     """
-    if not output.name.endswith((".jsonl", ".jsonl.zst")):
-        raise click.UsageError(f"--output {output}: a pack is a .jsonl or .jsonl.zst file")
+    name = pack_name(output)
     tasks, rejected = anyio.run(_compiled, read_drafts(drafts))
     if tasks:
-        name = output.name.removesuffix(".zst").removesuffix(".jsonl")
         header = PackHeader(format=PACK_FORMAT, pack=name, description=f"Compiled of the drafts in {drafts.name}.")
         write_pack(output, header, tasks)
     if as_json:

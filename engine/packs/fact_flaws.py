@@ -9,10 +9,12 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Iterator, Mapping
+from itertools import chain
 
 from engine.packs.problems import Found
 from engine.reward.check_kinds import leaf_checks
 from engine.reward.rubric import rubric_items
+from engine.schema.validate import every_schema
 from engine.task import Task, UserContext
 from engine.types import Json
 from engine.world.offline_user import asked
@@ -80,17 +82,16 @@ def _is_special(value: Json) -> bool:
 
 def _is_one_of(task: Task, value: Json, text: str) -> bool:
     """Whether a text has another choice in the value's place too, and so does not single it out."""
-    choices = [*_choices([tool.parameters for tool in task.tools]), *_names(task.world.state)]
+    choices = [*chain.from_iterable(_choices(tool.parameters) for tool in task.tools), *_names(task.world.state)]
     others = {other for among in choices if value in among for other in among if other != value}
     return any(_says(text, other) for other in others if isinstance(other, str))
 
 
-def _choices(schema: Json) -> Iterator[list[Json]]:
-    """Every enumeration inside of schemas."""
-    if isinstance(schema, Mapping) and isinstance(schema.get("enum"), list):
-        yield [choice for choice in schema["enum"] if isinstance(choice, str)]
-    for inner in schema.values() if isinstance(schema, Mapping) else schema if isinstance(schema, list) else ():
-        yield from _choices(inner)
+def _choices(parameters: Mapping[str, Json]) -> Iterator[list[Json]]:
+    """The texts of every enumeration inside of a schema."""
+    for _, schema in every_schema(parameters):
+        if isinstance(choices := schema.get("enum"), list):
+            yield [choice for choice in choices if isinstance(choice, str)]
 
 
 def _names(state: Json) -> Iterator[list[Json]]:

@@ -161,20 +161,20 @@ def _argument_problems(encoded: str) -> tuple[SchemaProblem, ...]:
     return _problems(encoded) or tuple(_unequalled(orjson.loads(encoded)))
 
 
-def _schemas(node: Json, path: str = "schema") -> Iterator[tuple[str, Mapping[str, Any]]]:
+def every_schema(node: Json, path: str = "schema") -> Iterator[tuple[str, Mapping[str, Any]]]:
     """A schema and those inside it, each with its place; names of properties and literals only look like schemas."""
     if isinstance(node, list):
         for index, inner in enumerate(node):
-            yield from _schemas(inner, f"{path}[{index}]")
+            yield from every_schema(inner, f"{path}[{index}]")
     if not isinstance(node, Mapping):
         return
     yield path, node
     for name, body in node.items():
         if name in _INNER:
-            yield from _schemas(body, f"{path}.{name}")
+            yield from every_schema(body, f"{path}.{name}")
         elif name in _NAMED and isinstance(body, Mapping):
             for key, inner in body.items():
-                yield from _schemas(inner, f"{path}.{name}.{key}")
+                yield from every_schema(inner, f"{path}.{name}.{key}")
 
 
 def map_inner_schemas(schema: Mapping[str, Any], change: Callable[[Json, str], Json]) -> dict[str, Any]:
@@ -192,7 +192,7 @@ def map_inner_schemas(schema: Mapping[str, Any], change: Callable[[Json, str], J
 
 def _unsafe(root: Mapping[str, Any]) -> Iterator[SchemaProblem]:
     """Keywords that would fetch, loop or backtrack."""
-    schemas = list(_schemas(root))
+    schemas = list(every_schema(root))
     targets = {id(schema) for _, schema in schemas}
     for path, schema in schemas:
         for name, body in schema.items():
@@ -211,7 +211,7 @@ def _unsafe(root: Mapping[str, Any]) -> Iterator[SchemaProblem]:
 
 def _unequalled(root: Mapping[str, Any]) -> Iterator[SchemaProblem]:
     """Values and names that no arguments have, because they are not canonical."""
-    for path, schema in _schemas(root):
+    for path, schema in every_schema(root):
         values = [*schema.get("enum", ()), *([schema["const"]] if "const" in schema else ())]
         names = {*schema.get("properties", ()), *schema.get("required", ())}
         for reason in filter(None, map(odd, [*values, *({name: None} for name in sorted(names))])):

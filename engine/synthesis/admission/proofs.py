@@ -9,6 +9,7 @@ from typing import Any
 import orjson
 
 from engine.packs.problems import task_problems
+from engine.reward.check_kinds import leaf_checks
 from engine.reward.rubric import open_items
 from engine.schema.patterns import search
 from engine.schema.validate import compiled_schema
@@ -138,14 +139,9 @@ def _told(task: Task) -> Iterator[str]:
         yield from (body["matches"] for name, body in leaves(item.check) if name == "answered")
 
 
-def leaves(check: Json) -> Iterator[tuple[str, Any]]:
-    """The checks inside a check that must be met, by kind; what must not be is left out."""
-    for name, body in check.items() if isinstance(check, Mapping) else ():
-        if name in ("all", "any", "before"):
-            for inner in body:
-                yield from leaves(inner)
-        elif name != "not":
-            yield name, body
+def leaves(check: Mapping[str, Any] | None) -> Iterator[tuple[str, Json]]:
+    """The checks inside a check that must be met, by kind; what must not be is left out; a judge's item has none."""
+    return ((leaf.kind, leaf.body) for leaf in (leaf_checks(check) if check else ()) if not leaf.denied)
 
 
 # --- forbidden ------------------------------------------------------------------------------------------------------

@@ -9,12 +9,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import compress, islice
+from operator import not_
 from typing import Any, NamedTuple
 
 import orjson
 
 from engine.schema.pointer import parse_pointer
+from engine.schema.validate import every_schema
 from engine.synthesis.admission.draws import drawn_argument
 from engine.synthesis.admission.play import ScriptPlayer
 from engine.synthesis.admission.spellings import normalised, says
@@ -83,16 +85,9 @@ def _single(choices: Json) -> bool:
 def choices_of(task: Task) -> Iterator[Sequence[Json]]:
     """The enumerations of the tools' parameters, wherever in them."""
     for tool in task.tools:
-        yield from _enumerations(tool.parameters)
-
-
-def _enumerations(schema: Json) -> Iterator[Sequence[Json]]:
-    members = schema.items() if isinstance(schema, Mapping) else enumerate(schema) if isinstance(schema, list) else ()
-    for name, inner in members:
-        if name == "enum" and isinstance(inner, list):
-            yield inner
-        else:
-            yield from _enumerations(inner)
+        for _, schema in every_schema(tool.parameters):
+            if isinstance(choices := schema.get("enum"), list):
+                yield choices
 
 
 # --- reads ----------------------------------------------------------------------------------------------------------
@@ -181,8 +176,9 @@ async def visible_to(player: ScriptPlayer) -> Visible:
     text, answers, waiting = "".join((*texts_shown(player.task).values(), functions)), [], readable_places(player.task)
     ready = waiting
     while ready:
-        ready = [place for place in waiting if all(says(text, value) for value in place.needs)]
-        waiting = [place for place in waiting if not all(says(text, value) for value in place.needs)]
+        told = [all(says(text, value) for value in place.needs) for place in waiting]
+        ready = list(compress(waiting, told))
+        waiting = list(compress(waiting, map(not_, told)))
         for place in ready:
             observed = await player.answer(place.call)
             answers.append(SeenAnswer(place.call, observed.content, observed.ok))

@@ -15,6 +15,7 @@ from typing import Any
 
 from engine.errors import ConfigError
 from engine.packs.pack import parse_task, task_json
+from engine.schema.validate import every_schema
 from engine.synthesis.admission.play import ScriptPlayer, item_verdicts
 from engine.synthesis.drafts.draft import AnswerStep, AskStep, BranchStep, CallStep, Draft, Step
 from engine.synthesis.drafts.expressions import (
@@ -223,18 +224,11 @@ def _stands(literal: Json, task: Task, parameters: Mapping[str, Json]) -> bool:
     return bool(text.search(task.instruction) or text.search(task.rules)) or literal in _choices(parameters)
 
 
-def _choices(schema: Json) -> list[Json]:
+def _choices(parameters: Mapping[str, Json]) -> Iterator[Json]:
     """What the enumerations, constants and defaults of a schema name."""
-    found: list[Json] = []
-    if isinstance(schema, Mapping):
-        for name, inner in schema.items():
-            if name in {"const", "default"}:
-                found.append(inner)
-            found += inner if name == "enum" and isinstance(inner, list) else _choices(inner)
-    elif isinstance(schema, list | tuple):
-        for inner in schema:
-            found += _choices(inner)
-    return found
+    for _, schema in every_schema(parameters):
+        yield from schema.get("enum", ())
+        yield from (schema[keyword] for keyword in ("const", "default") if keyword in schema)
 
 
 def _steps(plan: Sequence[Step]) -> Iterator[AskStep | CallStep | AnswerStep]:

@@ -7,6 +7,7 @@ done), the *world* with its plan, and the *instruction*. Texts may refer to valu
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated
@@ -182,7 +183,7 @@ def read_drafts(path: Path) -> list[Draft]:
     drafts = [_draft(path, place, value) for place, value in _values(path, content)]
     if not drafts:
         raise ConfigError(f"{path}: no drafts; docs/drafts.md has one to begin with")
-    twice = {draft.id for draft in drafts if sum(other.id == draft.id for other in drafts) > 1}
+    twice = {id_ for id_, count in Counter(draft.id for draft in drafts).items() if count > 1}
     if twice:
         raise ConfigError(f"{path}: {len(twice)} ids are there twice, such as {min(twice)!r}; rename one")
     return drafts
