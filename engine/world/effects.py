@@ -11,7 +11,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from engine.schema import pointer
-from engine.schema.canonical import compact, same
+from engine.schema.canonical import same
+from engine.schema.templates import fill_template, placeholders_in, value_text
 from engine.task import Tool
 from engine.types import Json
 
@@ -68,49 +69,20 @@ def write(tool: Tool, state: Json, arguments: Mapping[str, Any]) -> Written:
 
 def fill(template: Json, arguments: Mapping[str, Any]) -> Json:
     """A template with its placeholders replaced."""
-    if isinstance(template, str):
-        return _fill_text(template, arguments)
-    if isinstance(template, Mapping):
-        return {_shown(_fill_text(name, arguments)): fill(inner, arguments) for name, inner in template.items()}
-    if isinstance(template, list):
-        return [fill(inner, arguments) for inner in template]
-    return template
+    return fill_template(template, TEMPLATE_PLACEHOLDER, arguments.get)
 
 
 def template_placeholders(template: Json) -> Iterator[str]:
     """The names of all placeholders in a template."""
-    if isinstance(template, str):
-        yield from TEMPLATE_PLACEHOLDER.findall(template)
-    elif isinstance(template, Mapping):
-        for name, inner in template.items():
-            yield from TEMPLATE_PLACEHOLDER.findall(name)
-            yield from template_placeholders(inner)
-    elif isinstance(template, list):
-        for inner in template:
-            yield from template_placeholders(inner)
-
-
-def _fill_text(template: str, arguments: Mapping[str, Any]) -> Json:
-    if "{" not in template:
-        return template
-    whole = TEMPLATE_PLACEHOLDER.fullmatch(template)
-    if whole:
-        return arguments.get(whole[1])
-    return TEMPLATE_PLACEHOLDER.sub(lambda found: _shown(arguments.get(found[1])), template)
-
-
-def _shown(value: Json) -> str:
-    if value is None:
-        return ""
-    return value if isinstance(value, str) else compact(value)
+    return placeholders_in(template, TEMPLATE_PLACEHOLDER)
 
 
 def _tokens(template: str, arguments: Mapping[str, Any]) -> list[str]:
     """Pointer tokens with their placeholders filled; an argument that names nothing leads nowhere."""
     tokens = []
     for token in pointer.parse_pointer(template):
-        value = _fill_text(token, arguments)
+        value = fill(token, arguments)
         if value is None or isinstance(value, Mapping | list):
             raise RefusedError(NOT_FOUND)
-        tokens.append(_shown(value))
+        tokens.append(value_text(value))
     return tokens

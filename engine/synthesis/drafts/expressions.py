@@ -30,10 +30,12 @@ from typing import Any
 
 from engine.schema.canonical import compact, same
 from engine.schema.pointer import MissingError, parse_pointer, read_pointer
+from engine.schema.templates import fill_template, fill_text, placeholders_in
 from engine.types import Json
 
 _REFERENCE = re.compile(r"\$\{([^{}]*)\}")
 WRONG, WORDS = ".wrong", "|words"
+_NULL = "null"
 
 
 class ExpressionError(Exception):
@@ -68,15 +70,7 @@ class DraftScope:
 
 def references(expression: Json) -> Iterator[str]:
     """Every reference in an expression."""
-    if isinstance(expression, str):
-        yield from _REFERENCE.findall(expression)
-    elif isinstance(expression, Mapping):
-        for name, inner in expression.items():
-            yield from _REFERENCE.findall(name)
-            yield from references(inner)
-    elif isinstance(expression, list | tuple):
-        for inner in expression:
-            yield from references(inner)
+    return placeholders_in(expression, _REFERENCE)
 
 
 def literals(expression: Json) -> Iterator[str | int | float]:
@@ -102,26 +96,14 @@ def filled(template: Json, scope: DraftScope) -> Json:
     """A template with its references replaced; nothing is computed.
 
     Raises ExpressionError."""
-    if isinstance(template, str):
-        whole = _REFERENCE.fullmatch(template)
-        return scope.value(whole[1]) if whole else filled_text(template, scope)
-    if isinstance(template, Mapping):
-        return {filled_text(name, scope): filled(inner, scope) for name, inner in template.items()}
-    if isinstance(template, list | tuple):
-        return [filled(inner, scope) for inner in template]
-    return template
+    return fill_template(template, _REFERENCE, scope.value, null=_NULL)
 
 
 def filled_text(template: str, scope: DraftScope) -> str:
     """A text with its references replaced by their texts.
 
     Raises ExpressionError."""
-    return _REFERENCE.sub(lambda found: _shown(scope.value(found[1])), template)
-
-
-def _shown(value: Json) -> str:
-    """A value inside a text."""
-    return value if isinstance(value, str) else compact(value)
+    return fill_text(template, _REFERENCE, scope.value, null=_NULL)
 
 
 # --- computing -------------------------------------------------------------------------------------------------------
