@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from datetime import date
 from functools import lru_cache
 
+from engine.synthesis.values.moments import MONTHS, ordinal
+from engine.synthesis.values.numbers import number_word
 from engine.types import Json
 
 _TOKEN = re.compile(r"(?:[^\W\d_]+-?)?\d\w*(?:[-.:/,]\d\w*)*|[^\W\d_]+")
@@ -20,16 +22,6 @@ _INTEGER = re.compile(r"-?\d{1,15}")
 _CODE = re.compile(r"(?=[^\W_]*\d)(?=[^\W_]*[^\W\d_])[^\W_]+")
 _JOINTS = re.compile(r"[\W_]+")
 
-_UNITS = (
-    *("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"),
-    *("thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen"),
-)
-_TENS = ("zero", "ten", "twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety")
-_MONTHS = (
-    *("january", "february", "march", "april", "may", "june"),
-    *("july", "august", "september", "october", "november", "december"),
-)
-_ORDINALS = {1: "st", 2: "nd", 3: "rd", 21: "st", 22: "nd", 23: "rd", 31: "st"}
 _SPELLED_BELOW = 1000
 
 
@@ -78,9 +70,9 @@ def _dates(year: int, month: int, day: int) -> Iterator[str]:
         date(year, month, day)
     except ValueError:
         return
-    name, ending = _MONTHS[month - 1], _ORDINALS.get(day, "th")
+    name = MONTHS[month - 1]
     for named in dict.fromkeys((name, name[:3])):
-        for spoken in (f"{day}", f"{day:02d}", f"{day}{ending}"):
+        for spoken in (f"{day}", f"{day:02d}", ordinal(day)):
             yield from (f"{spoken} {named}", f"{named} {spoken}", f"{spoken} of {named}")
     for joint in "./-":
         for first, second in ((day, month), (month, day)):
@@ -93,8 +85,8 @@ def _times(hour: int, minute: str) -> Iterator[str]:
     yield from (f"{hour}:{minute}", f"{hour:02d}:{minute}", f"{hour}.{minute}", f"{hour}h{minute}")
     spoken = [f"{of_twelve}:{minute}", f"{of_twelve}.{minute}"]
     if minute == "00":
-        spoken += [f"{of_twelve}", _UNITS[of_twelve]]
-        yield from (f"{of_twelve} o'clock", f"{_UNITS[of_twelve]} o'clock", f"{hour} hours")
+        spoken += [f"{of_twelve}", number_word(of_twelve)]
+        yield from (f"{of_twelve} o'clock", f"{number_word(of_twelve)} o'clock", f"{hour} hours")
         part = "morning" if hour < 12 else "afternoon" if hour < 18 else "evening"
         yield from (f"{one} in the {part}" for one in spoken)
     for one in spoken:
@@ -103,11 +95,9 @@ def _times(hour: int, minute: str) -> Iterator[str]:
 
 def _number_words(number: int) -> Iterator[str]:
     hundreds, rest = divmod(number, 100)
-    tens, units = divmod(rest, 10)
-    below = _UNITS[rest] if rest < 20 else _TENS[tens] + (f" {_UNITS[units]}" if units else "")
     if not hundreds:
-        yield below
+        yield number_word(rest)
     elif not rest:
-        yield f"{_UNITS[hundreds]} hundred"
+        yield f"{number_word(hundreds)} hundred"
     else:
-        yield from (f"{_UNITS[hundreds]} hundred {below}", f"{_UNITS[hundreds]} hundred and {below}")
+        yield from (f"{number_word(hundreds)} hundred{joint} {number_word(rest)}" for joint in ("", " and"))

@@ -13,7 +13,7 @@ from engine.types import Json
 _DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 _TIME = re.compile(r"([01][0-9]|2[0-3]):([0-5][0-9])")
 # Not those of the module calendar, which are the locale's.
-_MONTHS = (
+MONTHS = (
     *("January", "February", "March", "April", "May", "June", "July"),
     *("August", "September", "October", "November", "December"),
 )
@@ -100,11 +100,11 @@ def _day(value: Json) -> date | None:
 
 def _in_words(day: date) -> list[str]:
     """With the year and without, by the name of the month and its abbreviation."""
-    name = _MONTHS[day.month - 1]
+    name = MONTHS[day.month - 1]
     months = distinct((name, name[:3], _SHORT.get(day.month, name)))
-    numbers = (str(day.day), _ordinal(day.day), f"{day.day:02}")
+    numbers = (str(day.day), ordinal(day.day), f"{day.day:02}")
     forms = [form for month in months for number in numbers for form in (f"{number} {month}", f"{month} {number}")]
-    forms += [f"{_ordinal(day.day)} of {month}" for month in months]
+    forms += [f"{ordinal(day.day)} of {month}" for month in months]
     with_year = [f"{form}{mark} {day.year}" for form in forms for mark in ("", ",")]
     return [*with_year, *forms]
 
@@ -117,7 +117,8 @@ def _in_figures(day: date) -> list[str]:
     return [*days_first, *(f"{first}{mark}{second}{mark}{day.year}" for first, second in orders for mark in "/-")]
 
 
-def _ordinal(number: int) -> str:
+def ordinal(number: int) -> str:
+    """A number as the day of a month: `14th`."""
     ends = {1: "st", 2: "nd", 3: "rd"}
     return f"{number}{'th' if 11 <= number <= 13 else ends.get(number % 10, 'th')}"
 
