@@ -15,8 +15,9 @@ from rich.table import Table
 from rich.text import Text
 
 from engine.packs.problems import Problem
-from engine.report.console import printable, wide_console
+from engine.report.console import wide_console
 from engine.report.counting import Counted, counting
+from engine.schema.legible import printable
 from engine.synthesis.admission.admit import TESTS, TaskAdmission, admission_of
 from engine.synthesis.admission.climbing import SEARCH_EPISODES
 from engine.synthesis.admission.finding import AdmissionFlaw

@@ -11,8 +11,9 @@ from rich.text import Text
 from engine.errors import ConfigError
 from engine.packs.pack import load_pack
 from engine.preflight.manifest import pack_file
-from engine.report.console import printable, wide_console
+from engine.report.console import wide_console
 from engine.report.words import print_task, print_transcript
+from engine.schema.legible import printable
 from engine.synthesis.admission.admit import TaskAdmission, admission_of
 from engine.synthesis.admission.climbing import SEARCH_EPISODES
 from engine.synthesis.admission.finding import AdmissionFinding

@@ -12,7 +12,8 @@ from rich.text import Text
 
 from engine.commands.pack_import import pack_name
 from engine.packs.pack import PACK_FORMAT, PackHeader, write_pack
-from engine.report.console import printable, wide_console
+from engine.report.console import wide_console
+from engine.schema.legible import printable
 from engine.synthesis.drafts.compiler import compile_draft
 from engine.synthesis.drafts.draft import Draft, read_drafts
 from engine.synthesis.drafts.plan import DraftError

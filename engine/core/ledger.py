@@ -18,7 +18,8 @@ import numpy as np
 from engine.core.seams import EpisodePlan, ScoringRecord, Seams
 from engine.errors import CancelError, Deadline, EpisodeError, PolicyError, boundary
 from engine.schema.frozen import is_frozen, thawed
-from engine.schema.recordable import legible, recorded, recorded_text
+from engine.schema.legible import legible
+from engine.schema.recordable import recorded, recorded_text
 from engine.types import (
     Completion,
     Episode,

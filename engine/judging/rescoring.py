@@ -26,7 +26,7 @@ from engine.reward.rubric import RubricScorer
 from engine.run.compose import scorer_of
 from engine.run.models import SimulatorModels
 from engine.rundir.layout import RunDir
-from engine.schema.recordable import legible
+from engine.schema.legible import legible
 from engine.stream.reader import iter_headers
 from engine.task import Task
 from engine.types import Episode, Reward

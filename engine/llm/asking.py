@@ -22,7 +22,8 @@ from engine.llm.journal import Exchange, Journal
 from engine.llm.question import Admit, ChatPrompt, Completed, ModelQuestion, RefusedReplyError, Role
 from engine.schema import validate
 from engine.schema.json_text import parsed
-from engine.schema.recordable import UnrecordableError, legible, recorded, recorded_text
+from engine.schema.legible import legible
+from engine.schema.recordable import UnrecordableError, recorded, recorded_text
 from engine.types import ChatMessage, Json
 
 _T = TypeVar("_T")

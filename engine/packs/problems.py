@@ -11,6 +11,7 @@ from engine.reward.check_kinds import Names, check_problems
 from engine.schema import pointer
 from engine.schema.canonical import odd
 from engine.schema.draw import undrawable
+from engine.schema.legible import printable
 from engine.schema.recordable import deeper_than
 from engine.schema.validate import SchemaProblem, argument_problems, schema_problems
 from engine.task import Task, Tool
@@ -43,7 +44,7 @@ class Problem:
         parts += [self.field] if self.field else []
         text = ": ".join([*parts, f"{self.reason} ({self.remedy})"])
         # Texts of a pack are anybody's: what a terminal would obey is shown as an escape.
-        return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
+        return printable(text, kept="")
 
 
 class Found(NamedTuple):

@@ -13,11 +13,11 @@ from rich.text import Text
 
 from engine.audit.stream import by_outcome
 from engine.report import simulators
-from engine.report.console import printable
 from engine.report.html import write_report
 from engine.report.summary import summarize
 from engine.report.transcript import described, transcript
 from engine.rundir.layout import RunDir
+from engine.schema.legible import printable
 from engine.task import Task
 from engine.types import Episode
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import orjson
 
+from engine.schema.legible import legible
 from engine.types import Json
 
 LEVELS = 200
@@ -55,11 +56,6 @@ def recorded_text(text: str) -> str:
     if defect := _text_defect(text):
         raise UnrecordableError(defect)
     return str.__str__(text)
-
-
-def legible(text: str) -> str:
-    """Returns a text for people, in which half a surrogate pair is spelled out as its escape."""
-    return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()
 
 
 def deeper_than(levels: int, value: Json) -> bool:

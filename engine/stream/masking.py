@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from engine.schema.recordable import legible
+from engine.schema.legible import legible
 from engine.stream import frame
 from engine.types import Episode, EpisodeGroup, Outcome
 

@@ -21,7 +21,8 @@ from engine.chat.actions import AgentCalls, Malformed, parse_action
 from engine.core.seams import returned
 from engine.llm.asking import _object
 from engine.llm.question import RefusedReplyError
-from engine.schema.recordable import LEVELS, UnrecordableError, legible, recorded, recorded_text
+from engine.schema.legible import legible
+from engine.schema.recordable import LEVELS, UnrecordableError, recorded, recorded_text
 from engine.scripted.constant import ConstantScorer, ConstantSession, ConstantUser, ConstantUserSession, ConstantWorld
 from engine.stream.frame import decode, encode
 from engine.types import Completion, Episode, Observation, Outcome, Reply, Reward, StopReason, ToolCall, Verdict
